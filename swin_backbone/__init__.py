@@ -1,0 +1,22 @@
+"""Swin Transformer backbones for MMDetection, MMSegmentation and mmpretrain.
+
+Importing the package registers them: ``custom_imports = dict(imports=['swin_backbone'])`` in a
+config is all it takes. It also lets torch open mmengine's checkpoints without running code.
+"""
+
+from .errors import ArgumentError, CheckpointError
+from .registration import RegistrationWarning, register
+from .swin import SwinTransformer
+from .version import __version__
+from .weights import allow_mmengine_checkpoints
+
+__all__ = [
+    'ArgumentError',
+    'CheckpointError',
+    'RegistrationWarning',
+    'SwinTransformer',
+    '__version__',
+]
+
+allow_mmengine_checkpoints()
+register()

@@ -1,0 +1,90 @@
+"""Constructor arguments as users write them: aliases, named variants, and errors that help."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .errors import ArgumentError
+
+# Spellings of the official release and of mmpretrain, with OpenMMLab's.
+ALIASES = {
+    'embed_dim': 'embed_dims',
+    'in_chans': 'in_channels',
+    'img_size': 'pretrain_img_size',
+    'ape': 'use_abs_pos_embed',
+    'use_checkpoint': 'with_cp',
+}
+
+
+def named_arguments(variants: Mapping[str, Mapping[str, Any]]) -> Callable[[Callable], Callable]:
+    """Makes an ``__init__`` take the aliases above and ``arch=``, a name in ``variants``.
+
+    The decorated function is called with its own argument names only, and never with ``arch``
+    unresolved: a variant's values are passed as if they had been written out.
+
+    Raises:
+        TypeError: An argument that is not known; the message names the nearest that is.
+        ArgumentError: Two arguments that contradict each other, or an unknown variant.
+    """
+
+    def decorate(init: Callable) -> Callable:
+        signature = inspect.signature(init)
+
+        @functools.wraps(init)
+        def wrapper(self, *args: Any, **kwargs: Any) -> None:
+            owner = type(self).__name__
+            given = dict(zip(list(signature.parameters)[1:], args, strict=False))
+            for name, value in kwargs.items():
+                canonical = ALIASES.get(name, name)
+                if canonical not in signature.parameters:
+                    raise TypeError(_unknown(owner, name, signature))
+                if canonical in given and given[canonical] != value:
+                    raise ArgumentError(
+                        f'{owner}: {name}={value!r} contradicts {canonical}={given[canonical]!r}: '
+                        'they are two names of one argument'
+                    )
+                given[canonical] = value
+            if given.get('arch') is not None:
+                given |= _variant(owner, given, variants)
+            # More positional arguments than there are parameters: let Python say so.
+            init(self, *args[len(signature.parameters) - 1 :], **given)
+
+        return wrapper
+
+    return decorate
+
+
+def _unknown(owner: str, name: str, signature: inspect.Signature) -> str:
+    known = [*[*signature.parameters][1:], *ALIASES]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f'did you mean {near[0]!r}?' if near else f'it takes {", ".join(known)}'
+    return f'{owner} got an unknown argument {name!r}; {hint}'
+
+
+def _variant(owner: str, given: Mapping, variants: Mapping) -> Mapping[str, Any]:
+    arch = given['arch']
+    if isinstance(arch, Mapping):
+        variant = arch
+    elif str(arch).lower() in variants:
+        variant = variants[str(arch).lower()]
+    else:
+        near = difflib.get_close_matches(str(arch), variants, n=1, cutoff=0.0)
+        raise ArgumentError(
+            f'{owner}: unknown arch={arch!r}; did you mean {near[0]!r}? '
+            f'It is one of {", ".join(variants)}, or a dict of {", ".join(variants[near[0]])}'
+        )
+    for name, value in variant.items():
+        if name in given and _plain(given[name]) != _plain(value):
+            raise ArgumentError(
+                f'{owner}: {name}={given[name]!r} contradicts arch={arch!r}, whose {name} is '
+                f'{value!r}; give one of the two'
+            )
+    return variant
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else value

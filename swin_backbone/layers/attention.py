@@ -1,0 +1,142 @@
+"""Window attention with its parameters."""
+
+from __future__ import annotations
+
+import torch
+from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import trunc_normal_
+from torch import Tensor, nn
+
+from ..errors import ArgumentError
+from ..ops.window_attention import shifted_window_attention
+
+
+def relative_position_index(window_size: int) -> Tensor:
+    """Row of the bias table for each pair of tokens of a window (section 3.2, after equation 4).
+
+    Returns:
+        int64 (window_size², window_size²): for query i and key j, their offset in rows and in
+        columns, each shifted to start at 0, as one raster index.
+    """
+    axis = torch.arange(window_size)
+    row, column = axis.repeat_interleave(window_size), axis.repeat(window_size)
+    rows = row[:, None] - row + window_size - 1
+    columns = column[:, None] - column + window_size - 1
+    return rows * (2 * window_size - 1) + columns
+
+
+class WindowMSA(BaseModule):
+    """Multi-head self-attention within windows, with relative position bias (equation 4).
+
+    Args:
+        embed_dims: Width C of a token.
+        num_heads: Attention heads; must divide ``embed_dims``.
+        window_size: Side M of a window, in tokens.
+        qkv_bias: Whether the query, key and value projection has a bias.
+        qk_scale: Factor on the queries; (C / heads) ** -0.5 if None.
+        attn_drop_rate: Probability of dropping an attention weight.
+        proj_drop_rate: Probability of dropping an element of the output.
+        init_cfg: As for every mmengine module.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        window_size: int,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        attn_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if embed_dims % num_heads:
+            raise ArgumentError(
+                f'num_heads={num_heads} does not divide the width {embed_dims} of its stage'
+            )
+        self.embed_dims = embed_dims
+        self.num_heads = num_heads
+        self.window_size = window_size
+        # `or`, as upstream: a scale of 0 would make attention uniform and is taken for unset.
+        self.scale = qk_scale or (embed_dims // num_heads) ** -0.5
+        self.relative_position_bias_table = nn.Parameter(
+            torch.zeros((2 * window_size - 1) ** 2, num_heads)
+        )
+        self.register_buffer('relative_position_index', relative_position_index(window_size))
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
+        self.attn_drop = nn.Dropout(attn_drop_rate)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.proj_drop = nn.Dropout(proj_drop_rate)
+
+    def init_weights(self) -> None:
+        """Draws the bias table from a truncated normal of deviation 0.02, as the official code."""
+        trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def relative_position_bias(self) -> Tensor:
+        """The bias of every pair of tokens, (heads, M², M²)."""
+        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+
+    def forward(self, x: Tensor, shift_size: int = 0) -> Tensor:
+        """A map (B, H, W, C) to the same shape, attending within windows shifted by the size."""
+        x = shifted_window_attention(
+            self.qkv(x),
+            self.relative_position_bias(),
+            window_size=self.window_size,
+            shift_size=shift_size,
+            scale=self.scale,
+            padding=self.qkv.bias,
+            dropout_p=self.attn_drop.p if self.attn_drop.training else 0.0,
+        )
+        return self.proj_drop(self.proj(x))
+
+
+class ShiftWindowMSA(BaseModule):
+    """W-MSA or, where ``shift_size`` is not 0, SW-MSA (section 3.2), with drop path.
+
+    Args:
+        embed_dims: Width C of a token.
+        num_heads: Attention heads.
+        window_size: Side M of a window, in tokens.
+        shift_size: Cyclic shift of the map up and left, 0 <= shift_size < window_size.
+        qkv_bias, qk_scale, attn_drop_rate, proj_drop_rate: As for :class:`WindowMSA`.
+        drop_path: Probability of dropping the whole path for a sample.
+        init_cfg: As for every mmengine module.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        window_size: int,
+        shift_size: int = 0,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        attn_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        drop_path: float = 0.0,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if not 0 <= shift_size < window_size:
+            raise ArgumentError(
+                f'shift_size={shift_size} must be at least 0 and below window_size={window_size}'
+            )
+        self.window_size = window_size
+        self.shift_size = shift_size
+        self.w_msa = WindowMSA(
+            embed_dims,
+            num_heads,
+            window_size,
+            qkv_bias=qkv_bias,
+            qk_scale=qk_scale,
+            attn_drop_rate=attn_drop_rate,
+            proj_drop_rate=proj_drop_rate,
+        )
+        self.drop = DropPath(drop_path)
+
+    def forward(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """Tokens (B, H * W, C) of a map (H, W) to the same shape."""
+        x = self.w_msa(query.unflatten(1, hw_shape), self.shift_size)
+        return self.drop(x.flatten(1, 2))

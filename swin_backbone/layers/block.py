@@ -1,0 +1,164 @@
+"""Blocks and stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmcv.cnn import build_norm_layer
+from mmengine.model import BaseModule, ModuleList
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .attention import ShiftWindowMSA
+from .merging import PatchMerging
+from .mlp import FFN
+
+Grid = tuple[int, int]
+
+
+class SwinBlock(BaseModule):
+    """Window attention and a feed-forward network, each normalised first (equation 3).
+
+    Args:
+        embed_dims: Width C of a token.
+        num_heads: Attention heads.
+        feedforward_channels: Width of the feed-forward network's hidden layer.
+        window_size: Side of a window, in tokens.
+        shift: Whether the windows are shifted, by half their side.
+        qkv_bias: Whether the query, key and value projection has a bias.
+        qk_scale: Factor on the queries; (C / heads) ** -0.5 if None.
+        drop_rate: Probability of dropping an element after each projection.
+        attn_drop_rate: Probability of dropping an attention weight.
+        drop_path_rate: Probability of dropping a path for a sample.
+        act_cfg: Activation of the feed-forward network.
+        norm_cfg: Normalisation.
+        with_cp: Whether to recompute the block in the backward pass, which saves memory.
+        init_cfg: As for every mmengine module.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        feedforward_channels: int,
+        window_size: int = 7,
+        shift: bool = False,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        act_cfg: dict = dict(type='GELU'),
+        norm_cfg: dict = dict(type='LN'),
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.with_cp = with_cp
+        self.norm1 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.attn = ShiftWindowMSA(
+            embed_dims,
+            num_heads,
+            window_size,
+            shift_size=window_size // 2 if shift else 0,
+            qkv_bias=qkv_bias,
+            qk_scale=qk_scale,
+            attn_drop_rate=attn_drop_rate,
+            proj_drop_rate=drop_rate,
+            drop_path=drop_path_rate,
+        )
+        self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.ffn = FFN(
+            embed_dims,
+            feedforward_channels,
+            act_cfg=act_cfg,
+            ffn_drop=drop_rate,
+            drop_path=drop_path_rate,
+        )
+
+    def forward(self, x: Tensor, hw_shape: Grid) -> Tensor:
+        """Tokens (B, H * W, C) of a map (H, W) to the same shape."""
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, hw_shape, use_reentrant=False)
+        return self._forward(x, hw_shape)
+
+    def _forward(self, x: Tensor, hw_shape: Grid) -> Tensor:
+        x = x + self.attn(self.norm1(x), hw_shape)
+        return self.ffn(self.norm2(x), identity=x)
+
+
+class SwinBlockSequence(BaseModule):
+    """One stage: blocks with plain and shifted windows in turn, then, maybe, a downsampling.
+
+    Args:
+        embed_dims: Width C of a token.
+        num_heads: Attention heads.
+        feedforward_channels: Width of the feed-forward networks' hidden layer.
+        depth: Number of blocks.
+        drop_path_rate: Probability of dropping a path for a sample, one for all or one a block.
+        downsample: What makes the next stage's tokens, or None.
+        window_size, qkv_bias, qk_scale, drop_rate, attn_drop_rate, act_cfg, norm_cfg, with_cp: As
+            for :class:`SwinBlock`.
+        init_cfg: As for every mmengine module.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        feedforward_channels: int,
+        depth: int,
+        window_size: int = 7,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float | Sequence[float] = 0.0,
+        downsample: PatchMerging | None = None,
+        act_cfg: dict = dict(type='GELU'),
+        norm_cfg: dict = dict(type='LN'),
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        rates = drop_path_rate if isinstance(drop_path_rate, Sequence) else [drop_path_rate] * depth
+        self.blocks = ModuleList(
+            SwinBlock(
+                embed_dims,
+                num_heads,
+                feedforward_channels,
+                window_size=window_size,
+                shift=i % 2 == 1,
+                qkv_bias=qkv_bias,
+                qk_scale=qk_scale,
+                drop_rate=drop_rate,
+                attn_drop_rate=attn_drop_rate,
+                drop_path_rate=rates[i],
+                act_cfg=act_cfg,
+                norm_cfg=norm_cfg,
+                with_cp=with_cp,
+            )
+            for i in range(depth)
+        )
+        self.downsample = downsample
+
+    def forward(
+        self, x: Tensor, hw_shape: Grid, downsample: bool = True
+    ) -> tuple[Tensor, Grid, Tensor, Grid]:
+        """Tokens (B, H * W, C) of a map (H, W) through the stage.
+
+        Args:
+            x: The tokens.
+            hw_shape: (H, W).
+            downsample: False where nobody needs the next stage's tokens.
+
+        Returns:
+            The next stage's tokens (B, H' * W', C') and grid (H', W'), then this stage's tokens
+            (B, H * W, C) and grid (H, W). Without a downsampling the two are the same.
+        """
+        for block in self.blocks:
+            x = block(x, hw_shape)
+        if self.downsample is None or not downsample:
+            return x, hw_shape, x, hw_shape
+        return *self.downsample(x, hw_shape), x, hw_shape

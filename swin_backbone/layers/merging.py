@@ -1,0 +1,58 @@
+"""Downsampling between stages."""
+
+from __future__ import annotations
+
+from mmcv.cnn import build_norm_layer
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class PatchMerging(BaseModule):
+    """Concatenates 2×2 neighbouring tokens, normalises and projects them (section 3.1).
+
+    A map whose sides do not fit is padded with zero tokens at the bottom and right. The
+    concatenated channels are in the order of ``nn.Unfold``, OpenMMLab's: input channel first, then
+    row, then column. The official code orders them by column, row, channel.
+
+    Args:
+        in_channels: Width of the tokens.
+        out_channels: Width of the merged tokens.
+        stride: Step between merged neighbourhoods, in tokens.
+        norm_cfg: Normalisation of the 4 * in_channels concatenated channels, or None.
+        init_cfg: As for every mmengine module.
+    """
+
+    kernel_size = 2
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 2,
+        norm_cfg: dict | None = dict(type='LN'),
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.stride = stride
+        merged = self.kernel_size**2 * in_channels
+        self.norm = build_norm_layer(norm_cfg, merged)[1] if norm_cfg else None
+        self.reduction = nn.Linear(merged, out_channels, bias=False)
+
+    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens (B, H * W, in_channels) to (B, H' * W', out_channels) and their grid (H', W')."""
+        H, W = hw_shape
+        x = x.unflatten(1, (H, W))
+        rows, columns = -(-H // self.stride), -(-W // self.stride)
+        bottom = max((rows - 1) * self.stride + self.kernel_size - H, 0)
+        right = max((columns - 1) * self.stride + self.kernel_size - W, 0)
+        if bottom or right:
+            x = F.pad(x, (0, 0, 0, right, 0, bottom))
+        # Windows of 2×2 tokens: (B, H', W', C, 2, 2), a view until it is flattened.
+        x = x.unfold(1, self.kernel_size, self.stride).unfold(2, self.kernel_size, self.stride)
+        x = x.flatten(3).flatten(1, 2)
+        if self.norm is not None:
+            x = self.norm(x)
+        return self.reduction(x), (rows, columns)

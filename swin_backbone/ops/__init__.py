@@ -1,0 +1,1 @@
+"""Functions on tensors, one folder an op: no modules, no configs, no framework."""
