@@ -127,7 +127,8 @@ class SwinTransformer(BaseModule):
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, tokens, embed_dims))
         self.drop_after_pos = nn.Dropout(drop_rate)
 
-        drop_path_rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        # On the CPU also where the model itself is built on the meta device.
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist()
         self.stages = ModuleList()
         for i, channels in enumerate(self.num_features):
             downsample = None
@@ -148,7 +149,7 @@ class SwinTransformer(BaseModule):
                 qk_scale=qk_scale,
                 drop_rate=drop_rate,
                 attn_drop_rate=attn_drop_rate,
-                drop_path_rate=[next(drop_path_rates) for _ in range(depths[i])],
+                drop_path_rate=rates[sum(depths[:i]) : sum(depths[: i + 1])],
                 downsample=downsample,
                 act_cfg=act_cfg,
                 norm_cfg=norm_cfg,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -37,14 +38,14 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
         raise FileNotFoundError(f'no checkpoint at {path} (init_cfg, load_from)') from None
     except pickle.UnpicklingError as error:
         raise CheckpointError(f'{path} is refused or is no checkpoint: {_reason(error)}') from None
-    except (EOFError, RuntimeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except (EOFError, OSError, RuntimeError, ValueError, LookupError, AttributeError) as error:
         raise CheckpointError(f'{path} cannot be read; is it cut short? {error}') from error
 
 
 def _reason(error: Exception) -> str:
-    """torch's refusal less its advice, the first line of which is to load unsafely."""
-    text = str(error)
-    return text[text.rfind('WeightsUnpickler error') :].splitlines()[0] if text else repr(error)
+    """torch's refusal less its advice, which begins with how to load unsafely."""
+    found = re.search(r'(Unsupported|Trying|Can only|Can not|refused)[^\n]*', str(error))
+    return found[0] if found else str(error).splitlines()[-1]
 
 
 def allow_mmengine_checkpoints() -> None:

@@ -1,0 +1,126 @@
+"""``type='SwinTransformer'`` means ours, whatever the order of imports. Each in a fresh process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+
+def run(code: str, *arguments: str, cwd=None) -> str:
+    result = subprocess.run(
+        [sys.executable, '-W', 'always', '-c', textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout + result.stderr
+
+
+CHECK = """
+from mmengine.registry import MODELS as ROOT
+from mmdet.registry import MODELS as DET
+from mmseg.registry import MODELS as SEG
+from swin_backbone import SwinTransformer
+for registry in (ROOT, DET, SEG):
+    for name in ('SwinTransformer', 'SwinBackbone'):
+        assert registry.get(name) is SwinTransformer, (registry, name, registry.get(name))
+"""
+
+
+@pytest.mark.parametrize(
+    'imports',
+    [
+        'import swin_backbone',
+        'import swin_backbone, mmdet.models, mmseg.models',
+        'import mmdet.models, mmseg.models, swin_backbone',
+        'import mmdet, swin_backbone, mmseg',
+        'import mmseg.models, swin_backbone, mmdet.models; swin_backbone.registration.register()',
+        'import swin_backbone\n'
+        'from mmdet.utils import register_all_modules as det\n'
+        'from mmseg.utils import register_all_modules as seg\n'
+        'det(); seg(); det(init_default_scope=False)',
+        'from mmdet.utils import register_all_modules as det\ndet()\nimport swin_backbone',
+    ],
+)
+def test_any_order_of_imports(imports):
+    run(f'{imports}\n{CHECK}')
+
+
+TEXT_CONFIG = """
+custom_imports = dict(imports=['swin_backbone'])
+_base_ = '{framework}::{base}'
+"""
+
+# In a pure-Python config an import is the line: mmengine does not read custom_imports there.
+PYTHON_CONFIG = """
+from mmengine.config import read_base
+from swin_backbone import SwinTransformer
+model = dict(backbone=dict(type=SwinTransformer, arch='tiny'))
+"""
+
+
+@pytest.mark.parametrize(
+    ('framework', 'base'),
+    [
+        ('mmdet', 'swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'),
+        ('mmseg', 'swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py'),
+    ],
+)
+def test_stock_text_configs_build_ours(framework, base, tmp_path):
+    (tmp_path / 'config.py').write_text(TEXT_CONFIG.format(framework=framework, base=base))
+    run(
+        f"""
+        from mmengine.config import Config
+        config = Config.fromfile('config.py')
+        config.model.backbone.init_cfg = None
+        config.model.backbone.pop('pretrained', None)
+        from {framework}.registry import MODELS
+        from mmengine.registry import init_default_scope
+        init_default_scope('{framework}')
+        import swin_backbone
+        assert type(MODELS.build(config.model).backbone) is swin_backbone.SwinTransformer
+        """,
+        cwd=tmp_path,
+    )
+
+
+def test_pure_python_configs_build_ours(tmp_path):
+    (tmp_path / 'config.py').write_text(PYTHON_CONFIG)
+    run(
+        """
+        from mmengine.config import Config
+        config = Config.fromfile('config.py')
+        from mmdet.registry import MODELS
+        backbone = MODELS.build(config.model.backbone)
+        import swin_backbone
+        assert type(backbone) is swin_backbone.SwinTransformer
+        assert type(MODELS.build(dict(type='SwinTransformer'))) is swin_backbone.SwinTransformer
+        """,
+        cwd=tmp_path,
+    )
+
+
+def test_what_is_missing_or_broken_is_one_warning(tmp_path):
+    (tmp_path / 'mmpretrain').mkdir()
+    (tmp_path / 'mmpretrain' / '__init__.py').write_text('raise ImportError("wrong mmcv")')
+    output = run(
+        """
+        import sys
+        from importlib import util
+        found = util.find_spec
+        util.find_spec = lambda name, *a: None if name == 'mmseg' else found(name, *a)
+        sys.path.insert(0, sys.argv[1])
+        import swin_backbone
+        from mmdet.registry import MODELS
+        assert MODELS.get('SwinTransformer') is swin_backbone.SwinTransformer
+        """,
+        str(tmp_path),
+    )
+    warnings = [line for line in output.splitlines() if 'RegistrationWarning' in line]
+    assert len(warnings) == 1
+    assert 'mmseg (not installed)' in warnings[0]
+    assert 'mmpretrain (broken: ImportError: wrong mmcv)' in warnings[0]
