@@ -1,0 +1,31 @@
+# `make demo` and `make test` are all a newcomer needs; each sets up what is missing first.
+SHELL := bash
+PYTEST_WORKERS ?= 2
+
+.PHONY: help demo test lint format clean
+
+help:
+	@echo 'make demo    train and test a detector and a segmentor on little drawn scenes (about 12 minutes)'
+	@echo 'make test    the whole suite (about 20 minutes)'
+	@echo 'make lint    formatting and lint checks'
+	@echo 'make clean   remove what the demo and the tests made; .venv and built wheels stay'
+
+.venv: FORCE
+	@bash requirements/set_up.sh
+FORCE:
+
+demo: .venv
+	@.venv/bin/python -m swin_backbone.demo
+
+test: .venv
+	@echo '==> The whole suite, $(PYTEST_WORKERS) tests at a time: about 20 minutes on 2 cores'
+	@.venv/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --durations 15 $(TESTS)
+
+lint: .venv
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
+
+format: .venv
+	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
+
+clean:
+	rm -rf work_dirs data/shapes .pytest_cache .hypothesis .ruff_cache build dist *.egg-info

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Sets up .venv with the pinned stack and this package. Safe to run again: keeps what is there.
+#
+#   PYTHON          interpreter to use; default: the first of 3.11, 3.12, 3.10 on PATH
+#   PIP_FIND_LINKS  folders with wheels, as for any pip; one with mmcv saves building it
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
+version_fits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null; }
+
+stamp=.venv/.set-up
+wanted=$(cat requirements/*.txt requirements/set_up.sh pyproject.toml setup.py | cksum)
+if [ "$(cat $stamp 2>/dev/null)" = "$wanted" ]; then exit 0; fi
+
+if [ ! -x .venv/bin/python ]; then
+    for python in ${PYTHON:-python3.11 python3.12 python3.10 python3 python}; do
+        version_fits "$python" && break
+        python=
+    done
+    [ -n "$python" ] || { echo 'No Python 3.10, 3.11 or 3.12 found; set PYTHON=/path/to/python' >&2; exit 1; }
+    say "Making .venv with $("$python" --version); a few minutes in all, 20 more if mmcv must be built"
+    # A torch with CUDA that is there already is kept, and mmcv is built for it.
+    if "$python" -c 'import torch; assert torch.version.cuda' 2>/dev/null; then
+        "$python" -m venv --system-site-packages .venv
+    else
+        "$python" -m venv .venv
+    fi
+fi
+export PATH="$PWD/.venv/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
+pip() { python -m pip "$@"; }
+
+# Whether mmcv is there with operators that load, and with CUDA ones if torch has CUDA.
+mmcv_fits() {
+    python -W ignore - 2>/dev/null <<'PYTHON'
+import torch
+from mmcv.ops import get_compiling_cuda_version as built_for
+assert (torch.version.cuda is None) == (built_for() == 'not available')
+PYTHON
+}
+
+say 'Build tools and torch'
+pip install -q -c requirements/constraints.txt -r requirements/build.txt
+python -c 'import torch' 2>/dev/null || pip install -q torch==2.13.0
+
+say 'OpenMMLab and the tools of the tests'
+pip install -q -c requirements/constraints.txt -r requirements/stack.txt -r requirements/test.txt
+
+say 'mmcv with its operators'
+mmcv=mmcv==2.1.0
+if ! mmcv_fits; then
+    mkdir -p .cache/wheels
+    pip install -q --no-deps --only-binary mmcv --find-links .cache/wheels $mmcv 2>/dev/null || true
+fi
+if ! mmcv_fits; then
+    echo "no wheel fits: building it from source; about 17 minutes on 2 cores, then kept in .cache"
+    CFLAGS=-g0 MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} pip wheel -q --no-build-isolation \
+        --no-deps --no-binary mmcv -w .cache/wheels $mmcv
+    pip install -q --no-deps --no-index --force-reinstall .cache/wheels/mmcv-*.whl
+fi
+
+say 'This package'
+pip install -q --no-deps --no-build-isolation -e .
+python -c 'import mmcv.ops, mmdet, mmseg, swin_backbone' 2>/dev/null || {
+    echo 'The environment does not import; here is why:' >&2
+    python -W ignore -c 'import mmcv.ops, mmdet, mmseg, swin_backbone'
+}
+echo "$wanted" > $stamp
+say 'Ready'
