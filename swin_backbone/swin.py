@@ -117,11 +117,11 @@ class SwinTransformer(BaseModule):
         self.patch_embed = PatchEmbed(
             in_channels, embed_dims, patch_size, norm_cfg=norm_cfg if patch_norm else None
         )
+        image_size = _image_size(pretrain_img_size)
         if use_abs_pos_embed:
-            height, width = _image_size(pretrain_img_size)
             self.pretrain_grid = (
-                height // self.patch_embed.patch_size[0],
-                width // self.patch_embed.patch_size[1],
+                image_size[0] // self.patch_embed.patch_size[0],
+                image_size[1] // self.patch_embed.patch_size[1],
             )
             tokens = self.pretrain_grid[0] * self.pretrain_grid[1]
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, tokens, embed_dims))

@@ -8,12 +8,14 @@ those.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
+from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -31,28 +33,14 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
         FileNotFoundError: No such file.
         CheckpointError: The file is empty, cut short, no checkpoint, or wants to run code.
     """
-    path = os.fspath(path)
-    try:
-        return CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    except FileNotFoundError:
-        raise FileNotFoundError(f'no checkpoint at {path} (init_cfg, load_from)') from None
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f'{path} is refused or is no checkpoint: {_reason(error)}') from None
-    except (EOFError, OSError, RuntimeError, ValueError, LookupError, AttributeError) as error:
-        raise CheckpointError(f'{path} cannot be read; is it cut short? {error}') from error
-
-
-def _reason(error: Exception) -> str:
-    """torch's refusal less its advice, which begins with how to load unsafely."""
-    found = re.search(r'(Unsupported|Trying|Can only|Can not|refused)[^\n]*', str(error))
-    return found[0] if found else str(error).splitlines()[-1]
+    return CheckpointLoader.load_checkpoint(os.fspath(path), map_location='cpu')
 
 
 def allow_mmengine_checkpoints() -> None:
     """Lets ``torch.load(weights_only=True)`` open what mmengine writes, in this process.
 
-    Also makes mmengine's loader of ``http(s)://`` files safe: it asks torch for an unsafe load.
-    Safe to call twice.
+    Also gives mmengine loaders of files and of ``http(s)://`` that say what is wrong with a file;
+    its own loader of URLs would ask torch for an unsafe load. Safe to call twice.
     """
     dtypes = {type(np.dtype(code)) for code in np.typecodes['All']}
     torch.serialization.add_safe_globals(
@@ -67,7 +55,36 @@ def allow_mmengine_checkpoints() -> None:
             (_history_statistic, 'builtins.getattr'),
         ]
     )
+    CheckpointLoader.register_scheme('', _load_from_file, force=True)
     CheckpointLoader.register_scheme(['http://', 'https://'], _load_from_url, force=True)
+
+
+@contextlib.contextmanager
+def _explained(path: str) -> Iterator[None]:
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f'{path} is refused or is no checkpoint: {_reason(error)}') from None
+    except URLError as error:
+        raise CheckpointError(f'{path} cannot be downloaded: {error}') from error
+    except FileNotFoundError:
+        raise
+    except (EOFError, OSError, RuntimeError, ValueError, LookupError, AttributeError) as error:
+        raise CheckpointError(f'{path} cannot be read; is it cut short? {error}') from error
+
+
+def _load_from_file(filename: str, map_location: Any = None) -> Any:
+    path = Path(filename).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f'no checkpoint at {path} (load_from, init_cfg or --checkpoint)')
+    with _explained(str(path)):
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+
+def _reason(error: Exception) -> str:
+    """torch's refusal less its advice, which begins with how to load unsafely."""
+    found = re.search(r'(Unsupported|Trying|Can only|Can not|refused)[^\n]*', str(error))
+    return found[0] if found else str(error).splitlines()[-1]
 
 
 def _under_both_names(module: str, name: str) -> list[tuple[Any, str]]:
@@ -96,19 +113,20 @@ def _load_from_url(
     """
 
     def load() -> Any:
-        return torch.hub.load_state_dict_from_url(
-            filename,
-            model_dir=model_dir,
-            map_location=map_location,
-            progress=progress,
-            check_hash=True,
-            file_name=Path(urlparse(filename).path).name,
-            weights_only=True,
-        )
+        with _explained(filename):
+            return torch.hub.load_state_dict_from_url(
+                filename,
+                model_dir=model_dir,
+                map_location=map_location,
+                progress=progress,
+                check_hash=True,
+                weights_only=True,
+            )
 
-    if get_rank() == 0:
-        checkpoint = load()
+    if get_rank() != 0:
         barrier()
-        return checkpoint
-    barrier()
-    return load()
+        return load()
+    try:
+        return load()
+    finally:  # the others wait also where the download failed
+        barrier()
