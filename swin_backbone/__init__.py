@@ -4,6 +4,8 @@ Importing the package registers them: ``custom_imports = dict(imports=['swin_bac
 config is all it takes. It also lets torch open mmengine's checkpoints without running code.
 """
 
+from pathlib import Path
+
 from .errors import ArgumentError, CheckpointError
 from .registration import RegistrationWarning, register
 from .swin import SwinTransformer
@@ -16,7 +18,16 @@ __all__ = [
     'RegistrationWarning',
     'SwinTransformer',
     '__version__',
+    'configs_dir',
 ]
+
+
+def configs_dir() -> Path:
+    """The folder of the configs: within the installed package, or beside it in a checkout."""
+    here = Path(__file__).parent
+    inside = here / 'configs'
+    return inside if inside.is_dir() else here.parent / 'configs'
+
 
 allow_mmengine_checkpoints()
 register()

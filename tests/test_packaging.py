@@ -1,0 +1,77 @@
+"""What a user gets from the wheel."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of the tracked and new files, built where it cannot litter the checkout."""
+    source, out = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('wheel')
+    listed = subprocess.run(
+        ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split('\0')):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    command = ['wheel', '-q', '--no-build-isolation', '--no-deps', '-w', str(out), str(source)]
+    subprocess.run([sys.executable, '-m', 'pip', *command], check=True)
+    return next(out.glob('*.whl'))
+
+
+def test_wheel_holds_the_package_and_every_config(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for folder, inside in (
+        ('swin_backbone', 'swin_backbone'),
+        ('configs', 'swin_backbone/configs'),
+    ):
+        files = [path.relative_to(ROOT / folder) for path in (ROOT / folder).rglob('*.py')]
+        assert files
+        missing = {f'{inside}/{path.as_posix()}' for path in files} - names
+        assert not missing
+    assert not [name for name in names if name.startswith(('tests', 'docs', 'configs'))]
+
+
+def test_an_installed_user_finds_the_configs(wheel, tmp_path):
+    site = tmp_path / 'site'
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    code = (
+        f'import sys; sys.path.insert(0, {str(site)!r})\n'
+        'import swin_backbone\n'
+        f'assert swin_backbone.__file__.startswith({str(site)!r})\n'
+        'from mmengine.config import Config\n'
+        'for path in sorted(swin_backbone.configs_dir().glob("*.py")):\n'
+        '    assert Config.fromfile(path).model.backbone.type == "SwinTransformer", path\n'
+        '    print(path.name)\n'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in (ROOT / 'configs').glob('*.py')} == set(result.stdout.split())
+
+
+def test_runtime_dependencies_are_the_four(wheel):
+    archive = zipfile.ZipFile(wheel)
+    metadata = archive.read(next(n for n in archive.namelist() if n.endswith('METADATA'))).decode()
+    required = [line for line in metadata.splitlines() if line.startswith('Requires-Dist:')]
+    plain = {line.split()[1].split('>')[0] for line in required if 'extra ==' not in line}
+    assert plain == {'torch', 'numpy', 'mmengine', 'mmcv'}
+    extras = {
+        line.split()[1] for line in metadata.splitlines() if line.startswith('Provides-Extra:')
+    }
+    assert {'det', 'seg', 'cls', 'all'} <= extras
