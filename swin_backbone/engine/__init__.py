@@ -1,0 +1,1 @@
+"""What mmengine is handed beside the models; nothing here is imported unless a config asks."""
