@@ -1,0 +1,100 @@
+"""The pipelines, run on an image; and where the data is looked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from recipes import DETECTORS, RECIPES, SEGMENTORS, load, path
+
+HEIGHT, WIDTH = 480, 640
+SIDES = {480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800}
+
+
+@pytest.fixture(scope='module')
+def sample(tmp_path_factory) -> dict:
+    """What a dataset hands to a pipeline: an image, an object in it, a map of labels 0 and 1."""
+    folder = tmp_path_factory.mktemp('image')
+    image = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    labels = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    labels[100:400, 100:500] = 1
+    cv2.imwrite(str(folder / 'image.png'), image)
+    cv2.imwrite(str(folder / 'labels.png'), labels)
+    corners = [100, 100, 500, 100, 500, 400, 100, 400]
+    return dict(
+        img_path=str(folder / 'image.png'),
+        img_id=1,
+        seg_map_path=str(folder / 'labels.png'),
+        seg_fields=[],
+        reduce_zero_label=True,
+        label_map=None,
+        height=HEIGHT,
+        width=WIDTH,
+        instances=[dict(bbox=[100, 100, 500, 400], bbox_label=0, mask=[corners], ignore_flag=0)],
+    )
+
+
+def run(config, loader: str, sample: dict) -> tuple[tuple[int, ...], object]:
+    """The size of a pipeline's image (height, width), and its annotations."""
+    result = Compose(config[loader].dataset.pipeline)(dict(sample))
+    return tuple(result['inputs'].shape[1:]), result['data_samples']
+
+
+@pytest.mark.parametrize('name', ['mask_rcnn_swin_t_coco', 'cascade_swin_t_1x_coco'])
+def test_detectors_train_at_many_scales(name, sample):
+    np.random.seed(0)
+    config, sides, cropped = load(name), set(), 0
+    for _ in range(100):
+        (height, width), annotations = run(config, 'train_dataloader', sample)
+        assert max(height, width) <= 1333
+        sides.add(min(height, width))
+        cropped += abs(height / width - HEIGHT / WIDTH) > 0.01
+        masks = annotations.gt_instances.masks
+        assert (masks.height, masks.width) == (height, width)
+    assert sides == SIDES
+    assert 25 < cropped < 75  # half of the images
+
+
+@pytest.mark.parametrize('name', DETECTORS)
+def test_detectors_share_data_and_test_at_800(name, sample):
+    config, family = load(name), load('mask_rcnn_swin_t_coco')
+    for part in ('train_dataloader', 'test_dataloader', 'test_evaluator', 'val_evaluator'):
+        assert config[part] == family[part]
+    assert run(config, 'test_dataloader', sample)[0] == (800, 1067)
+    assert config.test_evaluator.metric == ['bbox', 'segm']
+    assert config.model.data_preprocessor.pad_size_divisor == 32
+
+
+@pytest.mark.parametrize('name', SEGMENTORS)
+def test_segmentors_crop_and_test(name, sample):
+    np.random.seed(0)
+    config, side = load(name), RECIPES[name].size
+    assert tuple(config.model.data_preprocessor.size) == (side, side)
+    sizes = [run(config, 'train_dataloader', sample)[0] for _ in range(20)]
+    assert max(sizes) == (side, side)
+    assert min(map(min, sizes)) < side  # which the model's preprocessor pads
+    size, annotations = run(config, 'test_dataloader', sample)
+    assert size == (side, round(side * WIDTH / HEIGHT))
+    # The score is taken at the image's own size; label 0 is 'other', and ignored.
+    labels = annotations.gt_sem_seg.data
+    assert labels.shape[1:] == (HEIGHT, WIDTH) and set(labels.unique().tolist()) == {0, 255}
+    assert config.test_evaluator.iou_metrics == ['mIoU']
+
+
+@pytest.mark.parametrize(
+    'name', ['cascade_swin_l_coco', 'upernet_swin_t_ade20k', 'upernet_swin_l_ade20k']
+)
+def test_environment_says_where_the_data_is(name, monkeypatch):
+    monkeypatch.setenv('COCO_ROOT', '/elsewhere')
+    monkeypatch.setenv('ADE20K_ROOT', '/elsewhere')
+    config = Config.fromfile(path(name))
+    for phase in ('train', 'val', 'test'):
+        assert config[f'{phase}_dataloader'].dataset.data_root == '/elsewhere'
+    if name in DETECTORS:
+        for phase in ('val', 'test'):
+            file = Path(config[f'{phase}_evaluator'].ann_file)
+            assert file == Path('/elsewhere/annotations/instances_val2017.json')
