@@ -1,0 +1,220 @@
+"""Trains and tests a model by mim's own commands; picks up what an earlier run left."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import torch
+from mmengine.config import Config
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .scenes import VERSION
+
+_TRAINED = re.compile(r'Iter\(train\) \[ *(?P<step>\d+)/(?P<steps>\d+)\].* loss: (?P<loss>\S+)')
+_LOG_TAIL = 60  # of which mim's own traceback takes the last half
+
+
+@dataclass
+class Job:
+    """One model to train and test.
+
+    Attributes:
+        name: What to call it; also its folder's name.
+        framework: ``'mmdet'`` or ``'mmseg'``.
+        config: The config file.
+        folder: Where its checkpoints and logs go; its own, whose content may be deleted.
+        predictions: Name of the file or folder, in ``test/``, of the predictions.
+        options: Dotted keys of the config with the values to replace theirs.
+        pretrained: A job that is run before; this one starts from its backbone.
+    """
+
+    name: str
+    framework: str
+    config: Path
+    folder: Path
+    predictions: str
+    options: dict[str, object] = field(default_factory=dict)
+    pretrained: Job | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever training again would not repeat the training that was."""
+        config = Config.fromfile(self.config, import_custom_modules=False)
+        config.merge_from_dict(self.options)
+        before = self.pretrained and self.pretrained.fingerprint
+        text = json.dumps([config.to_dict(), VERSION, before], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The newest checkpoint that was written to its end."""
+        try:
+            # mmengine writes this name after the checkpoint itself.
+            newest = self.folder / Path((self.folder / 'last_checkpoint').read_text()).name
+            torch.load(newest, map_location='cpu', weights_only=True, mmap=True)
+        except (OSError, RuntimeError, ValueError):
+            return None
+        return newest
+
+    @property
+    def record(self) -> Path:
+        """Says which training the folder holds, and whether it came to its end."""
+        return self.folder / 'training.json'
+
+    @property
+    def found(self) -> Path:
+        """Where the test leaves its predictions."""
+        return self.folder / 'test' / self.predictions
+
+    def forget(self) -> None:
+        """Deletes what training left.
+
+        Raises:
+            click.ClickException: The folder holds something else; it is left alone.
+        """
+        if self.folder.exists() and not self.record.exists():
+            raise click.ClickException(f'{self.folder} is there, and not from this demo: move it')
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def train(self, console: Console) -> None:
+        """Trains to the end, from where an earlier run of the same training stopped.
+
+        Raises:
+            click.ClickException: The command failed.
+        """
+        state = _read_json(self.record)
+        if state.get('fingerprint') != self.fingerprint:
+            self.forget()
+            state = {'fingerprint': self.fingerprint, 'finished': False}
+        checkpoint = self.checkpoint
+        if state['finished'] and checkpoint:
+            console.print(f'The {self.name} is trained already: {checkpoint}')
+            return
+        write_json(self.record, {**state, 'finished': False})
+        resume = ['--resume'] if checkpoint else []
+        if resume:
+            console.print(f'An interrupted training goes on from {checkpoint}')
+        options = {}
+        if self.pretrained:
+            start = dict(_delete_=True, type='Pretrained', checkpoint=self.pretrained.checkpoint)
+            options = {f'model.backbone.init_cfg.{key}': value for key, value in start.items()}
+        self._mim(console, 'train', options, '--work-dir', str(self.folder), *resume)
+        write_json(self.record, {**state, 'finished': True})
+
+    def test(self, console: Console) -> dict[str, float]:
+        """Tests the trained model; returns its metrics as the framework names them.
+
+        Raises:
+            click.ClickException: The command failed.
+        """
+        folder = self.folder / 'test'
+        shutil.rmtree(folder, ignore_errors=True)
+        where = ['--work-dir', str(folder), '--out', str(self.found)]
+        self._mim(console, 'test', {}, '--checkpoint', str(self.checkpoint), *where)
+        return _read_json(next(folder.glob('*/*.json')))
+
+    def losses(self) -> list[tuple[int, float]]:
+        """(iteration, training loss) in order, over all runs that the training took."""
+        losses = {}
+        for log in sorted(self.folder.glob('*/vis_data/scalars.json')):
+            for line in log.read_text().splitlines():
+                # The last line of a run that was killed may be cut off.
+                entry = json.loads(line) if line.endswith('}') else {}
+                if 'loss' in entry:
+                    losses[entry['step']] = entry['loss']
+        return sorted(losses.items())
+
+    def _mim(self, console: Console, verb: str, options: dict, *arguments: str) -> None:
+        """Runs ``mim train`` or ``mim test``, and shows how far it is."""
+        options = {**self.options, **options}
+        command = ['mim', verb, self.framework, _short(self.config), *arguments]
+        if options:
+            command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
+        console.print(f'[bold]$ {escape(" ".join(command))}', highlight=False)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        log = self.folder / f'{verb}.log'
+        with (
+            log.open('w') as file,
+            _bar(console) as progress,
+            _started([sys.executable, '-m', *command]) as process,
+        ):
+            task = progress.add_task(f'{verb}ing', total=None)
+            for line in process.stdout:
+                file.write(line)
+                file.flush()
+                if match := _TRAINED.search(line):
+                    step, steps, loss = int(match['step']), int(match['steps']), match['loss']
+                    progress.update(task, completed=step, total=steps)
+                    if not console.is_terminal:
+                        console.print(f'  iteration {step} of {steps}: loss {loss}')
+        if status := process.returncode:
+            tail = '\n'.join(log.read_text().splitlines()[-_LOG_TAIL:])
+            raise click.ClickException(
+                f'{verb}ing the {self.name} failed with exit status {status}. '
+                f'The end of {log}:\n{tail}'
+            )
+
+
+@contextmanager
+def _started(command: list[str]) -> Iterator[subprocess.Popen]:
+    """A running command, waited for; killed with all that it started if we are interrupted."""
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors='replace',
+        start_new_session=True,
+    )
+    try:
+        yield process
+        process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+
+
+def _bar(console: Console) -> Progress:
+    columns = (TextColumn('  {task.description}'), BarColumn(), MofNCompleteColumn())
+    return Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def _short(path: Path) -> str:
+    """The path from the current directory, where that is shorter."""
+    return min(str(path), os.path.relpath(path), key=len)
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes a file that is never seen half written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f'.{path.name}.part')
+    beside.write_text(json.dumps(content, indent=2) + '\n')
+    beside.replace(path)

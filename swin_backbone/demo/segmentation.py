@@ -1,0 +1,28 @@
+"""The scenes as an ADE20K-like dataset of mmseg that draws itself on first use."""
+
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS
+
+from .scenes import PALETTE, SEGMENTS, prepare
+
+
+@DATASETS.register_module()
+class ShapesSegmentation(BaseSegDataset):
+    """A dataset laid out as ``ADE20KDataset`` is, drawn where it is not there yet.
+
+    Args:
+        data_root: The folder, as ``prepare`` lays it out.
+        scenes: Parameters of ``prepare``.
+    """
+
+    METAINFO = dict(classes=SEGMENTS, palette=[list(colour) for colour in PALETTE])
+
+    def __init__(self, data_root: str = 'data/shapes', scenes: dict = {}, **kwargs) -> None:
+        prepare(data_root, **scenes)
+        super().__init__(
+            data_root=data_root,
+            img_suffix='.jpg',
+            seg_map_suffix='.png',
+            reduce_zero_label=True,
+            **kwargs,
+        )
