@@ -94,7 +94,7 @@ def test_missing_file(tmp_path):
 @pytest.fixture
 def url(tmp_path, monkeypatch):
     """Serves ``tmp_path / served`` on the loopback interface; downloads go to ``tmp_path``."""
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    monkeypatch.setenv('SWIN_CHECKPOINTS', str(tmp_path / 'checkpoints'))
     folder = tmp_path / 'served'
     folder.mkdir()
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
