@@ -9,6 +9,7 @@ those.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import re
@@ -24,6 +25,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
 from ..errors import CheckpointError
+from . import shards
 
 
 def read_checkpoint(path: str | os.PathLike) -> Any:
@@ -77,6 +79,12 @@ def _load_from_file(filename: str, map_location: Any = None) -> Any:
     path = Path(filename).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f'no checkpoint at {path} (load_from, init_cfg or --checkpoint)')
+    kind = shards.kind_of(path)
+    if kind == 'safetensors':
+        return shards.read_safetensors(path, map_location)
+    if kind == 'index':
+        read = functools.partial(_load_from_file, map_location=map_location)
+        return shards.read_shards(path, read)
     with _explained(str(path)):
         return torch.load(path, map_location=map_location, weights_only=True)
 
