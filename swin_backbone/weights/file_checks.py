@@ -6,20 +6,30 @@ import contextlib
 import io
 import mmap
 import pickletools
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .shards import kind_of
 
 _ZIP, _TAR_NAME, _PICKLE = b'PK\x03\x04', b'ustar', b'\x80'
 # The one allowed callable that makes any amount of memory from a few bytes.
 _ALLOCATORS = (b'cbuiltins\nbytearray\n', b'c__builtin__\nbytearray\n')
+# What checkpoints of tensors, and mmengine's, refer to.
+_EXPECTED = re.compile(
+    r'collections\.OrderedDict|torch\._utils\._rebuild_\w+|torch(\.storage)?\.\w+Storage|'
+    r'torch\.nn\.parameter\.Parameter|torch\.Size|torch\.\w+\d+|torch\._tensor\.\w+|'
+    r'numpy\.(dtype|ndarray|dtypes\.\w+|(_core|core)\.multiarray\.\w+)|'
+    r'mmengine\.logging\.history_buffer\.HistoryBuffer'
+)
 _FLOATS = ('.weight', '.bias', 'relative_position_bias_table', 'absolute_pos_embed', 'logit_scale')
 
 
@@ -53,14 +63,10 @@ def check_file(path: Path, title: str | None = None) -> None:
         raise CheckpointError(
             f"{title} is a tar archive; torch's oldest format cannot be read safely. Save it anew"
         )
-    elif not _is_safetensors(head, path.stat().st_size):
+    elif (kind := kind_of(path)) == 'safetensors':
+        _check_safetensors(path, title)
+    elif kind is None:
         raise CheckpointError(f'{title} is refused or is no checkpoint: {_looks(head)}')
-
-
-def is_safetensors(path: Path) -> bool:
-    """Whether a file begins as safetensors files do."""
-    with path.open('rb') as file:
-        return _is_safetensors(file.read(512), path.stat().st_size)
 
 
 def check_floats(checkpoint: Any, title: str) -> None:
@@ -77,6 +83,11 @@ def check_floats(checkpoint: Any, title: str) -> None:
             wrong.append(f'{key}: found a {type(value).__name__}')
         elif not value.is_floating_point():
             wrong.append(f'{key}: found {value.dtype}')
+        elif value.layout is not torch.strided:
+            wrong.append(f'{key}: found a {value.layout} tensor')
+        elif value.numel() > _stored(value).numel():
+            stored = _stored(value).numel()
+            wrong.append(f'{key}: found {tuple(value.shape)} made of {stored} values')
     if wrong:
         raise CheckpointError(
             f'{title}: {len(wrong)} weights are not floating point tensors:\n    '
@@ -110,8 +121,7 @@ def foreign_names(path: Path) -> list[str]:
         with path.open('rb') as file:
             pickles = [file.read(1 << 20)]
     names = [name for pickled in pickles for name in _names(pickled)]
-    expected = ('torch.', 'collections.OrderedDict', 'numpy.', 'mmengine.logging.')
-    return list(dict.fromkeys(name for name in names if not name.startswith(expected)))
+    return list(dict.fromkeys(name for name in names if not _EXPECTED.fullmatch(name)))
 
 
 def _names(pickled: bytes) -> Iterator[str]:
@@ -133,18 +143,18 @@ def _check_zip(path: Path, title: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            names = [entry.filename for entry in entries]
+            if any(n.endswith('/constants.pkl') or '/code/' in n for n in names):
+                raise CheckpointError(
+                    f'{title} is a TorchScript archive, which is a program; save '
+                    "the module's state_dict() instead"
+                )
             declared = sum(entry.file_size for entry in entries)
             # torch stores entries as they are, so together they are smaller than the file.
             if declared > size or any(e.compress_type != zipfile.ZIP_STORED for e in entries):
                 raise CheckpointError(
                     f'{title} is refused: its entries declare {declared} bytes, the file has '
                     f'{size}, and no checkpoint is compressed; unpacking it could fill the memory'
-                )
-            names = [entry.filename for entry in entries]
-            if any(n.endswith('/constants.pkl') or '/code/' in n for n in names):
-                raise CheckpointError(
-                    f'{title} is a TorchScript archive, which is a program; save '
-                    "the module's state_dict() instead"
                 )
             for entry in entries:
                 if entry.filename.endswith('.pkl'):
@@ -158,8 +168,12 @@ def _refuse_allocators(pickled: bytes | mmap.mmap, title: str) -> None:
         raise CheckpointError(f'{title} is refused: it calls bytearray, which can fill the memory')
 
 
-def _is_safetensors(head: bytes, size: int) -> bool:
-    return head[8:9] == b'{' and int.from_bytes(head[:8], 'little') <= size - 8
+def _check_safetensors(path: Path, title: str) -> None:
+    try:
+        with safetensors.safe_open(path, 'pt'):  # reads the header, and the file's size
+            pass
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f'{title} cannot be read; is it cut short? {error}') from None
 
 
 def _looks(head: bytes) -> str:
@@ -187,6 +201,16 @@ def _weights(checkpoint: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _finite(value: Any) -> bool:
-    if not isinstance(value, Tensor) or not value.is_floating_point() or value.is_meta:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
         return True
-    return bool(torch.isfinite(value).all())
+    if value.is_meta or value.layout is not torch.strided:
+        return True
+    stored = _stored(value)
+    return bool(torch.isfinite(stored if value.numel() > stored.numel() else value).all())
+
+
+def _stored(value: Tensor) -> Tensor:
+    """The values behind a tensor: of an expanded one there are fewer than it has elements."""
+    storage = value.untyped_storage()
+    count = storage.nbytes() // value.element_size()
+    return value.detach().new_empty(0).set_(storage, 0, (count,), (1,))

@@ -9,6 +9,7 @@ those.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import re
@@ -23,6 +24,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from ..errors import CheckpointError
+from . import shards
 from .catalog import catalog, nearest
 from .download import fetch, is_url
 from .file_checks import check_file, check_floats, foreign_names, warn_of_non_finite
@@ -110,11 +112,21 @@ def locate(name: str | os.PathLike) -> Path:
 
 def _load_from_file(filename: str, map_location: Any = None) -> Any:
     path = locate(filename)
-    with _explained(path):
-        check_file(path)
-        content = torch.load(path, map_location=map_location, weights_only=True)
+    content = _read(path, map_location)
     warn_of_non_finite(content, str(path))
     return content
+
+
+def _read(path: str | os.PathLike, map_location: Any = None) -> Any:
+    path = Path(path)
+    with _explained(path):
+        check_file(path)
+        kind = shards.kind_of(path)
+        if kind == 'safetensors':
+            return shards.read_safetensors(path, map_location)
+        if kind == 'index':
+            return shards.read_shards(path, functools.partial(_read, map_location=map_location))
+        return torch.load(path, map_location=map_location, weights_only=True)
 
 
 def _reason(error: Exception) -> str:
