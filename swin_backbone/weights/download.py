@@ -50,6 +50,12 @@ def is_url(name: str) -> bool:
     return name.startswith(('http://', 'https://'))
 
 
+def hash_in_name(name: str) -> str:
+    """The hash that a file's name ends in, as OpenMMLab's and torchvision's do; or ''."""
+    found = _HASH_IN_NAME.search(name)
+    return found[1] if found else ''
+
+
 def folder() -> Path:
     """The folder of downloaded files; see the module's description."""
     if chosen := os.environ.get('SWIN_CHECKPOINTS'):
@@ -78,8 +84,7 @@ def target(name: str) -> Target:
     places = [place for place in places if place not in ('', '.', '..')]
     if parts.query:
         places[-1] += '_' + re.sub(r'\W', '_', parts.query)
-    found = _HASH_IN_NAME.search(parts.path)
-    return Target(name, folder().joinpath(*places), found[1] if found else '')
+    return Target(name, folder().joinpath(*places), hash_in_name(parts.path))
 
 
 def fetch(name: str) -> Path:
