@@ -30,12 +30,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 def print_fields(fields: Mapping[str, Any]) -> None:
     """Names and values in two columns."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column()
-    table.add_column(overflow='fold')
+    width = max(map(len, fields))
     for name, value in fields.items():
-        table.add_row(name, _shown(value))
-    _print(table)
+        click.echo(f'{name.ljust(width)}  {_shown(value)}')
 
 
 def _print(table: Table) -> None:

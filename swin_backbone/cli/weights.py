@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -107,6 +108,8 @@ def info(
 
 def _for_people(found: Mapping[str, Any]) -> dict[str, Any]:
     shown = {name: value for name, value in found.items() if value not in (None, '', ())}
+    if not shown.get('positions'):
+        shown.pop('positions', None)
     if 'parameters' in shown:
         shown['parameters'] = f'{shown["parameters"] / 1e6:.2f} M'
     if found.get('resized') == []:
@@ -125,7 +128,10 @@ def _backbone(config: str) -> Mapping[str, Any]:
             return backbone
         return next(filter(None, map(search, node.values())), None)
 
-    found = search(Config.fromfile(config).get('model'))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the frameworks' own, as their parts are imported
+        content = Config.fromfile(config)
+    found = search(content.get('model'))
     if found is None:
         raise CheckpointError(f'{config} has no model with a Swin backbone')
     return found
