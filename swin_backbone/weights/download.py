@@ -13,6 +13,7 @@ distributed job rank 0 downloads first. Settings, all in the environment:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -115,7 +116,7 @@ def check_hash(path: Path, digest: str = '') -> str:
     """Holds a file against the published hash, and against the one recorded at its download.
 
     Args:
-        path: The file. Its hash is recorded in ``<path>.sha256``, if it is not yet.
+        path: The file. Its hash is recorded in ``<path>.sha256``, if it is not yet and may be.
         digest: The first digits of the published SHA-256, if there is one.
 
     Returns:
@@ -138,7 +139,8 @@ def check_hash(path: Path, digest: str = '') -> str:
             f'{record} says {recorded[0]}; delete both to download anew'
         )
     if not recorded:
-        _record(record, f'{actual}  {path.name}\n')
+        with contextlib.suppress(OSError):  # a folder that others fill may be read-only
+            _record(record, f'{actual}  {path.name}\n')
     return actual
 
 

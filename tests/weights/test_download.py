@@ -201,6 +201,16 @@ def test_offline(server, cache, monkeypatch):
     assert server.hits.total() == 0
 
 
+def test_a_folder_that_cannot_be_written(cache, monkeypatch):
+    def denied(*_: object) -> None:
+        raise PermissionError(13, 'Permission denied')
+
+    cache.mkdir()
+    (cache / 'swin_tiny_patch4_window7_224.pth').write_bytes(WHOLE)
+    monkeypatch.setattr(download, '_record', denied)
+    assert read_checkpoint('swin_tiny_in1k')['a'].sum() == 1000
+
+
 def test_what_is_offered_on_a_web_page_only(cache):
     with pytest.raises(CheckpointError, match=r'page only: fetch https://drive\.google\.com'):
         fetch('simmim_swin_base_100ep_192')
