@@ -182,11 +182,10 @@ def _looks(head: bytes) -> str:
         return "it is a web page, perhaps a server's error message"
     if start.startswith(b'version https://git-lfs'):
         return 'it is a pointer of Git LFS; fetch the file that it stands for'
-    try:
-        text = head.decode()
-    except UnicodeDecodeError:
+    text = head.decode(errors='replace')[:40]
+    if '\0' in text or '\N{REPLACEMENT CHARACTER}' in text:
         return f'it begins with the bytes {head[:8].hex(" ")}, as no checkpoint does'
-    return f'it is a text file that begins with {text[:40]!r}'
+    return f'it is a text file that begins with {text!r}'
 
 
 def _weights(checkpoint: Any) -> Iterator[tuple[str, Any]]:

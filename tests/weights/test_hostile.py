@@ -236,7 +236,7 @@ def outcomes(tmp_path_factory) -> dict[str, tuple[int, str]]:
         (reserving, f'{KEY}: found a UntypedStorage'),
         (reserving_array, f'{KEY}: found a ndarray'),
         (expanded, f'{KEY}: found (1048576, 1048576) made of 1 values'),
-        (huge_header, 'no checkpoint'),
+        (huge_header, 'as no checkpoint does'),
     ],
     ids=lambda value: getattr(value, '__name__', ''),
 )
