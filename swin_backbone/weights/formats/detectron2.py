@@ -11,6 +11,7 @@ DETECTRON2 = Layout(
     name='detectron2',
     title='detectron2, below a feature pyramid',
     root=r'(.*?)bottom_up\.layers\.\d+\.blocks\.\d+\.attn\.',
+    own=r'bottom_up\.',
     block='bottom_up.layers.{stage}.blocks.{block}',
     merging='bottom_up.layers.{stage}.downsample',
     stem={ours: f'bottom_up.{theirs}' for ours, theirs in OFFICIAL_STEM.items()},

@@ -27,6 +27,7 @@ OFFICIAL_BLOCK = {
     'norm2': 'norm2',
     'attn.w_msa.relative_position_bias_table': 'attn.relative_position_bias_table',
     'attn.w_msa.relative_position_index': 'attn.relative_position_index',
+    'attn.w_msa.logit_scale': 'attn.logit_scale',  # V2's; it tells the number of heads
     'attn.w_msa.qkv': 'attn.qkv',
     'attn.w_msa.proj': 'attn.proj',
     'ffn.layers.0.0': 'mlp.fc1',
@@ -51,6 +52,8 @@ class Layout:
         title: Whose it is, for people.
         root: Pattern of a key within a block's attention. Its first group is what stands before
             the layout's own names.
+        own: Pattern of the start of the keys that are the backbone's or the classifier's, where the
+            layout is that of a larger model; others are left out.
         block: Pattern of a block's keys, with ``{stage}`` and ``{block}``.
         merging: Pattern of a patch merging's keys, with ``{stage}``.
         members: Members of a block, OpenMMLab's name to this layout's.
@@ -70,6 +73,7 @@ class Layout:
     name: str
     title: str
     root: str
+    own: str = ''
     block: str = 'layers.{stage}.blocks.{block}'
     merging: str = 'layers.{stage}.downsample'
     members: Mapping[str, str] = field(default_factory=lambda: OFFICIAL_BLOCK)
@@ -108,7 +112,7 @@ class Layout:
         return {
             self._neutral_name(key): value
             for key, value in state_dict.items()
-            if not _DERIVED.search(key)
+            if self._own_pattern.match(key) and not _DERIVED.search(key)
         }
 
     def from_openmmlab(
@@ -191,6 +195,10 @@ class Layout:
     def root_pattern(self) -> re.Pattern:
         """``root``, compiled."""
         return re.compile(self.root)
+
+    @functools.cached_property
+    def _own_pattern(self) -> re.Pattern:
+        return re.compile(self.own)
 
     @functools.cached_property
     def _block_pattern(self) -> re.Pattern:

@@ -33,6 +33,7 @@ MMPRETRAIN = MMPretrain(
     name='mmpretrain',
     title='mmpretrain (mmcls)',
     root=r'(.*?)backbone\.stages\.\d+\.blocks\.\d+\.attn\.w_msa\.',
+    own=r'(backbone|head\.fc)\.',
     block='backbone.stages.{stage}.blocks.{block}',
     merging='backbone.stages.{stage}.downsample',
     members={name: name for name in OFFICIAL_BLOCK},
