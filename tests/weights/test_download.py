@@ -74,6 +74,15 @@ def test_a_file_arrives_once_and_its_hash_is_recorded(server, cache):
     assert record_path(path).read_text() == f'{DIGEST}  a.pth\n'
 
 
+def test_a_terminal_sees_progress(server, cache, monkeypatch, capsys):
+    server.files |= {'/a.pth': WHOLE, '/b.pth': WHOLE}
+    fetch(f'{server.url}/a.pth')
+    assert '100%' not in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
+    fetch(f'{server.url}/b.pth')
+    assert '100%' in capsys.readouterr().err
+
+
 def test_same_name_elsewhere_is_another_file(server, cache):
     server.files |= {'/one/a.pth': WHOLE, '/two/a.pth': checkpoint(2.0)}
     assert read_checkpoint(f'{server.url}/one/a.pth')['a'][0] == 1
