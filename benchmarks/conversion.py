@@ -31,7 +31,7 @@ CONVERSIONS = [
 ]
 
 
-def write_source(path: Path, layout: str) -> None:
+def write_source(path: str, layout: str) -> None:
     """Swin-L as a classifier of 1000 classes."""
     weights = SwinTransformer(arch='large', out_indices=(3,)).state_dict()
     for value in weights.values():
@@ -56,6 +56,12 @@ def resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def run(*arguments: str | Path) -> str:
+    """What this file prints in another process, so that this one's memory stays out of it."""
+    command = [sys.executable, '-W', 'ignore', __file__, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def main() -> None:
     print('| from | to | file | seconds | peak memory | of the file |')
     print('|---|---|---|---|---|---|')
@@ -63,10 +69,8 @@ def main() -> None:
         for source, to, ending in CONVERSIONS:
             src, dst = Path(folder) / f'{source}.pth', Path(folder) / f'out.{ending}'
             if not src.exists():
-                write_source(src, source)
-            command = [sys.executable, '-W', 'ignore', __file__, str(src), str(dst), to]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            took = json.loads(done.stdout.splitlines()[-1])
+                run('write', src, source)
+            took = json.loads(run('measure', src, dst, to).splitlines()[-1])
             size = src.stat().st_size
             print(
                 f'| {source} | {to} | `.{ending}`, {size / 2**20:.0f} MiB | {took["seconds"]:.1f} '
@@ -76,4 +80,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    measure(*sys.argv[1:]) if len(sys.argv) > 1 else main()
+    {'write': write_source, 'measure': measure}.get(sys.argv[1] if sys.argv[1:] else '', main)(
+        *sys.argv[2:]
+    )
