@@ -46,6 +46,15 @@ python -c 'import torch' 2>/dev/null || pip install -q torch==2.13.0
 say 'OpenMMLab and the tools of the tests'
 pip install -q -c requirements/constraints.txt -r requirements/stack.txt -r requirements/test.txt
 
+# Outside the environment, where nothing but the tests that need them finds them.
+peers=$(cksum < requirements/peers.txt)
+if [ "$(cat .cache/peers/.installed 2>/dev/null)" != "$peers" ]; then
+    say 'Peers that the tests compare with'
+    rm -rf .cache/peers
+    pip install -q --no-deps --target .cache/peers -r requirements/peers.txt
+    echo "$peers" > .cache/peers/.installed
+fi
+
 say 'mmcv with its operators'
 mmcv=mmcv==2.1.0
 if ! mmcv_fits; then

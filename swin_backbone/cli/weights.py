@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,11 +11,13 @@ from typing import Any
 
 import click
 from mmengine.config import Config
+from torch import Tensor
 
 from ..errors import CheckpointError
-from ..weights import convert_file, describe, read_checkpoint, what_would_be_resized
-from ..weights.catalog import TASKS, catalog
+from ..weights import Description, convert_file, describe, read_checkpoint, what_would_be_resized
+from ..weights.catalog import TASKS, Entry, catalog
 from ..weights.compare import compare
+from ..weights.containers import unpack
 from ..weights.download import fetch, target
 from ..weights.formats import FORMATS
 from ..weights.verify import verify as verify_file
@@ -69,7 +72,7 @@ def list_(words: tuple[str, ...], task: str | None, version: str | None, as_json
     click.echo(f'{len(entries)} of {len(catalog())} checkpoints')
 
 
-def _mentions(entry: Any, word: str) -> bool:
+def _mentions(entry: Entry, word: str) -> bool:
     texts = (entry.name, entry.architecture, entry.data or '', entry.task, entry.publisher)
     return any(word in text.lower() for text in texts)
 
@@ -90,8 +93,13 @@ def info(
     as_json: bool,
 ) -> None:
     """Tell what a checkpoint is, and what would be resized for a config."""
-    description = describe(file, prefix=prefix, ema=ema)
+    checkpoint = read_checkpoint(file)
+    description = describe(checkpoint, prefix=prefix, ema=ema)
+    entry = _published(file)
     found = asdict(description)
+    found['resolution'] = entry.resolution if entry else _resolution(checkpoint, description)
+    if entry:
+        found |= {name: getattr(entry, name) for name in ('name', 'data', 'task', 'metrics')}
     resized = problem = None
     if config is not None:
         try:
@@ -104,6 +112,31 @@ def info(
     else:
         print_fields(_for_people(found))
     ctx.exit(0 if problem is None else 1)
+
+
+def _published(file: str) -> Entry | None:
+    """The catalog's entry of a name, a URL or a file of that name."""
+    name = file.rsplit('/', 1)[-1]
+    found = (e for e in catalog().values() if file in (e.name, e.url) or name == e.file_name)
+    return next(found, None)
+
+
+def _resolution(checkpoint: Mapping[str, Any], description: Description) -> int | None:
+    """Side of the training images in pixels, where the file tells; else None.
+
+    A square position embedding tells it, and so do the masks of shifted windows, of which the
+    official classifiers keep one for each window.
+    """
+    if description.patch_size is None:
+        return None
+    if description.pretrain_grid is not None:
+        return description.pretrain_grid[0] * description.patch_size[0]
+    weights = unpack(checkpoint, description.prefix or None).weights
+    masks = (v for k, v in weights.items() if k.endswith('layers.0.blocks.1.attn_mask'))
+    mask = next((mask for mask in masks if isinstance(mask, Tensor) and mask.dim() == 3), None)
+    if mask is None or description.window_size is None:
+        return None
+    return math.isqrt(len(mask)) * description.window_size * description.patch_size[0]
 
 
 def _for_people(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,6 +175,7 @@ def _backbone(config: str) -> Mapping[str, Any]:
 @click.option('--to', required=True, type=click.Choice([layout.name for layout in FORMATS]))
 @click.option('-o', '--out', required=True, help='File to write; *.safetensors, or by torch.save.')
 @click.option('--window', type=click.IntRange(1), help='Resize bias tables to this window.')
+@click.option('--grid', nargs=2, type=int, help='Resize the position embedding: rows, columns.')
 @prefix_option
 @ema_option
 @json_option
@@ -150,12 +184,15 @@ def convert(
     to: str,
     out: str,
     window: int | None,
+    grid: tuple[int, int] | None,
     prefix: str | None,
     ema: bool | None,
     as_json: bool,
 ) -> None:
     """Write a checkpoint's backbone in another layout."""
-    done = convert_file(file, out, to, window_size=window, prefix=prefix, ema=ema)
+    done = convert_file(
+        file, out, to, window_size=window, pretrain_grid=grid, prefix=prefix, ema=ema
+    )
     if as_json:
         print_json({**asdict(done), 'out': out})
         return

@@ -104,7 +104,9 @@ def _translate(model: nn.Module, state_dict: dict, prefix: str, *_: Any) -> None
     """The load-state-dict pre-hook: rewrites in place what is under ``prefix``."""
     found = formats.under(state_dict, prefix)
     if not found:
-        _warn_of_other_places(model, state_dict, prefix)
+        # Strict loading goes on to say so itself.
+        message = f'{type(model).__name__}: nothing loaded, the checkpoint has no {prefix}*'
+        print_log(message, logger='current', level=logging.WARNING)
         return
     # What is loaded into the backbone itself may be a whole file's content.
     contents = unpack(found) if not prefix else Contents('', '', formats.detect(found), found)
@@ -121,17 +123,6 @@ def _translate(model: nn.Module, state_dict: dict, prefix: str, *_: Any) -> None
     for key in found:
         del state_dict[prefix + key]
     state_dict.update({prefix + key: value for key, value in translated.items()})
-
-
-def _warn_of_other_places(model: nn.Module, state_dict: Mapping, prefix: str) -> None:
-    """A backbone elsewhere than the model's is not loaded, which should not go unnoticed."""
-    if places := formats.locate(state_dict):
-        print_log(
-            f'{type(model).__name__}: nothing is loaded: the model has it under {prefix!r}, the '
-            f'checkpoint under {", ".join(map(repr, places))}',
-            logger='current',
-            level=logging.WARNING,
-        )
 
 
 def _fit(

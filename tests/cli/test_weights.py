@@ -90,6 +90,23 @@ def test_info(own, official, small):
     assert 'microsoft' in text and 'window size' in text and 'num classes' not in text
 
 
+def test_info_tells_the_resolution(tmp_path, small_model, small):
+    """Of a position embedding, of the official masks, of the catalog; and else nothing."""
+    weights = convert(small_model.state_dict(), 'microsoft')
+    torch.save({'model': weights}, tmp_path / 'plain.pth')
+    assert as_json('info', tmp_path / 'plain.pth')['resolution'] is None
+    window = small['window_size']
+    weights['layers.0.blocks.1.attn_mask'] = torch.zeros(36, window**2, window**2)
+    torch.save({'model': weights}, tmp_path / 'masks.pth')
+    assert as_json('info', tmp_path / 'masks.pth')['resolution'] == 6 * window * 4
+    embedded = SwinTransformer(**small, use_abs_pos_embed=True, pretrain_img_size=96)
+    torch.save(embedded.state_dict(), tmp_path / 'embedded.pth')
+    assert as_json('info', tmp_path / 'embedded.pth')['resolution'] == 96
+    torch.save({'model': weights}, tmp_path / 'swin_base_patch4_window12_384_22k.pth')
+    found = as_json('info', tmp_path / 'swin_base_patch4_window12_384_22k.pth')
+    assert (found['name'], found['resolution']) == ('swin_base_in22k_384', 384)
+
+
 def test_info_says_what_a_config_would_resize(own, config):
     fits = as_json('info', own, '--config', config())
     assert fits['fits'] and fits['resized'] == []
@@ -128,6 +145,14 @@ def test_convert_there_and_back(own, tmp_path, to, suffix):
 def test_convert_resizes_on_request(own, tmp_path):
     run('convert', own, '--to', 'openmmlab', '-o', tmp_path / 'new.pth', '--window', '6')
     assert as_json('info', tmp_path / 'new.pth')['window_size'] == 6
+
+
+def test_convert_resizes_a_position_embedding(tmp_path, small):
+    model = SwinTransformer(**small, use_abs_pos_embed=True, pretrain_img_size=64)
+    torch.save(model.state_dict(), tmp_path / 'old.pth')
+    new = tmp_path / 'new.pth'
+    run('convert', tmp_path / 'old.pth', '--to', 'microsoft', '-o', new, '--grid', '20', '20')
+    assert as_json('info', new)['pretrain_grid'] == [20, 20]
 
 
 def test_convert_to_what_is_unknown(own, tmp_path):
