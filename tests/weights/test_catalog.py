@@ -69,6 +69,12 @@ def test_every_family_is_there():
         assert find(f'swin_{arch}_in22k').data == 'ImageNet-22K'
 
 
+def test_documents_count_right():
+    root = Path(__file__).parents[2]
+    for document in ('docs/weights.md', 'checkpoints/README.md'):
+        assert f' {len(catalog())} ' in (root / document).read_text()
+
+
 def test_no_two_entries_share_a_url_or_a_file():
     entries = catalog().values()
     assert len({entry.url for entry in entries}) == len(entries)
@@ -114,6 +120,7 @@ def test_unknown_name_is_an_error_with_the_nearest():
         ('source', 'a paper', 'source must be an http'),
         ('publisher', '""', 'publisher must be text'),
         ('url', 'ftp://example.org/a.pth', 'url must be an http'),
+        ('url', 'https://example.org/', 'url must be one that ends in a file name'),
         ('hash', 'sha256:xyz', "hash must be 'unverified', or"),
         ('hash', 'md5:0123456789abcdef', "hash must be 'unverified', or"),
         ('file', '../a.pth', 'file must be a file name without folders'),
