@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 import yaml
-from mmengine.runner import CheckpointLoader
+from mmengine.model import BaseModel
+from mmengine.runner import CheckpointLoader, Runner
 
 from swin_backbone import ArgumentError, CheckpointError, SwinTransformer
 from swin_backbone.weights.catalog import catalog, catalog_path, find, find_url, read_catalog
@@ -166,6 +167,28 @@ def test_a_name_loads_what_lies_in_the_folder(tmp_path, monkeypatch, small, smal
         assert torch.equal(model.state_dict()[key], value), key
     loaded = CheckpointLoader.load_checkpoint('swin_tiny_in1k', map_location='cpu')
     assert set(loaded['state_dict']) == set(small_model.state_dict())
+
+
+class Detector(BaseModel):
+    """What a Runner takes, with a backbone in it."""
+
+    def __init__(self, backbone: torch.nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, *_: object, **__: object) -> None:
+        """Never called."""
+
+
+def test_load_from_takes_a_name(tmp_path, monkeypatch, small, small_model):
+    monkeypatch.setenv('SWIN_CHECKPOINTS', str(tmp_path))
+    name = 'mask_rcnn_swin_t_1x_coco_official'
+    trained = Detector(small_model).state_dict()
+    torch.save({'state_dict': trained}, tmp_path / find(name).file_name)
+    runner = Runner(Detector(SwinTransformer(**small)), str(tmp_path / 'work'), load_from=name)
+    runner.load_or_resume()
+    for key, value in runner.model.state_dict().items():
+        assert torch.equal(value.cpu(), trained[key]), key
 
 
 def test_a_file_of_the_same_name_is_meant(tmp_path, monkeypatch):
