@@ -1,0 +1,337 @@
+"""Shifted-window attention in fused Triton kernels, forward and backward.
+
+The kernels read the un-partitioned projection and write the un-partitioned output. No partitioned
+copy, score matrix, mask or dropout mask is ever in memory, so that what has to move is, for a map
+of n tokens of width C, e bytes an element and windows of one tile (M² <= 64):
+
+    forward    4 e n C    reads q, k, v and writes out
+    backward   7 e n C    reads q, k, v and out's gradient, writes the gradients of q, k, v
+
+plus heads * M⁴ elements of bias and of its gradient's parts (a few megabytes, for any image).
+Larger windows are worked on in tiles: they keep a float32 a row for backward and read their keys
+and values M² / 64 times, from cache, as a window's are a few kilobytes. With m padded tokens, the
+products cost 4 m M² C FLOPs forward and 10 m M² C backward (one tile: scores are computed once
+more): at M = 7 that is 25 FLOPs a byte in bfloat16, far below what a GPU needs to be kept busy
+(H100: 295), so memory is the floor.
+
+Importing this module needs no triton; :func:`can_run` says whether it is there.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+MAX_HEAD_DIM = 64
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+class Tuning(NamedTuple):
+    """How kernels are laid out on the machine; none of it changes what they compute."""
+
+    programs: int  # aimed at, for each multiprocessor; a program takes a group of windows
+    num_warps: int = 4
+    num_stages: int = 2
+
+
+# Not measured yet: chosen by registers and occupancy; benchmarks/gpu_attention.py tries others.
+FORWARD = Tuning(programs=16)
+BACKWARD = Tuning(programs=4)
+
+
+@functools.cache
+def _kernels() -> ModuleType:
+    from . import triton_kernels
+
+    return triton_kernels
+
+
+@functools.cache
+def _interpreted() -> bool:
+    """Whether triton runs kernels in Python (TRITON_INTERPRET=1 when it was first imported)."""
+    import triton
+
+    return not isinstance(_kernels().forward, triton.JITFunction)
+
+
+def can_run(
+    qkv: Tensor,
+    bias: Tensor,
+    *,
+    window_size: int,
+    shift_size: int = 0,
+    scale: float | None = None,
+    padding: Tensor | None = None,
+    dropout_p: float = 0.0,
+) -> str | None:
+    """Why the kernels cannot take these arguments of the op, or None if they can.
+
+    It judges the backend, not the arguments: those are taken to be legal for the reference.
+    """
+    if importlib.util.find_spec('triton') is None:
+        return 'triton is not installed'
+    head_dim = qkv.shape[-1] // (3 * bias.shape[0])
+    if head_dim > MAX_HEAD_DIM:
+        return f'heads are {head_dim} wide, more than {MAX_HEAD_DIM}'
+    if _interpreted():
+        known = (*DTYPES, torch.float64)
+        return None if qkv.dtype in known else f'qkv is {qkv.dtype}'
+    if qkv.dtype not in DTYPES:
+        return f'qkv is {qkv.dtype}, not float16, bfloat16 or float32'
+    if qkv.device.type != 'cuda':
+        return f'qkv is on {qkv.device}, not on a GPU'
+    if bias.device != qkv.device or (padding is not None and padding.device != qkv.device):
+        return 'qkv, bias and padding are not on one device'
+    if torch.version.cuda and torch.cuda.get_device_capability(qkv.device) < (8, 0):
+        return 'the GPU is older than Ampere (compute capability 8.0)'
+    return None
+
+
+def shifted_window_attention(
+    qkv: Tensor,
+    bias: Tensor,
+    *,
+    window_size: int,
+    shift_size: int = 0,
+    scale: float | None = None,
+    padding: Tensor | None = None,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """As :func:`.reference.shifted_window_attention`, in two kernels; first order gradients only.
+
+    Sums are float32 whatever the dtype, and every one has a fixed order: equal inputs give equal
+    bits, gradients included. float32 products are exact unless
+    ``torch.set_float32_matmul_precision`` allows TensorFloat32.
+    """
+    seed = draw_seed(qkv.device) if dropout_p > 0 else None
+    return ShiftedWindowAttention.apply(
+        qkv, bias, padding, seed, window_size, shift_size, scale, dropout_p
+    )
+
+
+class ShiftedWindowAttention(torch.autograd.Function):
+    """:func:`forward_kernel` with :func:`backward_kernel` as its gradient."""
+
+    @staticmethod
+    def forward(ctx, qkv, bias, padding, seed, window_size, shift_size, scale, dropout_p) -> Tensor:
+        ctx.options = dict(
+            window_size=window_size, shift_size=shift_size, scale=scale, dropout_p=dropout_p
+        )
+        out, lse = forward_kernel(qkv, bias, padding, seed, **ctx.options)
+        ctx.save_for_backward(qkv, bias, padding, seed, out, lse)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_out: Tensor) -> tuple:
+        return (*backward_kernel(grad_out, *ctx.saved_tensors, **ctx.options), *[None] * 5)
+
+
+def draw_seed(device: torch.device) -> Tensor:
+    """A seed of the dropout, int64 (1,) on the device, from the device's default generator."""
+    return torch.randint(2**62, (1,), device=device)
+
+
+def lse_shape(qkv_shape: torch.Size, heads: int, window_size: int) -> tuple[int, ...]:
+    """Shape of what :func:`forward_kernel` keeps for backward: (windows, heads, M²), or (0,)."""
+    tokens = window_size**2
+    if tokens <= _block(tokens):
+        return (0,)
+    B, H, W, _ = qkv_shape
+    return B * -(-H // window_size) * -(-W // window_size), heads, tokens
+
+
+def forward_kernel(
+    qkv: Tensor,
+    bias: Tensor,
+    padding: Tensor | None,
+    seed: Tensor | None,
+    *,
+    window_size: int,
+    shift_size: int = 0,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    tuning: Tuning = FORWARD,
+) -> tuple[Tensor, Tensor]:
+    """The op without its gradient.
+
+    Args:
+        seed: Of the dropout, int64 (1,) on the device; None without. It alone decides which weights
+            are dropped.
+        tuning: For benchmarks.
+
+    The others are the op's.
+
+    Returns:
+        out: (B, H, W, C), contiguous, in the dtype of qkv.
+        lse: Base 2 logarithm of each row's sum of exponentials, float32, of :func:`lse_shape`.
+    """
+    heads = bias.shape[0]
+    out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
+    lse = qkv.new_empty(lse_shape(qkv.shape, heads, window_size), dtype=_sum_dtype(qkv))
+    qkv, padding = _legible(qkv, padding, window_size)
+    options = _options(qkv, heads, window_size, shift_size, scale, dropout_p, padding)
+    programs = heads * _tiles(window_size)
+    group, parts = _groups(options['windows'], programs, tuning, qkv.device)
+    inputs = (qkv, bias.contiguous(), padding, seed)
+    _launch('forward', parts * programs, (*inputs, out, lse), options, group, tuning)
+    return out, lse
+
+
+def backward_kernel(
+    grad_out: Tensor,
+    qkv: Tensor,
+    bias: Tensor,
+    padding: Tensor | None,
+    seed: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    *,
+    window_size: int,
+    shift_size: int = 0,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    tuning: Tuning = BACKWARD,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The op's gradient, from forward's arguments and results.
+
+    Returns:
+        The gradients of qkv (contiguous), bias, and padding (None if that is), in their dtypes.
+    """
+    heads = bias.shape[0]
+    tiles = _tiles(window_size)
+    grad_qkv = qkv.new_empty(qkv.shape)
+    whole_padding = padding
+    qkv, padding = _legible(qkv, padding, window_size)
+    options = _options(qkv, heads, window_size, shift_size, scale, dropout_p, padding)
+    head_dim, device = options['HEAD_DIM'], qkv.device
+    inputs = (qkv, bias.contiguous(), padding, seed)
+    grad_out = grad_out.contiguous()
+
+    def parts_of(programs: int, *shape: int) -> tuple[int, int, Tensor]:
+        group, parts = _groups(options['windows'], programs, tuning, device)
+        return group, parts * programs, lse.new_empty(parts * programs // heads, heads, *shape)
+
+    def launch(name: str, group: int, grid: int, *tensors: Tensor) -> None:
+        _launch(name, grid, (*inputs, *tensors), options, group, tuning)
+
+    group, grid, part_padding = parts_of(heads * tiles, 2, head_dim)
+    if tiles == 1:
+        _, _, part_bias = parts_of(heads, *bias.shape[1:])
+        launch('backward_window', group, grid, grad_out, grad_qkv, part_bias, part_padding)
+    else:
+        delta = torch.empty_like(lse)
+        launch('backward_queries', group, grid, out, lse, grad_out, delta, grad_qkv)
+        launch('backward_keys', group, grid, lse, grad_out, delta, grad_qkv, part_padding)
+        group, parts = _groups(options['windows'], heads * tiles**2, tuning, device)
+        part_bias = lse.new_empty(parts, *bias.shape)
+        launch('backward_bias', group, parts * heads * tiles**2, lse, grad_out, delta, part_bias)
+    grad_padding = None
+    if whole_padding is not None:
+        grad_padding = torch.zeros_like(whole_padding, memory_format=torch.contiguous_format)
+        if padding is not None:
+            # A padded query's output is dropped: its gradient is zero.
+            keys_values = part_padding.sum(0).transpose(0, 1)
+            grad_padding.view(3, heads, head_dim)[1:] = keys_values
+    return grad_qkv, part_bias.sum(0).to(bias.dtype), grad_padding
+
+
+def _sum_dtype(qkv: Tensor) -> torch.dtype:
+    return torch.float64 if qkv.dtype == torch.float64 else torch.float32
+
+
+def _block(tokens: int) -> int:
+    """Side of a tile of scores: a power of two, at least 16 for the matrix units."""
+    return min(64, max(16, 1 << (tokens - 1).bit_length()))
+
+
+def _tiles(window_size: int) -> int:
+    """Tiles that a window's tokens take."""
+    return -(-(window_size**2) // _block(window_size**2))
+
+
+def _legible(qkv: Tensor, padding: Tensor | None, window_size: int) -> tuple[Tensor, Tensor | None]:
+    """qkv with its channels side by side; padding, contiguous, or None if none is to be read."""
+    qkv = qkv if qkv.stride(-1) == 1 else qkv.contiguous()
+    if padding is None or not (qkv.shape[1] % window_size or qkv.shape[2] % window_size):
+        return qkv, None
+    return qkv, padding.contiguous()
+
+
+def _options(
+    qkv: Tensor,
+    heads: int,
+    window_size: int,
+    shift_size: int,
+    scale: float | None,
+    dropout_p: float,
+    padding: Tensor | None,
+) -> dict:
+    """What every kernel takes besides tensors: sizes, then constants it is compiled for.
+
+    Strides are passed in units of the power of two that divides them all: so kernels know how
+    rows are aligned, and can load 16 bytes at once, without being compiled for each image size.
+    """
+    B, H, W, channels = qkv.shape
+    rows, columns = -(-H // window_size), -(-W // window_size)
+    head_dim = channels // (3 * heads)
+    strides = [s if n > 1 else 0 for s, n in zip(qkv.stride()[:3], qkv.shape[:3], strict=True)]
+    align = math.gcd(16, *strides)
+    tl = importlib.import_module('triton.language')
+    return dict(
+        **dict(H=H, W=W, rows=rows, columns=columns, windows=B * rows * columns, heads=heads),
+        **{f'stride_{axis}': s // align for axis, s in zip('bhw', strides, strict=True)},
+        **dict(ALIGN=align, WINDOW=window_size, SHIFT=shift_size, HEAD_DIM=head_dim),
+        SCALE=head_dim**-0.5 if scale is None else float(scale),
+        DROPOUT=float(dropout_p),
+        PADDED=padding is not None,
+        BLOCK=_block(window_size**2),
+        D=max(16, 1 << (head_dim - 1).bit_length()),
+        PRECISION=_precision(qkv.dtype),
+        ACC=tl.float64 if qkv.dtype == torch.float64 else tl.float32,
+    )
+
+
+def _precision(dtype: torch.dtype) -> str:
+    """How kernels multiply: `tl.dot`'s input_precision, or 'widened' to float32 beforehand."""
+    if dtype == torch.bfloat16 and _interpreted():
+        return 'widened'
+    exact = dtype != torch.float32 or torch.get_float32_matmul_precision() == 'highest'
+    return 'ieee' if exact else 'tf32'
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    if device.type != 'cuda':
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _groups(windows: int, programs: int, tuning: Tuning, device: torch.device) -> tuple[int, int]:
+    """Windows in a group, and groups, where each group is worked on by so many programs."""
+    wanted = max(1, tuning.programs * _multiprocessors(device) // programs)
+    group = max(1, -(-windows // wanted))
+    return group, -(-windows // group)
+
+
+def _launch(
+    name: str, grid: int, tensors: tuple, options: dict, group: int, tuning: Tuning
+) -> None:
+    if grid == 0:
+        return
+    kernel = getattr(_kernels(), name)
+    with torch.cuda.device_of(tensors[0]):
+        kernel[(grid,)](
+            *tensors,
+            **options,
+            group=group,
+            num_warps=tuning.num_warps,
+            num_stages=tuning.num_stages,
+        )
