@@ -11,8 +11,8 @@ plus heads * M⁴ elements of bias and of its gradient's parts (a few megabytes,
 Larger windows are worked on in tiles: they keep a float32 a row for backward and read their keys
 and values M² / 64 times, from cache, as a window's are a few kilobytes. With m padded tokens, the
 products cost 4 m M² C FLOPs forward and 10 m M² C backward (one tile: scores are computed once
-more): at M = 7 that is 25 FLOPs a byte in bfloat16, far below what a GPU needs to be kept busy
-(H100: 295), so memory is the floor.
+more): at M = 7 that is 25 and 35 FLOPs a byte in bfloat16, far below the 295 at which an H100's
+matrix units become the floor (989 TFLOP/s, 3.35 TB/s), so memory is it.
 
 Importing this module needs no triton; :func:`can_run` says whether it is there.
 """
@@ -37,13 +37,17 @@ class Tuning(NamedTuple):
     """How kernels are laid out on the machine; none of it changes what they compute."""
 
     programs: int  # aimed at, for each multiprocessor; a program takes a group of windows
-    num_warps: int = 4
+    num_warps: int
     num_stages: int = 2
+    maxnreg: int | None = None
 
 
-# Not measured yet: chosen by registers and occupancy; benchmarks/gpu_attention.py tries others.
-FORWARD = Tuning(programs=16)
-BACKWARD = Tuning(programs=4)
+def default_tuning(dtype: torch.dtype, backward: bool) -> Tuning:
+    """Not measured yet: chosen for registers to suffice; benchmarks/gpu_attention.py tries others.
+
+    Backward has fewer programs, as each writes its part of the bias's gradient.
+    """
+    return Tuning(programs=4 if backward else 16, num_warps=8 if dtype.itemsize > 2 else 4)
 
 
 @functools.cache
@@ -77,6 +81,8 @@ def can_run(
     """
     if importlib.util.find_spec('triton') is None:
         return 'triton is not installed'
+    if dropout_p >= 1:
+        return f'dropout_p is {dropout_p}: no weight is kept'
     head_dim = qkv.shape[-1] // (3 * bias.shape[0])
     if head_dim > MAX_HEAD_DIM:
         return f'heads are {head_dim} wide, more than {MAX_HEAD_DIM}'
@@ -158,14 +164,14 @@ def forward_kernel(
     shift_size: int = 0,
     scale: float | None = None,
     dropout_p: float = 0.0,
-    tuning: Tuning = FORWARD,
+    tuning: Tuning | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The op without its gradient.
 
     Args:
         seed: Of the dropout, int64 (1,) on the device; None without. It alone decides which weights
             are dropped.
-        tuning: For benchmarks.
+        tuning: For benchmarks; :func:`default_tuning` if None.
 
     The others are the op's.
 
@@ -174,14 +180,13 @@ def forward_kernel(
         lse: Base 2 logarithm of each row's sum of exponentials, float32, of :func:`lse_shape`.
     """
     heads = bias.shape[0]
+    tuning = tuning or default_tuning(qkv.dtype, backward=False)
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
     lse = qkv.new_empty(lse_shape(qkv.shape, heads, window_size), dtype=_sum_dtype(qkv))
     qkv, padding = _legible(qkv, padding, window_size)
     options = _options(qkv, heads, window_size, shift_size, scale, dropout_p, padding)
-    programs = heads * _tiles(window_size)
-    group, parts = _groups(options['windows'], programs, tuning, qkv.device)
-    inputs = (qkv, bias.contiguous(), padding, seed)
-    _launch('forward', parts * programs, (*inputs, out, lse), options, group, tuning)
+    grid = _grid(heads * _tiles(window_size), options, tuning, qkv.device)
+    _launch('forward', grid, (qkv, bias.contiguous(), padding, seed, out, lse), options, tuning)
     return out, lse
 
 
@@ -198,7 +203,7 @@ def backward_kernel(
     shift_size: int = 0,
     scale: float | None = None,
     dropout_p: float = 0.0,
-    tuning: Tuning = BACKWARD,
+    tuning: Tuning | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The op's gradient, from forward's arguments and results.
 
@@ -207,39 +212,35 @@ def backward_kernel(
     """
     heads = bias.shape[0]
     tiles = _tiles(window_size)
+    tuning = tuning or default_tuning(qkv.dtype, backward=True)
+    given_padding = padding
     grad_qkv = qkv.new_empty(qkv.shape)
-    whole_padding = padding
     qkv, padding = _legible(qkv, padding, window_size)
     options = _options(qkv, heads, window_size, shift_size, scale, dropout_p, padding)
-    head_dim, device = options['HEAD_DIM'], qkv.device
     inputs = (qkv, bias.contiguous(), padding, seed)
     grad_out = grad_out.contiguous()
 
-    def parts_of(programs: int, *shape: int) -> tuple[int, int, Tensor]:
-        group, parts = _groups(options['windows'], programs, tuning, device)
-        return group, parts * programs, lse.new_empty(parts * programs // heads, heads, *shape)
+    def launch(name: str, grid: _Grid, *tensors: Tensor) -> None:
+        _launch(name, grid, (*inputs, *tensors), options, tuning)
 
-    def launch(name: str, group: int, grid: int, *tensors: Tensor) -> None:
-        _launch(name, grid, (*inputs, *tensors), options, group, tuning)
-
-    group, grid, part_padding = parts_of(heads * tiles, 2, head_dim)
+    grid = _grid(heads * tiles, options, tuning, qkv.device)
+    part_padding = lse.new_empty(grid.groups * tiles, heads, 2, options['HEAD_DIM'])
     if tiles == 1:
-        _, _, part_bias = parts_of(heads, *bias.shape[1:])
-        launch('backward_window', group, grid, grad_out, grad_qkv, part_bias, part_padding)
+        part_bias = lse.new_empty(grid.groups, *bias.shape)
+        launch('backward_window', grid, grad_out, grad_qkv, part_bias, part_padding)
     else:
         delta = torch.empty_like(lse)
-        launch('backward_queries', group, grid, out, lse, grad_out, delta, grad_qkv)
-        launch('backward_keys', group, grid, lse, grad_out, delta, grad_qkv, part_padding)
-        group, parts = _groups(options['windows'], heads * tiles**2, tuning, device)
-        part_bias = lse.new_empty(parts, *bias.shape)
-        launch('backward_bias', group, parts * heads * tiles**2, lse, grad_out, delta, part_bias)
+        launch('backward_queries', grid, out, lse, grad_out, delta, grad_qkv)
+        launch('backward_keys', grid, lse, grad_out, delta, grad_qkv, part_padding)
+        grid = _grid(heads * tiles**2, options, tuning, qkv.device)
+        part_bias = lse.new_empty(grid.groups, *bias.shape)
+        launch('backward_bias', grid, lse, grad_out, delta, part_bias)
     grad_padding = None
-    if whole_padding is not None:
-        grad_padding = torch.zeros_like(whole_padding, memory_format=torch.contiguous_format)
+    if given_padding is not None:
+        # A padded query's output is dropped: its gradient is zero.
+        grad_padding = torch.zeros_like(given_padding, memory_format=torch.contiguous_format)
         if padding is not None:
-            # A padded query's output is dropped: its gradient is zero.
-            keys_values = part_padding.sum(0).transpose(0, 1)
-            grad_padding.view(3, heads, head_dim)[1:] = keys_values
+            grad_padding.view(3, heads, -1)[1:] = part_padding.sum(0).transpose(0, 1)
     return grad_qkv, part_bias.sum(0).to(bias.dtype), grad_padding
 
 
@@ -314,24 +315,26 @@ def _multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _groups(windows: int, programs: int, tuning: Tuning, device: torch.device) -> tuple[int, int]:
-    """Windows in a group, and groups, where each group is worked on by so many programs."""
-    wanted = max(1, tuning.programs * _multiprocessors(device) // programs)
-    group = max(1, -(-windows // wanted))
-    return group, -(-windows // group)
+class _Grid(NamedTuple):
+    """Programs of a launch: each group of ``group`` windows is worked on by ``programs``."""
+
+    group: int
+    groups: int
+    programs: int
 
 
-def _launch(
-    name: str, grid: int, tensors: tuple, options: dict, group: int, tuning: Tuning
-) -> None:
-    if grid == 0:
+def _grid(programs: int, options: dict, tuning: Tuning, device: torch.device) -> _Grid:
+    windows = options['windows']
+    groups = max(1, tuning.programs * _multiprocessors(device) // programs)
+    group = max(1, -(-windows // groups))
+    return _Grid(group, -(-windows // group), programs)
+
+
+def _launch(name: str, grid: _Grid, tensors: tuple, options: dict, tuning: Tuning) -> None:
+    if grid.groups == 0:
         return
-    kernel = getattr(_kernels(), name)
+    machine = tuning._asdict()
+    del machine['programs']
     with torch.cuda.device_of(tensors[0]):
-        kernel[(grid,)](
-            *tensors,
-            **options,
-            group=group,
-            num_warps=tuning.num_warps,
-            num_stages=tuning.num_stages,
-        )
+        kernel = getattr(_kernels(), name)
+        kernel[(grid.groups * grid.programs,)](*tensors, **options, group=grid.group, **machine)

@@ -34,8 +34,9 @@ def place(window, tokens, sizes, ALIGN: tl.constexpr, WINDOW: tl.constexpr, SHIF
     Returns:
         offset: Of the token in qkv, in elements, int64.
         position: Raster index of the token in a contiguous (B, H, W), int64.
-        region: Which of the shift's cuts the token has wrapped around. Within one window, this
-            tells the regions of the official mask apart.
+        region: Which of the shift's cuts through the window the token is behind: two bits, which
+            tell apart, within one window, the regions of the official mask. Only the last row and
+            column of windows are cut.
         inside: Whether the token is one of the map's.
         padded: Whether the token is padding. Lanes beyond M² are neither.
     """
@@ -49,7 +50,11 @@ def place(window, tokens, sizes, ALIGN: tl.constexpr, WINDOW: tl.constexpr, SHIF
     x = tl.where(wraps_x, x - columns * WINDOW, x).to(tl.int64)
     offset = (image * stride_b + y * stride_h + x * stride_w) * ALIGN
     position = (image * H + y) * W + x
-    region = 2 * wraps_y.to(tl.int32) + wraps_x.to(tl.int32)
+    last_y = (window // columns % rows == rows - 1).to(tl.int32)
+    last_x = (window % columns == columns - 1).to(tl.int32)
+    cut_y = (tokens // WINDOW >= WINDOW - SHIFT).to(tl.int32)
+    cut_x = (tokens % WINDOW >= WINDOW - SHIFT).to(tl.int32)
+    region = (2 * cut_y + cut_x) & (2 * last_y + last_x)
     token = tokens < WINDOW * WINDOW
     on_map = (y < H) & (x < W)
     return offset, position, region, token & on_map, token & (on_map == 0)
@@ -314,7 +319,7 @@ def backward_window(
         q = load(qkv + q_at, offset, inside, 0.0, HEAD_DIM, D)
         k = load(qkv + k_at, offset, inside, pad_k, HEAD_DIM, D)
         v = load(qkv + v_at, offset, inside, pad_v, HEAD_DIM, D)
-        # Zero for queries that are padding: they send no gradient back.
+        # Zero for queries that are padding: their output is dropped, and sends no gradient.
         do = load(grad_out + q_at, position * C, inside, 0.0, HEAD_DIM, D)
         s = score(q, k, table, region, region, SHIFT, SCALE, PRECISION)
         p = tl.exp2(s - tl.max(s, 1)[:, None])
@@ -322,19 +327,20 @@ def backward_window(
         kept = p
         if DROPOUT > 0:
             kept = p * dropout(seed, window, head, tokens, tokens, TOKENS, DROPOUT)
+        dv = product(tl.trans(kept.to(do.dtype)), do, PRECISION)
+        store(grad_qkv + v_at, position * (3 * C), inside, dv, HEAD_DIM, D)
+        if PADDED:
+            sum_v += tl.sum(tl.where(padded[:, None], dv, 0.0), 0)
         dp = product(do, tl.trans(v), PRECISION) * kept
         ds = dp - p * tl.sum(dp, 1)[:, None]
         sum_bias += ds
         ds = ds.to(k.dtype)
         dq = product(ds, k, PRECISION) * SCALE
-        dk = product(tl.trans(ds), q, PRECISION) * SCALE
-        dv = product(tl.trans(kept.to(do.dtype)), do, PRECISION)
         store(grad_qkv + q_at, position * (3 * C), inside, dq, HEAD_DIM, D)
+        dk = product(tl.trans(ds), q, PRECISION) * SCALE
         store(grad_qkv + k_at, position * (3 * C), inside, dk, HEAD_DIM, D)
-        store(grad_qkv + v_at, position * (3 * C), inside, dv, HEAD_DIM, D)
         if PADDED:
             sum_k += tl.sum(tl.where(padded[:, None], dk, 0.0), 0)
-            sum_v += tl.sum(tl.where(padded[:, None], dv, 0.0), 0)
 
     store_bias(grad_bias, pid, tokens, tokens, sum_bias, TOKENS)
     if PADDED:
@@ -410,7 +416,7 @@ def backward_queries(
             v = load(qkv + v_at, offset_k, inside_k, pad_v, HEAD_DIM, D)
             table = load_bias(bias, head, queries, keys, TOKENS, ACC)
             s = score(q, k, table, region, region_k, SHIFT, SCALE, PRECISION)
-            _, ds = grad_score(
+            _kept, ds = grad_score(
                 s,
                 row_lse,
                 row_delta,
@@ -595,7 +601,7 @@ def backward_bias(
         row_lse = tl.load(lse + row, mask=queries < TOKENS, other=0.0)
         row_delta = tl.load(delta + row, mask=queries < TOKENS, other=0.0)
         s = score(q, k, table, region, region_k, SHIFT, SCALE, PRECISION)
-        _, ds = grad_score(
+        _kept, ds = grad_score(
             s,
             row_lse,
             row_delta,
