@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from swin_backbone.ops.window_attention import triton
+from swin_backbone.ops.window_attention.problem import Problem
 
 HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(
@@ -64,13 +65,13 @@ def test_says_that_triton_is_absent():
     """The package must import without it; so the module is imported where it cannot be found."""
     script = (
         'import sys; sys.modules["triton"] = None; import torch;'
-        'from swin_backbone.ops.window_attention import triton;'
-        'print(triton.can_run(torch.zeros(1, 4, 4, 48), torch.zeros(1, 16, 16), window_size=4))'
+        'from swin_backbone.ops.window_attention import problem, triton;'
+        'print(triton.can_run(problem.Problem("cuda", torch.float32, 7, 32)))'
     )
     assert 'triton is not installed' in run('-c', script)
 
 
 @needs_triton
 def test_says_that_it_needs_a_gpu():
-    reason = triton.can_run(torch.zeros(1, 4, 4, 48), torch.zeros(1, 16, 16), window_size=4)
-    assert reason == 'qkv is on cpu, not on a GPU'
+    reason = triton.can_run(Problem('cpu', torch.float32, window_size=7, head_dim=32))
+    assert reason == 'cpu tensors are not on a GPU'

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from swin_backbone.ops.window_attention import reference, triton
+from swin_backbone.ops.window_attention.problem import Problem
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 # Largest error against float64, relative to the largest element (or to 1).
@@ -220,10 +221,21 @@ def test_dropout_follows_the_generator_and_is_off_at_zero():
     assert torch.equal(run(1, 0.0), run(2, 0.0))
 
 
+@pytest.mark.parametrize('window', [4, 9])
+def test_gradients_from_the_inputs_alone(window):
+    """What an operator that keeps its inputs only calls gives what the autograd function gives."""
+    inputs = draw(1, 5, 6, 2, 16, window, torch.float32)
+    grad = torch.randn(1, 5, 6, 32).to(DEVICE)
+    options = dict(window_size=window, shift_size=1, scale=0.2)
+    out, *gradients = out_and_gradients(triton.shifted_window_attention, inputs, grad, **options)
+    assert torch.equal(triton.forward(*inputs, **options), out)
+    for mine, other in zip(triton.backward(grad, *inputs, **options), gradients, strict=True):
+        assert torch.equal(mine, other)
+
+
 def test_can_run_here_and_says_why_not():
-    qkv, bias, padding = draw(1, 4, 4, 1, 16, 4, torch.float32)
-    assert triton.can_run(qkv, bias, window_size=4, padding=padding) is None
-    assert 'no weight is kept' in triton.can_run(qkv, bias, window_size=4, dropout_p=1.0)
-    assert 'int64' in triton.can_run(qkv.long(), bias, window_size=4)
-    wide = torch.zeros(1, 4, 4, 3 * 65, device=DEVICE)
-    assert '65 wide' in triton.can_run(wide, bias, window_size=4)
+    problem = Problem(DEVICE, torch.float32, window_size=4, head_dim=16)
+    assert triton.can_run(problem) is None
+    assert 'no weight is kept' in triton.can_run(problem._replace(dropout_p=1.0))
+    assert 'int64' in triton.can_run(problem._replace(dtype=torch.int64))
+    assert '65 wide' in triton.can_run(problem._replace(head_dim=65))

@@ -29,6 +29,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .problem import Problem
+
 MAX_HEAD_DIM = 64
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -65,37 +67,21 @@ def _interpreted() -> bool:
     return not isinstance(_kernels().forward, triton.JITFunction)
 
 
-def can_run(
-    qkv: Tensor,
-    bias: Tensor,
-    *,
-    window_size: int,
-    shift_size: int = 0,
-    scale: float | None = None,
-    padding: Tensor | None = None,
-    dropout_p: float = 0.0,
-) -> str | None:
-    """Why the kernels cannot take these arguments of the op, or None if they can.
-
-    It judges the backend, not the arguments: those are taken to be legal for the reference.
-    """
+def can_run(problem: Problem) -> str | None:
+    """Why the kernels cannot take a call; None where they can."""
     if importlib.util.find_spec('triton') is None:
         return 'triton is not installed'
-    if dropout_p >= 1:
-        return f'dropout_p is {dropout_p}: no weight is kept'
-    head_dim = qkv.shape[-1] // (3 * bias.shape[0])
-    if head_dim > MAX_HEAD_DIM:
-        return f'heads are {head_dim} wide, more than {MAX_HEAD_DIM}'
+    if problem.head_dim > MAX_HEAD_DIM:
+        return f'heads are {problem.head_dim} wide, more than {MAX_HEAD_DIM}'
+    if problem.dropout_p >= 1:
+        return f'dropout_p is {problem.dropout_p}: no weight is kept'
     if _interpreted():
-        known = (*DTYPES, torch.float64)
-        return None if qkv.dtype in known else f'qkv is {qkv.dtype}'
-    if qkv.dtype not in DTYPES:
-        return f'qkv is {qkv.dtype}, not float16, bfloat16 or float32'
-    if qkv.device.type != 'cuda':
-        return f'qkv is on {qkv.device}, not on a GPU'
-    if bias.device != qkv.device or (padding is not None and padding.device != qkv.device):
-        return 'qkv, bias and padding are not on one device'
-    if torch.version.cuda and torch.cuda.get_device_capability(qkv.device) < (8, 0):
+        return None if problem.dtype.is_floating_point else f'dtype {problem.dtype} is no float'
+    if problem.dtype not in DTYPES:
+        return f'dtype {problem.dtype} is not float16, bfloat16 or float32'
+    if problem.device != 'cuda':
+        return f'{problem.device} tensors are not on a GPU'
+    if torch.version.cuda and torch.cuda.get_device_capability() < (8, 0):
         return 'the GPU is older than Ampere (compute capability 8.0)'
     return None
 
@@ -138,6 +124,39 @@ class ShiftedWindowAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_out: Tensor) -> tuple:
         return (*backward_kernel(grad_out, *ctx.saved_tensors, **ctx.options), *[None] * 5)
+
+
+def forward(
+    qkv: Tensor,
+    bias: Tensor,
+    padding: Tensor | None,
+    window_size: int,
+    shift_size: int,
+    scale: float | None,
+) -> Tensor:
+    """The op without dropout, for an operator whose gradient is :func:`backward`."""
+    options = dict(window_size=window_size, shift_size=shift_size, scale=scale)
+    return forward_kernel(qkv, bias, padding, None, **options)[0]
+
+
+def backward(
+    grad: Tensor,
+    qkv: Tensor,
+    bias: Tensor,
+    padding: Tensor | None,
+    window_size: int,
+    shift_size: int,
+    scale: float | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The gradients of qkv, bias and padding from the op's inputs alone.
+
+    Windows of one tile need nothing else; for larger ones the forward pass is run once more.
+    """
+    options = dict(window_size=window_size, shift_size=shift_size, scale=scale)
+    out = lse = None
+    if _tiles(window_size) > 1:
+        out, lse = forward_kernel(qkv, bias, padding, None, **options)
+    return backward_kernel(grad, qkv, bias, padding, None, out, lse, **options)
 
 
 def draw_seed(device: torch.device) -> Tensor:
@@ -196,8 +215,8 @@ def backward_kernel(
     bias: Tensor,
     padding: Tensor | None,
     seed: Tensor | None,
-    out: Tensor,
-    lse: Tensor,
+    out: Tensor | None,
+    lse: Tensor | None,
     *,
     window_size: int,
     shift_size: int = 0,
@@ -205,7 +224,11 @@ def backward_kernel(
     dropout_p: float = 0.0,
     tuning: Tuning | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The op's gradient, from forward's arguments and results.
+    """The op's gradient, from the arguments and results of :func:`forward_kernel`.
+
+    Args:
+        grad_out: Gradient of ``out``, (B, H, W, C).
+        out, lse: What forward returned; not read where a window is one tile, and may be None.
 
     Returns:
         The gradients of qkv (contiguous), bias, and padding (None if that is), in their dtypes.
@@ -220,20 +243,22 @@ def backward_kernel(
     inputs = (qkv, bias.contiguous(), padding, seed)
     grad_out = grad_out.contiguous()
 
+    new = functools.partial(qkv.new_empty, dtype=_sum_dtype(qkv))
+
     def launch(name: str, grid: _Grid, *tensors: Tensor) -> None:
         _launch(name, grid, (*inputs, *tensors), options, tuning)
 
     grid = _grid(heads * tiles, options, tuning, qkv.device)
-    part_padding = lse.new_empty(grid.groups * tiles, heads, 2, options['HEAD_DIM'])
+    part_padding = new(grid.groups * tiles, heads, 2, options['HEAD_DIM'])
     if tiles == 1:
-        part_bias = lse.new_empty(grid.groups, *bias.shape)
+        part_bias = new(grid.groups, *bias.shape)
         launch('backward_window', grid, grad_out, grad_qkv, part_bias, part_padding)
     else:
         delta = torch.empty_like(lse)
         launch('backward_queries', grid, out, lse, grad_out, delta, grad_qkv)
         launch('backward_keys', grid, lse, grad_out, delta, grad_qkv, part_padding)
         grid = _grid(heads * tiles**2, options, tuning, qkv.device)
-        part_bias = lse.new_empty(grid.groups, *bias.shape)
+        part_bias = new(grid.groups, *bias.shape)
         launch('backward_bias', grid, lse, grad_out, delta, part_bias)
     grad_padding = None
     if given_padding is not None:
