@@ -109,6 +109,24 @@ def test_strided_input(layout, window):
     assert_agrees((qkv, bias.permute(0, 2, 1).contiguous().permute(0, 2, 1), padding), **options)
 
 
+@pytest.mark.parametrize('window', [4, 9])
+def test_offsets_beyond_32_bits(window):
+    """The second image lies 2³¹ elements after the first; only pages that are touched exist."""
+    near, bias, _ = draw(2, 3, 4, 1, 16, window, torch.float16)
+    apart, image = 2**31 + 64, near[0].numel()
+    storage = torch.empty(apart + image, dtype=near.dtype, device=DEVICE)
+    far = storage.as_strided(near.shape, (apart, *near.stride()[1:]))
+    far.copy_(near)
+    grad = torch.randn(2, 3, 4, 16).to(DEVICE, near.dtype)
+    options = dict(window_size=window, shift_size=1, scale=None)
+    inputs = (bias, None)
+    assert torch.equal(
+        triton.forward(far, *inputs, **options), triton.forward(near, *inputs, **options)
+    )
+    ours, theirs = (triton.backward(grad, x, *inputs, **options)[:2] for x in (far, near))
+    assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+
+
 def test_maps_of_no_tokens():
     for shape in ((0, 5, 5), (2, 0, 5), (2, 5, 0)):
         assert_agrees(draw(*shape, 2, 16, 4, torch.float32), window_size=4, shift_size=2)
