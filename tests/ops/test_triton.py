@@ -72,6 +72,10 @@ def test_says_that_triton_is_absent():
 
 
 @needs_triton
-def test_says_that_it_needs_a_gpu():
-    reason = triton.can_run(Problem('cpu', torch.float32, window_size=7, head_dim=32))
-    assert reason == 'cpu tensors are not on a GPU'
+def test_says_what_else_it_needs(monkeypatch):
+    problem = Problem('cpu', torch.float32, window_size=7, head_dim=32)
+    assert triton.can_run(problem) == 'cpu tensors are not on a GPU'
+    assert 'float64' in triton.can_run(problem._replace(dtype=torch.float64))
+    monkeypatch.delenv('CC', raising=False)
+    monkeypatch.setenv('PATH', '')
+    assert 'C compiler' in triton.can_run(problem._replace(device='cuda'))

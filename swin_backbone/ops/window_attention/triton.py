@@ -22,6 +22,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
+import os
+import shutil
 from types import ModuleType
 from typing import NamedTuple
 
@@ -68,7 +70,10 @@ def _interpreted() -> bool:
 
 
 def can_run(problem: Problem) -> str | None:
-    """Why the kernels cannot take a call; None where they can."""
+    """Why the kernels cannot take a call; None where they can.
+
+    Under Triton's interpreter they take tensors of any device and of float64 too.
+    """
     if importlib.util.find_spec('triton') is None:
         return 'triton is not installed'
     if problem.head_dim > MAX_HEAD_DIM:
@@ -81,7 +86,10 @@ def can_run(problem: Problem) -> str | None:
         return f'dtype {problem.dtype} is not float16, bfloat16 or float32'
     if problem.device != 'cuda':
         return f'{problem.device} tensors are not on a GPU'
-    if torch.version.cuda and torch.cuda.get_device_capability() < (8, 0):
+    if not (os.environ.get('CC') or shutil.which('gcc') or shutil.which('clang')):
+        return 'triton needs a C compiler to launch kernels: gcc, clang or what CC names'
+    nvidia = torch.version.cuda and torch.cuda.is_available()
+    if nvidia and torch.cuda.get_device_capability() < (8, 0):
         return 'the GPU is older than Ampere (compute capability 8.0)'
     return None
 
@@ -96,11 +104,11 @@ def shifted_window_attention(
     padding: Tensor | None = None,
     dropout_p: float = 0.0,
 ) -> Tensor:
-    """As :func:`.reference.shifted_window_attention`, in two kernels; first order gradients only.
+    """As :func:`.reference.shifted_window_attention`, fused; differentiable once.
 
     Sums are float32 whatever the dtype, and every one has a fixed order: equal inputs give equal
-    bits, gradients included. float32 products are exact unless
-    ``torch.set_float32_matmul_precision`` allows TensorFloat32.
+    bits, gradients included. float32 is multiplied in full precision unless
+    ``torch.set_float32_matmul_precision`` allows less.
     """
     seed = draw_seed(qkv.device) if dropout_p > 0 else None
     return ShiftedWindowAttention.apply(
