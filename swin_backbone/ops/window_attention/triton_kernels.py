@@ -8,6 +8,7 @@ Shapes: M² tokens a window, in tiles of BLOCK; heads of HEAD_DIM channels, in t
 that fill a tile up hold zeros or padding, finite in any case; a key's lane beyond M² scores minus
 infinity, a query's lane is never stored.
 """
+# ruff: noqa: SIM102 (an outer `if` is decided when a kernel is compiled, the inner when it runs)
 
 from __future__ import annotations
 
@@ -58,6 +59,20 @@ def place(window, tokens, sizes, ALIGN: tl.constexpr, WINDOW: tl.constexpr, SHIF
     token = tokens < WINDOW * WINDOW
     on_map = (y < H) & (x < W)
     return offset, position, region, token & on_map, token & (on_map == 0)
+
+
+@triton.jit
+def is_cut(window, rows, columns):
+    """Whether the shift's cuts go through a window."""
+    return (window // columns % rows == rows - 1) | (window % columns == columns - 1)
+
+
+@triton.jit
+def may_be_padded(window, sizes, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
+    """False only for a window without padding; cheap, as most are."""
+    H, W, rows, columns, _b, _h, _w = sizes
+    below = window // columns % rows * WINDOW + WINDOW + SHIFT > H
+    return below | (window % columns * WINDOW + WINDOW + SHIFT > W)
 
 
 @triton.jit
@@ -113,14 +128,16 @@ def score(
     bias,
     query_region,
     key_region,
+    cut,
     SHIFT: tl.constexpr,
     SCALE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Scores (queries, keys) of a tile, in units of log 2."""
+    """Scores (queries, keys) of a tile, in units of log 2; ``cut``: whether of several regions."""
     s = product(q, tl.trans(k), PRECISION) * (SCALE * LOG2E) + bias
     if SHIFT > 0:
-        s = tl.where(query_region[:, None] == key_region[None, :], s, s + MASKED)
+        if cut:  # few windows are
+            s = tl.where(query_region[:, None] == key_region[None, :], s, s + MASKED)
     return s
 
 
@@ -230,6 +247,7 @@ def forward(
         table = load_bias(bias, head, queries, queries, TOKENS, ACC)
 
     for window in range(first, tl.minimum(first + group, windows)):
+        cut = is_cut(window, rows, columns)
         offset, position, region, inside, _ = place(window, queries, sizes, ALIGN, WINDOW, SHIFT)
         q = load(qkv + q_at, offset, inside, 0.0, HEAD_DIM, D)
         top = tl.full([BLOCK], float('-inf'), ACC)
@@ -242,7 +260,7 @@ def forward(
             v = load(qkv + v_at, offset_k, inside_k, pad_v, HEAD_DIM, D)
             if TILES > 1:
                 table = load_bias(bias, head, queries, keys, TOKENS, ACC)
-            s = score(q, k, table, region, region_k, SHIFT, SCALE, PRECISION)
+            s = score(q, k, table, region, region_k, cut, SHIFT, SCALE, PRECISION)
             new_top = tl.maximum(top, tl.max(s, 1))
             p = tl.exp2(s - new_top[:, None])
             shrink = tl.exp2(top - new_top)
@@ -313,6 +331,7 @@ def backward_window(
     sum_v = tl.zeros([D], ACC)
 
     for window in range(first, tl.minimum(first + group, windows)):
+        cut = is_cut(window, rows, columns)
         offset, position, region, inside, padded = place(
             window, tokens, sizes, ALIGN, WINDOW, SHIFT
         )
@@ -321,7 +340,7 @@ def backward_window(
         v = load(qkv + v_at, offset, inside, pad_v, HEAD_DIM, D)
         # Zero for queries that are padding: their output is dropped, and sends no gradient.
         do = load(grad_out + q_at, position * C, inside, 0.0, HEAD_DIM, D)
-        s = score(q, k, table, region, region, SHIFT, SCALE, PRECISION)
+        s = score(q, k, table, region, region, cut, SHIFT, SCALE, PRECISION)
         p = tl.exp2(s - tl.max(s, 1)[:, None])
         p = p / tl.sum(p, 1)[:, None]
         kept = p
@@ -330,7 +349,8 @@ def backward_window(
         dv = product(tl.trans(kept.to(do.dtype)), do, PRECISION)
         store(grad_qkv + v_at, position * (3 * C), inside, dv, HEAD_DIM, D)
         if PADDED:
-            sum_v += tl.sum(tl.where(padded[:, None], dv, 0.0), 0)
+            if may_be_padded(window, sizes, WINDOW, SHIFT):
+                sum_v += tl.sum(tl.where(padded[:, None], dv, 0.0), 0)
         dp = product(do, tl.trans(v), PRECISION) * kept
         ds = dp - p * tl.sum(dp, 1)[:, None]
         sum_bias += ds
@@ -340,7 +360,8 @@ def backward_window(
         dk = product(tl.trans(ds), q, PRECISION) * SCALE
         store(grad_qkv + k_at, position * (3 * C), inside, dk, HEAD_DIM, D)
         if PADDED:
-            sum_k += tl.sum(tl.where(padded[:, None], dk, 0.0), 0)
+            if may_be_padded(window, sizes, WINDOW, SHIFT):
+                sum_k += tl.sum(tl.where(padded[:, None], dk, 0.0), 0)
 
     store_bias(grad_bias, pid, tokens, tokens, sum_bias, TOKENS)
     if PADDED:
@@ -400,6 +421,7 @@ def backward_queries(
     pad_v = load_padding(qkv, padding, v_at, PADDED, HEAD_DIM, D)
 
     for window in range(first, tl.minimum(first + group, windows)):
+        cut = is_cut(window, rows, columns)
         offset, position, region, inside, _ = place(window, queries, sizes, ALIGN, WINDOW, SHIFT)
         q = load(qkv + q_at, offset, inside, 0.0, HEAD_DIM, D)
         o = load(out + q_at, position * C, inside, 0.0, HEAD_DIM, D)
@@ -415,7 +437,7 @@ def backward_queries(
             k = load(qkv + k_at, offset_k, inside_k, pad_k, HEAD_DIM, D)
             v = load(qkv + v_at, offset_k, inside_k, pad_v, HEAD_DIM, D)
             table = load_bias(bias, head, queries, keys, TOKENS, ACC)
-            s = score(q, k, table, region, region_k, SHIFT, SCALE, PRECISION)
+            s = score(q, k, table, region, region_k, cut, SHIFT, SCALE, PRECISION)
             _kept, ds = grad_score(
                 s,
                 row_lse,
@@ -489,6 +511,7 @@ def backward_keys(
     sum_v = tl.zeros([D], ACC)
 
     for window in range(first, tl.minimum(first + group, windows)):
+        cut = is_cut(window, rows, columns)
         offset_k, position_k, region_k, inside_k, padded = place(
             window, keys, sizes, ALIGN, WINDOW, SHIFT
         )
@@ -507,7 +530,7 @@ def backward_keys(
             row_lse = tl.load(lse + row, mask=queries < TOKENS, other=0.0)
             row_delta = tl.load(delta + row, mask=queries < TOKENS, other=0.0)
             table = load_bias(bias, head, queries, keys, TOKENS, ACC)
-            s = score(q, k, table, region, region_k, SHIFT, SCALE, PRECISION)
+            s = score(q, k, table, region, region_k, cut, SHIFT, SCALE, PRECISION)
             kept, ds = grad_score(
                 s,
                 row_lse,
@@ -529,7 +552,8 @@ def backward_keys(
         store(grad_qkv + k_at, position_k * (3 * C), inside_k, dk, HEAD_DIM, D)
         store(grad_qkv + v_at, position_k * (3 * C), inside_k, dv, HEAD_DIM, D)
         if PADDED:
-            sum_k += tl.sum(tl.where(padded[:, None], dk, 0.0), 0)
+            if may_be_padded(window, sizes, WINDOW, SHIFT):
+                sum_k += tl.sum(tl.where(padded[:, None], dk, 0.0), 0)
             sum_v += tl.sum(tl.where(padded[:, None], dv, 0.0), 0)
 
     if PADDED:
@@ -591,6 +615,7 @@ def backward_bias(
     sum_bias = tl.zeros([BLOCK, BLOCK], ACC)
 
     for window in range(part * group, tl.minimum(part * group + group, windows)):
+        cut = is_cut(window, rows, columns)
         offset, position, region, inside, _ = place(window, queries, sizes, ALIGN, WINDOW, SHIFT)
         offset_k, _, region_k, inside_k, _ = place(window, keys, sizes, ALIGN, WINDOW, SHIFT)
         q = load(qkv + q_at, offset, inside, 0.0, HEAD_DIM, D)
@@ -600,7 +625,7 @@ def backward_bias(
         row = (window * heads.to(tl.int64) + head) * TOKENS + queries
         row_lse = tl.load(lse + row, mask=queries < TOKENS, other=0.0)
         row_delta = tl.load(delta + row, mask=queries < TOKENS, other=0.0)
-        s = score(q, k, table, region, region_k, SHIFT, SCALE, PRECISION)
+        s = score(q, k, table, region, region_k, cut, SHIFT, SCALE, PRECISION)
         _kept, ds = grad_score(
             s,
             row_lse,
