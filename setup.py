@@ -1,9 +1,19 @@
-"""What pyproject.toml cannot say: the configs, which lie beside the package, ship inside it."""
+"""What pyproject.toml cannot say: configs and catalog lie beside the package and ship inside it."""
 
 from setuptools import find_packages, setup
 
 setup(
-    packages=[*find_packages(include=['swin_backbone*']), 'swin_backbone.configs'],
-    package_dir={'swin_backbone.configs': 'configs'},
-    package_data={'swin_backbone.configs': ['*.py', '_base_/*/*.py']},
+    packages=[
+        *find_packages(include=['swin_backbone*']),
+        'swin_backbone.configs',
+        'swin_backbone.checkpoints',
+    ],
+    package_dir={
+        'swin_backbone.configs': 'configs',
+        'swin_backbone.checkpoints': 'checkpoints',
+    },
+    package_data={
+        'swin_backbone.configs': ['*.py', '_base_/*/*.py'],
+        'swin_backbone.checkpoints': ['catalog.yml'],
+    },
 )

@@ -50,6 +50,15 @@ pip install -q -c requirements/constraints.txt -r requirements/stack.txt -r requ
 python -c 'import triton' 2>/dev/null || pip install -q --no-deps triton==3.9.0 \
     || echo 'There is no triton for this machine: the tests of its kernels will be skipped'
 
+# Outside the environment, where nothing but the tests that need them finds them.
+peers=$(cksum < requirements/peers.txt)
+if [ "$(cat .cache/peers/.installed 2>/dev/null)" != "$peers" ]; then
+    say 'Peers that the tests compare with'
+    rm -rf .cache/peers
+    pip install -q --no-deps --target .cache/peers -r requirements/peers.txt
+    echo "$peers" > .cache/peers/.installed
+fi
+
 say 'mmcv with its operators'
 mmcv=mmcv==2.1.0
 if ! mmcv_fits; then

@@ -4,6 +4,7 @@ Importing the package registers them: ``custom_imports = dict(imports=['swin_bac
 config is all it takes. It also lets torch open mmengine's checkpoints without running code.
 """
 
+import sys
 from pathlib import Path
 
 from .errors import ArgumentError, CheckpointError
@@ -30,4 +31,6 @@ def configs_dir() -> Path:
 
 
 allow_mmengine_checkpoints()
-register()
+# The command line registers when it builds a config: importing the frameworks takes seconds.
+if Path(sys.argv[0] if sys.argv else '').stem != 'swin-backbone':
+    register()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -42,7 +43,9 @@ def test_wheel_holds_the_package_and_every_config(wheel):
         assert files
         missing = {f'{inside}/{path.as_posix()}' for path in files} - names
         assert not missing
-    assert not [name for name in names if name.startswith(('tests', 'docs', 'configs'))]
+    assert 'swin_backbone/checkpoints/catalog.yml' in names
+    outside = ('tests', 'docs', 'configs', 'checkpoints')
+    assert not [name for name in names if name.startswith(outside)]
 
 
 def test_an_installed_user_finds_the_configs(wheel, tmp_path):
@@ -57,9 +60,12 @@ def test_an_installed_user_finds_the_configs(wheel, tmp_path):
         'for path in sorted(swin_backbone.configs_dir().glob("*.py")):\n'
         '    assert Config.fromfile(path).model.backbone.type == "SwinTransformer", path\n'
         '    print(path.name)\n'
+        'from swin_backbone.weights.download import target\n'
+        'assert target("swin_tiny_in1k").path.parent.name == "swin_backbone"\n'
     )
+    env = {name: value for name, value in os.environ.items() if name != 'SWIN_CHECKPOINTS'}
     result = subprocess.run(
-        [sys.executable, '-c', code], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, '-c', code], capture_output=True, text=True, cwd=tmp_path, env=env
     )
     assert result.returncode == 0, result.stderr
     assert {path.name for path in (ROOT / 'configs').glob('*.py')} == set(result.stdout.split())
@@ -74,4 +80,10 @@ def test_runtime_dependencies_are_the_four(wheel):
     extras = {
         line.split()[1] for line in metadata.splitlines() if line.startswith('Provides-Extra:')
     }
-    assert {'det', 'seg', 'cls', 'all'} <= extras
+    assert {'det', 'seg', 'cls', 'all', 'cli', 'download'} <= extras
+
+
+def test_the_wheel_brings_the_command_line(wheel):
+    archive = zipfile.ZipFile(wheel)
+    scripts = archive.read(next(n for n in archive.namelist() if n.endswith('entry_points.txt')))
+    assert b'swin-backbone = swin_backbone.cli:main' in scripts

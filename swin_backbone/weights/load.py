@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -11,12 +12,17 @@ from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
-from . import formats
-from .resize import resize_bias_table, resize_position_embedding
+from ..errors import ArgumentError, CheckpointError
+from . import channels, formats
+from .containers import Contents, unpack
+from .inspect import describe
+from .resize import as_map, resize_bias_table, resize_position_embedding
 from .safe_load import read_checkpoint
 
 _OUTPUT_NORM = re.compile(r'norm\d+\.(weight|bias)')
+# What classifiers and masked pretraining bring along, in OpenMMLab's names.
+_NO_BACKBONE = re.compile(r'(norm|head)\.|mask_token$')
+_OPTIONS = ('type', 'checkpoint', 'prefix', 'map_location', 'ema', 'in_channels', 'source_grid')
 
 
 def is_pretrained(init_cfg: Any) -> bool:
@@ -36,19 +42,31 @@ def load_pretrained(model: nn.Module, init_cfg: Mapping[str, Any]) -> None:
 
     Args:
         model: The backbone.
-        init_cfg: ``checkpoint`` (path or URL) and, if only keys under a prefix are meant,
-            ``prefix``.
+        init_cfg: ``checkpoint`` (path or URL), and as needed: ``prefix``, what stands before the
+            keys of the backbone that is meant, where a file holds several; ``ema``, True for the
+            moving average of the weights, False for the weights as trained; ``in_channels``, the
+            rule that adapts the patch embedding to another number of input channels
+            (:func:`~swin_backbone.weights.channels.adapt_input_channels`); ``source_grid``, the
+            (rows, columns) of the file's absolute position embedding, where it is no square and
+            the file does not say.
 
     Raises:
+        ArgumentError: An option that is not known.
         CheckpointError: The file cannot be read, or is not of this model. Output norms, which
             ImageNet checkpoints lack, may be missing or left over; nothing else may.
     """
     path = init_cfg['checkpoint']
-    state_dict = unwrap(read_checkpoint(path), init_cfg.get('prefix'))
-    if not state_dict:
-        raise CheckpointError(f'{path} holds no weights{_under(init_cfg.get("prefix"))}')
+    if unknown := [name for name in init_cfg if name not in _OPTIONS]:
+        raise ArgumentError(
+            f'init_cfg: unknown {", ".join(unknown)}; it takes {", ".join(_OPTIONS)}'
+        )
+    checkpoint = read_checkpoint(path)
     try:
-        result = model.load_state_dict(state_dict, strict=False)
+        contents = unpack(checkpoint, init_cfg.get('prefix'), init_cfg.get('ema'))
+        if not contents.weights:
+            raise CheckpointError(f'it holds no weights{_under(init_cfg.get("prefix"))}')
+        weights = _adapted(model, contents, init_cfg)
+        result = model.load_state_dict(weights, strict=False)
     except CheckpointError as error:
         raise CheckpointError(f'{path} does not fit the model: {error}') from None
     missing = [key for key in result.missing_keys if not _OUTPUT_NORM.fullmatch(key)]
@@ -57,46 +75,49 @@ def load_pretrained(model: nn.Module, init_cfg: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f'{path} is not of this architecture:'
             f'{_listed("missing in the file", missing)}{_listed("not in the model", unexpected)}'
-            f'{_compared(state_dict, model)}'
+            f'{_compared(weights, model)}'
         )
     print_log(f'{type(model).__name__}: loaded {path}', logger='current')
 
 
-def unwrap(checkpoint: Any, prefix: str | None = None) -> dict[str, Tensor]:
-    """The backbone's state dict within a checkpoint.
+def _adapted(model: nn.Module, contents: Contents, options: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights in OpenMMLab's layout, adapted as the options say; untouched if of none."""
+    if contents.layout is None:
+        return contents.weights
+    weights = _backbone_only(contents.layout, contents.weights)
+    embedding, weight = weights.get('absolute_pos_embed'), weights.get(channels.KEY)
+    if options.get('source_grid') and embedding is not None:
+        weights['absolute_pos_embed'] = as_map(embedding, options['source_grid'])
+    if options.get('in_channels') and weight is not None:
+        weights[channels.KEY] = channels.adapt_input_channels(
+            weight, model.patch_embed.in_channels, options['in_channels']
+        )
+    return weights
 
-    Looks under ``state_dict`` and ``model``, past ``module.`` and, in a whole detector's or
-    segmentor's, under ``backbone.``; or under ``prefix``, where one is given.
 
-    Raises:
-        CheckpointError: The checkpoint is no dict of tensors.
-    """
-    for name in ('state_dict', 'model'):
-        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(name), Mapping):
-            checkpoint = checkpoint[name]
-    if not isinstance(checkpoint, Mapping) or not all(isinstance(key, str) for key in checkpoint):
-        raise CheckpointError(f'expected a dict of tensors, found a {type(checkpoint).__name__}')
-    state_dict = {key.removeprefix('module.'): value for key, value in checkpoint.items()}
-    prefix = f'{prefix.rstrip(".")}.' if prefix else 'backbone.'
-    inner = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-    return inner if inner or prefix != 'backbone.' else state_dict
+def _backbone_only(layout: formats.Layout, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    formats.check_version(layout, weights)
+    return {k: v for k, v in layout.to_openmmlab(weights).items() if not _NO_BACKBONE.match(k)}
 
 
 def _translate(model: nn.Module, state_dict: dict, prefix: str, *_: Any) -> None:
     """The load-state-dict pre-hook: rewrites in place what is under ``prefix``."""
-    found = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+    found = formats.under(state_dict, prefix)
     if not found:
+        # Strict loading goes on to say so itself.
+        message = f'{type(model).__name__}: nothing loaded, the checkpoint has no {prefix}*'
+        print_log(message, logger='current', level=logging.WARNING)
         return
-    weights = unwrap(found) if not prefix else found
+    # What is loaded into the backbone itself may be a whole file's content.
+    contents = unpack(found) if not prefix else Contents('', '', formats.detect(found), found)
     wanted = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    layout = formats.detect(weights)
-    if layout is None:
+    if contents.layout is None:
         raise CheckpointError(
             'nothing in it is of a known Swin layout:'
-            f'{_listed("found", weights)}{_listed("wanted", wanted)}'
+            f'{_listed("found", contents.weights)}{_listed("wanted", wanted)}'
         )
-    translated = _fit(model, layout.to_openmmlab(weights), wanted)
-    if not layout.HAS_OUTPUT_NORMS:
+    translated = _fit(model, _backbone_only(contents.layout, contents.weights), wanted)
+    if not contents.layout.has_output_norms:
         absent = {k: v for k, v in wanted.items() if _OUTPUT_NORM.fullmatch(k)}
         translated = {**absent, **translated}
     for key in found:
@@ -111,15 +132,16 @@ def _fit(
     fitted, resized = {}, set()
     for key, value in weights.items():
         shape = wanted[key].shape if key in wanted else None
-        if key.endswith('relative_position_index'):
-            continue
         if shape is not None and isinstance(value, Tensor) and value.shape != shape:
             if key.endswith('relative_position_bias_table') and _is_grid(value, shape, dim=0):
                 value = resize_bias_table(value, shape[0])
                 resized.add('relative position bias')
-            elif key == 'absolute_pos_embed' and _is_grid(value, shape, dim=1):
+            elif key == 'absolute_pos_embed' and _is_embedding(value, shape):
+                same = tuple(value.shape[2:]) == tuple(model.pretrain_grid)
                 value = resize_position_embedding(value, model.pretrain_grid)
-                resized.add('absolute position embedding')
+                resized |= set() if same else {'absolute position embedding'}
+            elif key == channels.KEY:
+                channels.check_input_channels(value, tuple(shape))
         fitted[key] = value
     # The index is a function of the window alone; a file's may be of another window, or absent.
     fitted |= {k: v for k, v in wanted.items() if k.endswith('relative_position_index')}
@@ -149,6 +171,15 @@ def _is_grid(value: Tensor, shape: tuple[int, ...], dim: int) -> bool:
     )
 
 
+def _is_embedding(value: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether a position embedding differs from ``shape``, (1, H * W, C), in its grid alone."""
+    if value.dim() == 4:
+        return tuple(value.shape[:2]) == (1, shape[2])
+    if value.dim() == 3 and math.isqrt(value.shape[1]) ** 2 != value.shape[1]:
+        as_map(value)  # says that the grid is needed
+    return _is_grid(value, shape, dim=1)
+
+
 def _shape(value: Any) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else f'a {type(value).__name__}'
 
@@ -167,25 +198,12 @@ def _listed(title: str, items: Iterable[str], limit: int = 8) -> str:
 
 def _compared(weights: Mapping[str, Tensor], model: nn.Module) -> str:
     """A line that holds the file's architecture against the model's."""
-    file, own = architecture(weights), architecture(model.state_dict())
-    return f'\n  the file is of {file or "no Swin Transformer"}; the model is {own}'
+    file, own = _architecture(weights), _architecture(model.state_dict())
+    return f'\n  the file is of {file}; the model is {own}'
 
 
-def architecture(state_dict: Mapping[str, Tensor]) -> str:
-    """Width, depths and window of the backbone a state dict is of, for messages; '' if of none."""
-    layout = formats.detect(state_dict)
-    if layout is None:
-        return ''
-    weights = layout.to_openmmlab(state_dict)
-    blocks = {m.groups() for k in weights if (m := re.match(r'stages\.(\d+)\.blocks\.(\d+)\.', k))}
-    depths = [
-        sum(stage == str(i) for stage, _ in blocks) for i in range(len({s for s, _ in blocks}))
-    ]
-    parts = [f'depths={tuple(depths)}']
-    if isinstance(embed := weights.get('patch_embed.projection.weight'), Tensor):
-        parts.insert(0, f'embed_dims={embed.shape[0]}')
-    table = weights.get('stages.0.blocks.0.attn.w_msa.relative_position_bias_table')
-    if isinstance(table, Tensor) and table.dim() == 2:
-        parts.append(f'window_size={(math.isqrt(len(table)) + 1) // 2}')
-        parts.append(f'{table.shape[1]} heads in the first stage')
-    return ', '.join(parts)
+def _architecture(weights: Mapping[str, Tensor]) -> str:
+    try:
+        return str(describe(weights))
+    except CheckpointError:
+        return 'no Swin Transformer'

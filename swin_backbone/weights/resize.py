@@ -7,6 +7,8 @@ import math
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import CheckpointError
+
 
 def resize_bias_table(table: Tensor, rows: int) -> Tensor:
     """A relative position bias table for another window, as the official code resizes it.
@@ -27,15 +29,41 @@ def resize_position_embedding(embedding: Tensor, grid: tuple[int, int]) -> Tenso
     """An absolute position embedding for another grid.
 
     Args:
-        embedding: (1, side², C) of a square grid.
+        embedding: (1, side², C) of a square grid, or (1, C, rows, columns) of any.
         grid: (H, W) of the wanted grid.
 
     Returns:
         (1, H * W, C), in the dtype of ``embedding``, interpolated bicubically.
     """
-    side = math.isqrt(embedding.shape[1])
-    square = embedding.transpose(1, 2).unflatten(-1, (side, side))
-    return _bicubic(square, grid).flatten(2).transpose(1, 2).contiguous()
+    return as_sequence(_bicubic(as_map(embedding), grid)).contiguous()
+
+
+def as_map(embedding: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    """An absolute position embedding (1, H * W, C) as the map (1, C, H, W); a map as it is.
+
+    Args:
+        embedding: The embedding.
+        grid: (H, W), needed where the positions are no square.
+
+    Raises:
+        CheckpointError: The grid is needed, or does not fit.
+    """
+    if embedding.dim() == 4:
+        return embedding
+    positions = embedding.shape[1]
+    side = math.isqrt(positions)
+    grid = tuple(grid) if grid else (side, side)
+    if grid[0] * grid[1] != positions:
+        raise CheckpointError(
+            f'absolute_pos_embed: {positions} positions are no grid of {grid[0]}×{grid[1]}; give '
+            'the one that they are with source_grid=(rows, columns)'
+        )
+    return embedding.transpose(1, 2).unflatten(-1, grid)
+
+
+def as_sequence(embedding: Tensor) -> Tensor:
+    """An absolute position embedding (1, C, H, W) as (1, H * W, C); a sequence as it is."""
+    return embedding if embedding.dim() == 3 else embedding.flatten(2).transpose(1, 2)
 
 
 def _bicubic(x: Tensor, size: tuple[int, int]) -> Tensor:

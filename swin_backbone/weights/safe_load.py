@@ -1,4 +1,4 @@
-"""Reading checkpoints without running what is in them.
+"""Reading checkpoints without running what is in them; from a path, a catalog name or a URL.
 
 ``torch.load(weights_only=True)``, the default since torch 2.6, builds tensors and plain containers
 and refuses everything else. mmengine's own checkpoints hold a little more: message histories,
@@ -9,38 +9,50 @@ those.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import torch
-from mmengine.dist import barrier, get_rank
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from ..errors import CheckpointError
+from . import shards
+from .catalog import catalog, nearest
+from .download import fetch, is_url
+from .file_checks import check_file, check_floats, foreign_names, warn_of_non_finite
 
 
 def read_checkpoint(path: str | os.PathLike) -> Any:
-    """The content of a checkpoint file or URL, tensors on the CPU; no code in it is run.
+    """The content of a checkpoint, tensors on the CPU; no code in it is run.
+
+    Args:
+        path: A file; or a name of the catalog, or an ``http(s)://`` URL, which are downloaded. A
+            name that is also a file's means the file.
 
     Raises:
-        FileNotFoundError: No such file.
-        CheckpointError: The file is empty, cut short, no checkpoint, or wants to run code.
+        FileNotFoundError: No such file or name.
+        CheckpointError: The file cannot be downloaded; it is empty, cut short, no checkpoint, wants
+            to run code, or its weights are no floating point tensors.
     """
-    return CheckpointLoader.load_checkpoint(os.fspath(path), map_location='cpu')
+    content = CheckpointLoader.load_checkpoint(os.fspath(path), map_location='cpu')
+    check_floats(content, os.fspath(path))
+    return content
 
 
 def allow_mmengine_checkpoints() -> None:
     """Lets ``torch.load(weights_only=True)`` open what mmengine writes, in this process.
 
-    Also gives mmengine loaders of files and of ``http(s)://`` that say what is wrong with a file;
-    its own loader of URLs would ask torch for an unsafe load. Safe to call twice.
+    Also gives mmengine loaders of files, catalog names and ``http(s)://`` that say what is wrong
+    with a file; its own loader of URLs, which those of its model zoos use too, would ask torch for
+    an unsafe load. Safe to call twice.
     """
     dtypes = {type(np.dtype(code)) for code in np.typecodes['All']}
     torch.serialization.add_safe_globals(
@@ -57,27 +69,63 @@ def allow_mmengine_checkpoints() -> None:
     )
     CheckpointLoader.register_scheme('', _load_from_file, force=True)
     CheckpointLoader.register_scheme(['http://', 'https://'], _load_from_url, force=True)
+    mmengine_checkpoint.load_from_http = _load_from_url  # torchvision:// and open-mmlab:// call it
 
 
 @contextlib.contextmanager
-def _explained(path: str) -> Iterator[None]:
+def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f'{path} is refused or is no checkpoint: {_reason(error)}') from None
-    except URLError as error:
-        raise CheckpointError(f'{path} cannot be downloaded: {error}') from error
-    except FileNotFoundError:
+        asked = foreign_names(path)
+        raise CheckpointError(
+            f'{path} is refused or is no checkpoint: {_reason(error)}'
+            + (f' (it asks for {", ".join(asked[:8])})' if asked else '')
+        ) from None
+    except (CheckpointError, FileNotFoundError):
         raise
     except (EOFError, OSError, RuntimeError, ValueError, LookupError, AttributeError) as error:
         raise CheckpointError(f'{path} cannot be read; is it cut short? {error}') from error
 
 
+def locate(name: str | os.PathLike) -> Path:
+    """The file that a checkpoint's name means: a path, a name of the catalog or a URL.
+
+    Downloads what is not there. An existing file is preferred to a catalog name.
+
+    Raises:
+        FileNotFoundError: No such file or name.
+        CheckpointError: It cannot be downloaded.
+    """
+    name = os.fspath(name)
+    path = Path(name).expanduser()
+    if is_url(name) or (not path.exists() and name in catalog()):
+        return fetch(name)
+    if not path.exists():
+        hint = nearest(name) if path.name == name else ''
+        raise FileNotFoundError(
+            f'no checkpoint at {path} (load_from, init_cfg or --checkpoint), and none of that name '
+            f'is published{hint}'
+        )
+    return path
+
+
 def _load_from_file(filename: str, map_location: Any = None) -> Any:
-    path = Path(filename).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f'no checkpoint at {path} (load_from, init_cfg or --checkpoint)')
-    with _explained(str(path)):
+    path = locate(filename)
+    content = _read(path, map_location)
+    warn_of_non_finite(content, str(path))
+    return content
+
+
+def _read(path: str | os.PathLike, map_location: Any = None) -> Any:
+    path = Path(path)
+    with _explained(path):
+        check_file(path)
+        kind = shards.kind_of(path)
+        if kind == 'safetensors':
+            return shards.read_safetensors(path, map_location)
+        if kind == 'index':
+            return shards.read_shards(path, functools.partial(_read, map_location=map_location))
         return torch.load(path, map_location=map_location, weights_only=True)
 
 
@@ -103,30 +151,6 @@ def _history_statistic(owner: Any, name: str) -> Any:
     raise pickle.UnpicklingError(f'WeightsUnpickler error: refused getattr({owner!r}, {name!r})')
 
 
-def _load_from_url(
-    filename: str, map_location: Any = None, model_dir: str | None = None, progress: bool = True
-) -> Any:
-    """mmengine's loader of ``http(s)://`` files, with weights only.
-
-    Rank 0 downloads, the others wait. A name that ends in ``-<hash>.pth``, as OpenMMLab's do, is
-    checked against the file.
-    """
-
-    def load() -> Any:
-        with _explained(filename):
-            return torch.hub.load_state_dict_from_url(
-                filename,
-                model_dir=model_dir,
-                map_location=map_location,
-                progress=progress,
-                check_hash=True,
-                weights_only=True,
-            )
-
-    if get_rank() != 0:
-        barrier()
-        return load()
-    try:
-        return load()
-    finally:  # the others wait also where the download failed
-        barrier()
+def _load_from_url(filename: str, map_location: Any = None, *_: Any, **__: Any) -> Any:
+    """In place of mmengine's loader of ``http(s)://``; folder and progress bar are our own."""
+    return _load_from_file(filename, map_location)

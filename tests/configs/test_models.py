@@ -13,6 +13,9 @@ from torch import nn
 
 from swin_backbone import ArgumentError, SwinTransformer
 from swin_backbone.swin import VARIANTS
+from swin_backbone.weights.catalog import find
+
+RELEASE = 'https://github.com/SwinTransformer/storage/releases/download/v1.0.0'
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -24,8 +27,7 @@ def test_builds_with_our_backbone(name):
 def test_is_the_official_variant(name):
     config, backbone, recipe = load(name).model.backbone, model(name).backbone, RECIPES[name]
     assert config.init_cfg.type == 'Pretrained'
-    assert config.init_cfg.checkpoint.startswith('https://')
-    assert config.init_cfg.checkpoint.endswith(f'/v1.0.0/swin_{recipe.weights}.pth')
+    assert find(config.init_cfg.checkpoint).url == f'{RELEASE}/swin_{recipe.weights}.pth'
     variant = VARIANTS[recipe.arch]
     assert backbone.num_features[0] == variant['embed_dims']
     assert tuple(len(stage.blocks) for stage in backbone.stages) == variant['depths']

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import CheckpointLoader, checkpoint
 
 from swin_backbone import CheckpointError
 from swin_backbone.weights import read_checkpoint
@@ -94,7 +94,7 @@ def test_missing_file(tmp_path):
 @pytest.fixture
 def url(tmp_path, monkeypatch):
     """Serves ``tmp_path / served`` on the loopback interface; downloads go to ``tmp_path``."""
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    monkeypatch.setenv('SWIN_CHECKPOINTS', str(tmp_path / 'checkpoints'))
     folder = tmp_path / 'served'
     folder.mkdir()
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
@@ -118,3 +118,13 @@ def test_downloads_are_checked_against_the_hash_in_their_name(tmp_path, url):
     torch.save({'a': torch.ones(2)}, tmp_path / 'served' / 'model-0badc0de.pth')
     with pytest.raises(CheckpointError, match='hash'):
         read_checkpoint(f'{url}/model-0badc0de.pth')
+
+
+@pytest.mark.parametrize('scheme', ['torchvision', 'open-mmlab', 'mmcls'])
+def test_mmengines_model_zoos_are_read_safely(tmp_path, url, monkeypatch, scheme):
+    torch.save({'state_dict': {'a': Evil(tmp_path / 'made')}}, tmp_path / 'served' / 'evil.pth')
+    for table in ('get_torchvision_models', 'get_external_models', 'get_mmcls_models'):
+        monkeypatch.setattr(checkpoint, table, lambda: {'evil': f'{url}/evil.pth'})
+    with pytest.raises(CheckpointError, match='mkdir'):
+        CheckpointLoader.load_checkpoint(f'{scheme}://evil')
+    assert not (tmp_path / 'made').exists()

@@ -1,20 +1,82 @@
-"""The layouts that checkpoints come in, told by their keys; one file a layout.
-
-Each module has ``NAME``, ``matches(keys)`` and ``to_openmmlab(state_dict)``. OpenMMLab's layout is
-the neutral one: every other is translated to it.
-"""
+"""The layouts that weights come in, told by their keys; one file a layout, one row each here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from types import ModuleType
+from collections.abc import Mapping
+from typing import Any
 
-from . import microsoft, openmmlab
+from ...errors import ArgumentError, CheckpointError
+from .detectron2 import DETECTRON2
+from .layout import Layout, last_stage, version_of
+from .microsoft import MICROSOFT
+from .mmpretrain import MMPRETRAIN
+from .openmmlab import OPENMMLAB
+from .timm import TIMM
+from .torchvision import TORCHVISION
+from .transformers import TRANSFORMERS
 
-FORMATS = (openmmlab, microsoft)
+__all__ = [
+    'FORMATS',
+    'Layout',
+    'by_name',
+    'check_version',
+    'detect',
+    'last_stage',
+    'locate',
+    'version_of',
+]
+
+# The more particular of two that are alike comes first.
+FORMATS = (MMPRETRAIN, OPENMMLAB, DETECTRON2, TIMM, MICROSOFT, TORCHVISION, TRANSFORMERS)
 
 
-def detect(keys: Iterable[str]) -> ModuleType | None:
-    """The layout that the keys of a backbone's state dict are in, or None."""
-    keys = list(keys)
-    return next((layout for layout in FORMATS if layout.matches(keys)), None)
+def by_name(name: str) -> Layout:
+    """The layout of that name.
+
+    Raises:
+        ArgumentError: There is none.
+    """
+    for layout in FORMATS:
+        if layout.name == name:
+            return layout
+    known = ', '.join(sorted(layout.name for layout in FORMATS))
+    raise ArgumentError(f'unknown format {name!r}; it is one of {known}')
+
+
+def locate(state_dict: Mapping[str, Any]) -> dict[str, Layout]:
+    """The Swin Transformers among any model's keys: what stands before each, and its layout."""
+    found, claimed = {}, set()
+    for layout in FORMATS:
+        roots: dict[str, list[str]] = {}
+        for key in state_dict:
+            if key not in claimed and (match := layout.root_pattern.match(key)):
+                roots.setdefault(match[1], []).append(key)
+        for prefix, keys in roots.items():
+            if layout.accepts(under(state_dict, prefix)):
+                found[prefix] = layout
+                claimed.update(keys)
+    return found
+
+
+def detect(state_dict: Mapping[str, Any]) -> Layout | None:
+    """The layout of a backbone's state dict with nothing before its keys, or None."""
+    return locate(state_dict).get('')
+
+
+def under(state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The part of a state dict that is under a prefix, without the prefix."""
+    return {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+
+
+def check_version(layout: Layout, state_dict: Mapping[str, Any]) -> None:
+    """Refuses weights of a version of Swin Transformer that the layout's row cannot translate.
+
+    Raises:
+        CheckpointError: The message names the version and the layout.
+    """
+    version = version_of(state_dict)
+    if version not in layout.versions:
+        raise CheckpointError(
+            f'these are weights of Swin Transformer V{version} (layout {layout.name!r}: '
+            f'{layout.title}); only V{" and V".join(map(str, layout.versions))} is supported'
+        )

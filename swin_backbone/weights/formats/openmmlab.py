@@ -1,20 +1,23 @@
-"""The layout of mmdet's and mmseg's own Swin Transformer, and of this package's."""
+"""The layout of mmdet's and mmseg's own Swin Transformer and of this package's: the neutral one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
-from torch import Tensor
-
-NAME = 'OpenMMLab'
-HAS_OUTPUT_NORMS = True
+from .layout import OFFICIAL_BLOCK, OFFICIAL_STEM, Layout
 
 
-def matches(keys: Iterable[str]) -> bool:
-    """Whether the keys of a bare backbone are in this layout."""
-    return any(key.startswith(('stages.', 'patch_embed.projection.')) for key in keys)
+class OpenMMLab(Layout):
+    unfolds = True
+    has_output_norms = True
 
 
-def to_openmmlab(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same dict, as a new one."""
-    return dict(state_dict)
+OPENMMLAB = OpenMMLab(
+    name='openmmlab',
+    title='mmdet, mmseg and swin_backbone',
+    root=r'(.*?)stages\.\d+\.blocks\.\d+\.attn\.w_msa\.',
+    block='stages.{stage}.blocks.{block}',
+    merging='stages.{stage}.downsample',
+    members={name: name for name in OFFICIAL_BLOCK},
+    stem={name: name for name in OFFICIAL_STEM},
+    embedding=3,
+    container='state_dict',
+)

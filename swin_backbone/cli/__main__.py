@@ -1,0 +1,5 @@
+"""``python -m swin_backbone.cli``."""
+
+from . import main
+
+main()

@@ -1,0 +1,78 @@
+"""Two checkpoints' backbones held against each other, whatever their layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .convert import to_openmmlab
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What differs between checkpoints A and B; keys are OpenMMLab's.
+
+    Attributes:
+        layout_a: Name of A's layout.
+        layout_b: Name of B's layout.
+        compared: Number of weights that both have.
+        only_a: Keys that only A has.
+        only_b: Keys that only B has.
+        shapes: Both shapes, by key, where they differ.
+        values: The largest absolute difference, by key, where it is above the tolerance.
+    """
+
+    layout_a: str
+    layout_b: str
+    compared: int
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    values: Mapping[str, float]
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing differs."""
+        return not (self.only_a or self.only_b or self.shapes or self.values)
+
+
+def compare(
+    a: Mapping[str, Any], b: Mapping[str, Any], tolerance: float = 0.0, prefix: str | None = None
+) -> Comparison:
+    """Compares two checkpoints.
+
+    Args:
+        a: What was read from a file, or any state dict.
+        b: Likewise.
+        tolerance: Largest absolute difference of a value that is none.
+        prefix: Which of several backbones is meant, in either.
+
+    Raises:
+        CheckpointError: One holds no Swin Transformer.
+    """
+    layout_a, weights_a = to_openmmlab(a, prefix=prefix)
+    layout_b, weights_b = to_openmmlab(b, prefix=prefix)
+    both = [key for key in weights_a if key in weights_b]
+    shapes, values = {}, {}
+    for key in both:
+        left, right = weights_a[key], weights_b[key]
+        if left.shape != right.shape:
+            shapes[key] = tuple(left.shape), tuple(right.shape)
+        elif not (difference := _difference(left, right)) <= tolerance:  # NaN differs too
+            values[key] = difference
+    return Comparison(
+        layout_a.name,
+        layout_b.name,
+        len(both),
+        tuple(key for key in weights_a if key not in weights_b),
+        tuple(key for key in weights_b if key not in weights_a),
+        shapes,
+        values,
+    )
+
+
+def _difference(left: Tensor, right: Tensor) -> float:
+    return (left.double() - right.double()).abs().max().item() if left.numel() else 0.0

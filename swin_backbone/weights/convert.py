@@ -1,0 +1,172 @@
+"""From any layout of weights to any other, through OpenMMLab's."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ..errors import ArgumentError, CheckpointError
+from . import formats
+from .containers import unpack
+from .resize import as_map, resize_bias_table, resize_position_embedding
+from .safe_load import read_checkpoint
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion did.
+
+    Attributes:
+        source: Name of the layout that was found.
+        to: Name of the layout that was written.
+        tensors: Number of tensors written.
+        dropped: What has no place in the new layout: classifier, norms, mask token. In
+            OpenMMLab's names.
+    """
+
+    source: str
+    to: str
+    tensors: int
+    dropped: tuple[str, ...]
+
+
+def convert(
+    checkpoint: Mapping[str, Any],
+    to: str,
+    *,
+    source: str | None = None,
+    prefix: str | None = None,
+    ema: bool | None = None,
+    window_size: int | None = None,
+    pretrain_grid: tuple[int, int] | None = None,
+    source_grid: tuple[int, int] | None = None,
+    dropped: list[str] | None = None,
+) -> dict[str, Tensor]:
+    """A backbone's weights in another layout; where there is a classifier, with it if it can be.
+
+    Nothing is resized unless asked for. Tensors that need no change are the given ones.
+
+    Args:
+        checkpoint: Any state dict, or what was read from a file.
+        to: Name of a layout in ``formats.FORMATS``.
+        source: Name of the layout that it is in; told from the keys if None.
+        prefix: Which of several backbones is meant.
+        ema: True for the moving average, False for the weights as trained.
+        window_size: Resize the relative position biases to this window.
+        pretrain_grid: Resize the absolute position embedding to this grid, (rows, columns).
+        source_grid: The grid of the given absolute position embedding, where that is no square and
+            its layout does not say.
+        dropped: Where to add the names of what has no place in the new layout.
+
+    Raises:
+        ArgumentError: An unknown layout.
+        CheckpointError: No Swin Transformer, or of a version that cannot be translated, or the
+            new layout has no place for what its features depend on.
+    """
+    target = formats.by_name(to)
+    _, weights = to_openmmlab(checkpoint, source=source, prefix=prefix, ema=ema)
+    _resize(weights, window_size, pretrain_grid, source_grid)
+    return target.from_openmmlab(weights, dropped)
+
+
+def to_openmmlab(
+    checkpoint: Mapping[str, Any],
+    *,
+    source: str | None = None,
+    prefix: str | None = None,
+    ema: bool | None = None,
+) -> tuple[formats.Layout, dict[str, Tensor]]:
+    """The layout of a checkpoint's backbone, and its weights in OpenMMLab's; arguments as above."""
+    contents = unpack(checkpoint, prefix, ema)
+    layout = formats.by_name(source) if source else contents.layout
+    if layout is None:
+        some = ', '.join(list(contents.weights)[:4]) or 'nothing'
+        raise CheckpointError(f'nothing in it is of a known Swin layout; it holds {some}')
+    formats.check_version(layout, contents.weights)
+    return layout, layout.to_openmmlab(contents.weights)
+
+
+def convert_file(
+    src: str | os.PathLike,
+    dst: str | os.PathLike,
+    to: str,
+    **options: Any,
+) -> Conversion:
+    """Converts a file.
+
+    Args:
+        src: Path or URL of a checkpoint.
+        dst: Path to write, as a safetensors file if its name ends in ``.safetensors``, else with
+            ``torch.save`` under the name that the layout's owner has the weights under. What is
+            there is replaced once all is written.
+        to: Name of a layout in ``formats.FORMATS``.
+        options: As for :func:`convert`.
+
+    Raises:
+        FileNotFoundError: No file at ``src``, or no folder for ``dst``.
+        ArgumentError, CheckpointError: As for :func:`convert`.
+    """
+    target = formats.by_name(to)
+    dst = Path(dst)
+    if not dst.parent.is_dir():
+        raise FileNotFoundError(f'no folder {dst.parent} to write {dst.name} to')
+    checkpoint = read_checkpoint(src)
+    source = options.get('source') or getattr(
+        unpack(checkpoint, options.get('prefix'), options.get('ema')).layout, 'name', None
+    )
+    dropped: list[str] = []
+    converted = convert(checkpoint, to, dropped=dropped, **{**options, 'source': source})
+    del checkpoint  # frees what the file held beside the weights
+    _write(converted, dst, target)
+    return Conversion(source, to, len(converted), tuple(dropped))
+
+
+def _resize(
+    weights: dict[str, Tensor],
+    window_size: int | None,
+    grid: tuple[int, int] | None,
+    source_grid: tuple[int, int] | None,
+) -> None:
+    """Resizes in place what is asked for."""
+    embedding = weights.get('absolute_pos_embed')
+    if (grid or source_grid) and embedding is None:
+        raise ArgumentError('pretrain_grid or source_grid: there is no absolute position embedding')
+    if source_grid:
+        embedding = weights['absolute_pos_embed'] = as_map(embedding, source_grid)
+    if grid:
+        weights['absolute_pos_embed'] = resize_position_embedding(embedding, tuple(grid))
+    if window_size:
+        for key, value in weights.items():
+            if key.endswith('relative_position_bias_table'):
+                weights[key] = resize_bias_table(value, (2 * window_size - 1) ** 2)
+
+
+def _write(weights: Mapping[str, Tensor], dst: Path, layout: formats.Layout) -> None:
+    handle, unfinished = tempfile.mkstemp(dir=dst.parent, prefix=f'.{dst.name}.')
+    os.close(handle)
+    try:
+        if dst.suffix == '.safetensors':
+            tensors = {key: value.contiguous() for key, value in weights.items()}
+            safetensors.torch.save_file(tensors, unfinished, metadata={'format': 'pt'})
+        else:
+            content = {layout.container: dict(weights)} if layout.container else dict(weights)
+            torch.save(content, unfinished)
+        os.chmod(unfinished, 0o666 & ~_umask())
+        os.replace(unfinished, dst)
+    except BaseException:
+        os.unlink(unfinished)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,38 @@
+"""timm from 0.9 on: patch merging opens a stage instead of closing the one before.
+
+Source: ``timm/models/swin_transformer.py``. Earlier releases have the official layout.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .layout import OFFICIAL_STEM, WithClassifier
+
+
+class Timm(WithClassifier):
+    def accepts(self, keys: Mapping[str, Any]) -> bool:
+        merging = {m[1] for key in keys if (m := re.match(r'layers[._](\d+)\.downsample\.', key))}
+        return bool(merging) and '0' not in merging
+
+    def renamed(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        # `features_only` models have `layers_0` for `layers.0`.
+        named = {re.sub(r'^layers_(\d+)\.', r'layers.\1.', k): v for k, v in state_dict.items()}
+        return super().renamed(named)
+
+
+TIMM = Timm(
+    name='timm',
+    title='timm ≥ 0.9',
+    root=r'(.*?)layers[._]\d+\.blocks\.\d+\.attn\.',
+    numbering=(1, 0, 1),
+    stem={
+        **{ours: theirs for ours, theirs in OFFICIAL_STEM.items() if ours != 'absolute_pos_embed'},
+        'norm': 'norm',
+        'head.fc': 'head.fc',
+    },
+    output_norm=None,
+    index='',
+)

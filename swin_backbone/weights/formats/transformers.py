@@ -1,0 +1,112 @@
+"""Hugging Face transformers: ``SwinModel``, ``SwinBackbone``, ``SwinForImageClassification``.
+
+Query, key and value are apart. Files have had the same names since the first release; the modules
+of release 5 have others, which are read as well. Source: ``transformers/models/swin`` and
+``transformers/conversion_mapping.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .layout import WithClassifier
+
+_PARTS = ('query', 'key', 'value')
+# Names of the modules of release 5, with those in files.
+_IN_MEMORY = {
+    'attention.q_proj.': 'attention.self.query.',
+    'attention.k_proj.': 'attention.self.key.',
+    'attention.v_proj.': 'attention.self.value.',
+    'attention.o_proj.': 'attention.output.dense.',
+    'attention.relative_position_bias.': 'attention.self.',
+    'mlp.fc1.': 'intermediate.dense.',
+    'mlp.fc2.': 'output.dense.',
+}
+
+
+class Transformers(WithClassifier):
+    def renamed(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        named = {_name_in_files(key): value for key, value in state_dict.items()}
+        return super().renamed(_joined(named))
+
+    def from_openmmlab(
+        self, state_dict: Mapping[str, Tensor], dropped: list[str] | None = None
+    ) -> dict[str, Tensor]:
+        """As for every layout: a classifier's if there is one, a backbone's or the bare model's."""
+        split = _split(super().from_openmmlab(state_dict, dropped))
+        if 'classifier.weight' in split:
+            return {k if k.startswith('classifier.') else f'swin.{k}': v for k, v in split.items()}
+        if any(key.startswith('hidden_states_norms.') for key in split):
+            # `SwinBackbone` writes this one name in full.
+            return {f'swin.{k}' if k.startswith('layernorm.') else k: v for k, v in split.items()}
+        return split
+
+
+def _name_in_files(key: str) -> str:
+    key = re.sub(r'^swin(v2)?\.', '', key)
+    for ours, theirs in _IN_MEMORY.items():
+        key = key.replace(ours, theirs)
+    return key
+
+
+def _joined(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """With query, key and value as one, where all three are there and fit."""
+    joined = dict(state_dict)
+    for key in state_dict:
+        if '.self.query.' not in key:
+            continue
+        names = [key.replace('.self.query.', f'.self.{part}.') for part in _PARTS]
+        parts = [state_dict.get(name) for name in names]
+        if all(isinstance(p, Tensor) and p.shape == parts[0].shape for p in parts):
+            for name in names:
+                del joined[name]
+            joined[key.replace('.self.query.', '.self.qkv.')] = torch.cat(parts)
+    return joined
+
+
+def _split(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    split = {}
+    for key, value in state_dict.items():
+        if '.self.qkv.' in key:
+            for part, tensor in zip(_PARTS, value.chunk(3), strict=True):
+                split[key.replace('.self.qkv.', f'.self.{part}.')] = tensor
+        else:
+            split[key] = value
+    return split
+
+
+TRANSFORMERS = Transformers(
+    name='transformers',
+    title='Hugging Face transformers',
+    root=r'(.*?)(?:swin(?:v2)?\.)?encoder\.layers\.\d+\.blocks\.\d+\.attention\.',
+    own=r'(embeddings|encoder|layernorm|hidden_states_norms|classifier)\.',
+    block='encoder.layers.{stage}.blocks.{block}',
+    merging='encoder.layers.{stage}.downsample',
+    members={
+        'norm1': 'layernorm_before',
+        'norm2': 'layernorm_after',
+        'attn.w_msa.relative_position_bias_table': 'attention.self.relative_position_bias_table',
+        'attn.w_msa.logit_scale': 'attention.self.logit_scale',
+        'attn.w_msa.qkv': 'attention.self.qkv',
+        'attn.w_msa.proj': 'attention.output.dense',
+        'ffn.layers.0.0': 'intermediate.dense',
+        'ffn.layers.1': 'output.dense',
+    },
+    stem={
+        'patch_embed.projection': 'embeddings.patch_embeddings.projection',
+        'patch_embed.norm': 'embeddings.norm',
+        'absolute_pos_embed': 'embeddings.position_embeddings',
+        'mask_token': 'embeddings.mask_token',
+        'norm': 'layernorm',
+        'head.fc': 'classifier',
+    },
+    output_norm='hidden_states_norms.stage{stage}',
+    first_output=1,
+    embedding=3,
+    index='',
+)
