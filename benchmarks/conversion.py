@@ -63,7 +63,7 @@ def run(*arguments: str | Path) -> str:
 
 
 def main() -> None:
-    print('| from | to | file | seconds | peak memory | of the file |')
+    print('| from (`.pth`) | size | to | seconds | peak memory | of the size |')
     print('|---|---|---|---|---|---|')
     with tempfile.TemporaryDirectory() as folder:
         for source, to, ending in CONVERSIONS:
@@ -73,13 +73,12 @@ def main() -> None:
             took = json.loads(run('measure', src, dst, to).splitlines()[-1])
             size = src.stat().st_size
             print(
-                f'| {source} | {to} | `.{ending}`, {size / 2**20:.0f} MiB | {took["seconds"]:.1f} '
+                f'| {source} | {size / 2**20:.0f} MiB | {to} (`.{ending}`) | {took["seconds"]:.1f} '
                 f'| {took["bytes"] / 2**20:.0f} MiB | {took["bytes"] / size:.2f} × |',
                 flush=True,
             )
 
 
 if __name__ == '__main__':
-    {'write': write_source, 'measure': measure}.get(sys.argv[1] if sys.argv[1:] else '', main)(
-        *sys.argv[2:]
-    )
+    task, *arguments = sys.argv[1:] or ['main']
+    {'main': main, 'write': write_source, 'measure': measure}[task](*arguments)

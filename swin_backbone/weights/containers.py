@@ -59,8 +59,9 @@ def unpack(checkpoint: Any, prefix: str | None = None, ema: bool | None = None) 
     found = formats.locate(state_dict)
     if not found:
         # Of no layout that is known; the caller says what it wanted instead.
-        inner = formats.under(state_dict, 'backbone.')
-        return Contents(container, asked + 'backbone.' * bool(inner), None, inner or state_dict)
+        weights = formats.under(state_dict, 'backbone.')
+        inner = 'backbone.' if weights else ''
+        return Contents(container, asked + inner, None, weights or state_dict)
     inner = _choose(list(found), asked)
     weights = formats.under(state_dict, inner)
     return Contents(container, asked + inner, found[inner], weights)

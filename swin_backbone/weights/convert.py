@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,15 +117,13 @@ def convert_file(
     dst = Path(dst)
     if not dst.parent.is_dir():
         raise FileNotFoundError(f'no folder {dst.parent} to write {dst.name} to')
-    checkpoint = read_checkpoint(src)
-    source = options.get('source') or getattr(
-        unpack(checkpoint, options.get('prefix'), options.get('ema')).layout, 'name', None
-    )
+    where = {name: options.pop(name, None) for name in ('source', 'prefix', 'ema')}
+    # What the file holds beside the weights, an optimizer's state say, is let go of here.
+    layout, weights = to_openmmlab(read_checkpoint(src), **where)
     dropped: list[str] = []
-    converted = convert(checkpoint, to, dropped=dropped, **{**options, 'source': source})
-    del checkpoint  # frees what the file held beside the weights
+    converted = convert(weights, to, source='openmmlab', dropped=dropped, **options)
     _write(converted, dst, target)
-    return Conversion(source, to, len(converted), tuple(dropped))
+    return Conversion(layout.name, to, len(converted), tuple(dropped))
 
 
 def _resize(
@@ -150,8 +147,7 @@ def _resize(
 
 
 def _write(weights: Mapping[str, Tensor], dst: Path, layout: formats.Layout) -> None:
-    handle, unfinished = tempfile.mkstemp(dir=dst.parent, prefix=f'.{dst.name}.')
-    os.close(handle)
+    unfinished = dst.with_name(f'.{dst.name}.{os.getpid()}')
     try:
         if dst.suffix == '.safetensors':
             tensors = {key: value.contiguous() for key, value in weights.items()}
@@ -159,14 +155,6 @@ def _write(weights: Mapping[str, Tensor], dst: Path, layout: formats.Layout) -> 
         else:
             content = {layout.container: dict(weights)} if layout.container else dict(weights)
             torch.save(content, unfinished)
-        os.chmod(unfinished, 0o666 & ~_umask())
         os.replace(unfinished, dst)
-    except BaseException:
-        os.unlink(unfinished)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    finally:
+        unfinished.unlink(missing_ok=True)
