@@ -5,7 +5,7 @@ PYTEST_WORKERS ?= 2
 .PHONY: help demo test lint format clean
 
 help:
-	@echo 'make demo    train and test a detector and a segmentor on little drawn scenes (about 12 minutes)'
+	@echo 'make demo    train and test a detector and a segmentor on little drawn scenes (about 8 minutes)'
 	@echo 'make test    the whole suite (about 20 minutes)'
 	@echo 'make lint    formatting and lint checks'
 	@echo 'make clean   remove what the demo and the tests made; .venv and built wheels stay'

@@ -2,7 +2,9 @@
 # scaled down from the usual recipe to images of 128 × 128: fewer and narrower layers, fewer RoIs;
 # batch normalisation in neck and heads makes up for the missing pretraining.
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', 'mmdet::_base_/default_runtime.py']
-custom_imports = dict(imports=['swin_backbone', 'swin_backbone.demo.detection'])
+custom_imports = dict(
+    imports=['swin_backbone', 'swin_backbone.engine.runner', 'swin_backbone.demo.detection']
+)
 
 width = 64
 classes = 4

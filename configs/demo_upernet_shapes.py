@@ -2,7 +2,9 @@
 # to images of 128 × 128. The demo starts it, as is usual, from a trained backbone, its detector's:
 # init_cfg=dict(type='Pretrained', checkpoint=…). From scratch it needs more iterations.
 _base_ = ['mmseg::_base_/models/upernet_swin.py', 'mmseg::_base_/default_runtime.py']
-custom_imports = dict(imports=['swin_backbone', 'swin_backbone.demo.segmentation'])
+custom_imports = dict(
+    imports=['swin_backbone', 'swin_backbone.engine.runner', 'swin_backbone.demo.segmentation']
+)
 
 classes = 5
 norm_cfg = dict(type='BN')

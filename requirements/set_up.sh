@@ -30,12 +30,12 @@ fi
 export PATH="$PWD/.venv/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
 pip() { python -m pip "$@"; }
 
-# Whether mmcv is there with operators that load, and with CUDA ones if torch has CUDA.
+# Whether mmcv is there with operators that load, and with CUDA ones if torch can use a GPU.
 mmcv_fits() {
     python -W ignore - 2>/dev/null <<'PYTHON'
 import torch
 from mmcv.ops import get_compiling_cuda_version as built_for
-assert (torch.version.cuda is None) == (built_for() == 'not available')
+assert built_for() != 'not available' or not torch.cuda.is_available()
 PYTHON
 }
 
@@ -45,6 +45,10 @@ python -c 'import torch' 2>/dev/null || pip install -q torch==2.13.0
 
 say 'OpenMMLab and the tools of the tests'
 pip install -q -c requirements/constraints.txt -r requirements/stack.txt -r requirements/test.txt
+
+# A torch with CUDA brings the triton it was built for, which must stay; elsewhere, any will do.
+python -c 'import triton' 2>/dev/null || pip install -q --no-deps triton==3.9.0 \
+    || echo 'There is no triton for this machine: the tests of its kernels will be skipped'
 
 # Outside the environment, where nothing but the tests that need them finds them.
 peers=$(cksum < requirements/peers.txt)

@@ -1,4 +1,4 @@
-"""Shared by every test: quiet threads, reproducible draws, small models, peers' models."""
+"""Shared by every test: quiet threads, reproducible draws, a small model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 from hypothesis import settings
+from small import SMALL, randomized
 
 from swin_backbone import SwinTransformer
 
@@ -15,8 +16,6 @@ torch.set_num_threads(1 if 'PYTEST_XDIST_WORKER' in os.environ else 2)
 
 settings.register_profile('suite', deadline=None, derandomize=True, print_blob=True)
 settings.load_profile('suite')
-
-SMALL = dict(embed_dims=24, depths=(2, 2, 2, 2), num_heads=(1, 2, 3, 4), window_size=4)
 
 
 @pytest.fixture(autouse=True)
@@ -34,14 +33,3 @@ def small() -> dict:
 def small_model(small: dict) -> SwinTransformer:
     """A small backbone with every weight drawn at random, in evaluation mode."""
     return randomized(SwinTransformer(**small)).eval()
-
-
-def randomized(module: torch.nn.Module) -> torch.nn.Module:
-    """Draws every parameter, so that no bias, table or norm is at a value that hides a mistake."""
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if 'norm' in name:
-                parameter.uniform_(0.5, 1.5)
-            else:
-                parameter.normal_(std=0.1)
-    return module

@@ -80,10 +80,40 @@ def test_runtime_dependencies_are_the_four(wheel):
     extras = {
         line.split()[1] for line in metadata.splitlines() if line.startswith('Provides-Extra:')
     }
-    assert {'det', 'seg', 'cls', 'all', 'cli', 'download'} <= extras
+    assert {'det', 'seg', 'cls', 'all', 'cli', 'weights'} <= extras
 
 
 def test_the_wheel_brings_the_command_line(wheel):
     archive = zipfile.ZipFile(wheel)
     scripts = archive.read(next(n for n in archive.namelist() if n.endswith('entry_points.txt')))
     assert b'swin-backbone = swin_backbone.cli:main' in scripts
+
+
+def test_runs_without_the_libraries_of_downloads_and_safetensors(tmp_path):
+    code = (
+        'import sys\n'
+        "for name in ('safetensors', 'pooch', 'click'):\n"
+        '    sys.modules[name] = None\n'
+        'import torch, swin_backbone\n'
+        'from swin_backbone.weights import read_checkpoint\n'
+        "torch.save({'a': torch.ones(2)}, 'a.pth')\n"
+        "print(read_checkpoint('a.pth')['a'].sum().item())\n"
+        "head = b'{}'\n"
+        "open('a.safetensors', 'wb').write(len(head).to_bytes(8, 'little') + head)\n"
+        "for name in ('a.safetensors', 'swin_tiny_in1k'):\n"
+        '    try:\n'
+        '        read_checkpoint(name)\n'
+        '    except swin_backbone.CheckpointError as error:\n'
+        '        print(error)\n'
+    )
+    env = {**os.environ, 'SWIN_CHECKPOINTS': str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=env,
+    )
+    assert result.returncode == 0, result.stderr
+    assert '2.0' in result.stdout
+    assert result.stdout.count('swin_backbone[weights]') == 2

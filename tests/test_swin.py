@@ -11,10 +11,10 @@ import hypothesis.strategies as st
 import official
 import pytest
 import torch
-from conftest import SMALL, randomized
 from hypothesis import given, settings
 from mmdet.models.backbones import swin as mmdet_swin
 from mmseg.models.backbones import swin as mmseg_swin
+from small import SMALL, randomized
 
 from swin_backbone import ArgumentError, SwinTransformer
 

@@ -53,7 +53,7 @@ def main(fresh: bool, quick: bool, work_dir: Path | None, data_root: Path | None
     data_root = data_root or Path(DATA_ROOT + '-quick' if quick else DATA_ROOT)
     scenes = QUICK if quick else {}
     takes = (
-        'a minute' if quick else 'ten minutes on two CPU cores; what an earlier run left is used'
+        'a minute' if quick else 'eight minutes on two CPU cores; what an earlier run left is used'
     )
     console.print(f'Draws scenes, trains and tests two models on them: about {takes}.')
 

@@ -2,18 +2,20 @@
 
 ``--launcher pytorch --gpus 2`` starts two processes anywhere, but mmengine 0.10's Runner stops in
 them without CUDA: its launcher calls ``torch.cuda.set_device`` and its model wrapper pins the model
-to a CUDA device. The Runner here lets such processes talk by gloo. A config, or the command line,
-asks for it by a name that is also its import::
+to a CUDA device. The Runner here lets such processes talk by gloo. One import asks for it, in the
+config that is trained and tested::
 
-    mim train mmdet CONFIG --launcher pytorch --gpus 2 \\
-        --cfg-options runner_type=swin_backbone.engine.runner.AnyDeviceRunner
+    custom_imports = dict(imports=['swin_backbone', 'swin_backbone.engine.runner'])
 
-(``custom_imports`` would not do on the command line: mmengine follows those in files alone.)
+The frameworks' scripts build their Runner by ``Runner.from_cfg``, mmseg's test script even where
+the config has a ``runner_type``; the import makes that method honour ``runner_type``, and build the
+Runner here where there is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -74,3 +76,22 @@ class AnyDeviceRunner(Runner):
 
 def _has_sync_batchnorm(model: nn.Module) -> bool:
     return any(type(module).__name__ == 'SyncBatchNorm' for module in model.modules())
+
+
+def _honouring_runner_type(from_cfg: Callable) -> classmethod:
+    """``Runner.from_cfg`` for configs that ask for another Runner, or leave the choice to us."""
+
+    def build(cls: type[Runner], cfg: Mapping[str, Any]) -> Any:
+        wanted = cfg.get('runner_type', AnyDeviceRunner) if cls is Runner else cls
+        chosen = wanted if inspect.isclass(wanted) else RUNNERS.get(wanted)
+        if chosen is None:
+            raise KeyError(
+                f'no Runner is called runner_type={wanted!r}; custom_imports has to '
+                'name the module that registers it'
+            )
+        return from_cfg(chosen, cfg) if chosen in (cls, Runner) else chosen.from_cfg(cfg)
+
+    return classmethod(build)
+
+
+Runner.from_cfg = _honouring_runner_type(Runner.from_cfg.__func__)

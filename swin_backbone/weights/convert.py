@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from . import formats
 from .containers import unpack
 from .resize import as_map, resize_bias_table, resize_position_embedding
 from .safe_load import read_checkpoint
+from .shards import library
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _write(weights: Mapping[str, Tensor], dst: Path, layout: formats.Layout) -> 
     try:
         if dst.suffix == '.safetensors':
             tensors = {key: value.contiguous() for key, value in weights.items()}
-            safetensors.torch.save_file(tensors, unfinished, metadata={'format': 'pt'})
+            library().torch.save_file(tensors, unfinished, metadata={'format': 'pt'})
         else:
             content = {layout.container: dict(weights)} if layout.container else dict(weights)
             torch.save(content, unfinished)

@@ -245,6 +245,6 @@ def _pooch():
     except ImportError as error:
         raise CheckpointError(
             f"downloads need the package pooch ({error}): pip install 'pooch[progress]', or "
-            "pip install 'swin_backbone[download]'"
+            "pip install 'swin_backbone[weights]'"
         ) from None
     return pooch, exceptions

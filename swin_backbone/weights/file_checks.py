@@ -12,13 +12,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
 from ..errors import CheckpointError
-from .shards import kind_of
+from .shards import kind_of, library
 
 _ZIP, _TAR_NAME, _PICKLE = b'PK\x03\x04', b'ustar', b'\x80'
 # The one allowed callable that makes any amount of memory from a few bytes.
@@ -169,6 +168,7 @@ def _refuse_allocators(pickled: bytes | mmap.mmap, title: str) -> None:
 
 
 def _check_safetensors(path: Path, title: str) -> None:
+    safetensors = library()
     try:
         with safetensors.safe_open(path, 'pt'):  # reads the header, and the file's size
             pass

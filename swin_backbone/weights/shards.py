@@ -6,10 +6,9 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from ..errors import CheckpointError
@@ -29,12 +28,29 @@ def kind_of(path: str | os.PathLike) -> str | None:
     return None
 
 
+def library() -> ModuleType:
+    """The safetensors package, which its own files alone need.
+
+    Raises:
+        CheckpointError: It is not installed.
+    """
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise CheckpointError(
+            f'safetensors files need the package of that name ({error}): pip install safetensors, '
+            "or pip install 'swin_backbone[weights]'"
+        ) from None
+    return safetensors
+
+
 def read_safetensors(path: str | os.PathLike, map_location: Any = None) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU or where ``map_location`` says.
 
     Raises:
         CheckpointError: The file is cut short or otherwise no safetensors file.
     """
+    safetensors = library()
     device = map_location if isinstance(map_location, str | int) else None
     try:
         return safetensors.torch.load_file(path, device='cpu' if device is None else device)

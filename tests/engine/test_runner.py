@@ -137,3 +137,28 @@ def test_wrapper_settings_are_kept(monkeypatch, recorded, given, wanted):
     model = nn.Linear(2, 2)
     bare_runner('pytorch', find_unused_parameters=True).wrap_model(given, model)
     assert recorded == [(wanted, model)]
+
+
+class Other(Runner):
+    """Somebody else's."""
+
+
+@pytest.mark.parametrize(
+    'asked, built',
+    [
+        ({}, AnyDeviceRunner),
+        (dict(runner_type=OURS), AnyDeviceRunner),
+        (dict(runner_type='Runner'), Runner),
+        (dict(runner_type=Other), Other),
+    ],
+)
+def test_from_cfg_builds_the_runner_that_a_config_asks_for(monkeypatch, asked, built):
+    """mmseg's test script calls it whatever the config says."""
+    monkeypatch.setattr(Runner, '__init__', lambda self, **settings: None)
+    assert type(Runner.from_cfg(dict(model=None, work_dir='.', **asked))) is built
+    assert type(Other.from_cfg(dict(model=None, work_dir='.', **asked))) is Other
+
+
+def test_unknown_runner_type_is_named():
+    with pytest.raises(KeyError, match='NoSuchRunner'):
+        Runner.from_cfg(dict(model=None, work_dir='.', runner_type='NoSuchRunner'))

@@ -19,9 +19,6 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs'
 COCO128 = Path(os.environ.get('SWIN_COCO128', ROOT.parent / 'shared/data/coco128')).resolve()
 
-# By this name a Runner whose processes work together on CPUs as well.
-ANY_DEVICE = 'runner_type=swin_backbone.engine.runner.AnyDeviceRunner'
-
 
 @dataclass
 class Outcome:
@@ -42,7 +39,6 @@ def mim(
     command = [Path(sys.executable).with_name('mim'), *words, '--work-dir', folder / 'work']
     if processes > 1:
         command += ['--launcher', 'pytorch', '--gpus', processes, '--port', _free_port()]
-        options = [*options, ANY_DEVICE]
     result = subprocess.run(
         [*map(str, command), *(['--cfg-options', *options] if options else [])],
         cwd=folder,

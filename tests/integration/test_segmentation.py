@@ -13,7 +13,7 @@ _base_ = [
     'mmseg::_base_/datasets/ade20k.py',
     'mmseg::_base_/default_runtime.py',
 ]
-custom_imports = dict(imports=['swin_backbone'])
+custom_imports = dict(imports=['swin_backbone', 'swin_backbone.engine.runner'])
 model = dict(
     data_preprocessor=dict(size=(96, 96)),
     backbone=dict(embed_dims=24, depths=(2, 2, 2, 2), num_heads=(1, 2, 3, 4)),

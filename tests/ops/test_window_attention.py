@@ -16,9 +16,9 @@ def token_by_token(
 ) -> Tensor:
     """Every token's attention by loops over tokens: positions, not rolls, say who shares a window.
 
-    A token at (r, c) of the padded map (Hp, Wp) lands, shifted, at ((r - s) mod Hp, (c - s) mod Wp).
-    It sees the tokens of that window that did not wrap around where it did not (official mask:
-    minus 100 otherwise), and nothing of the mask's inner cuts changes that.
+    A token at (r, c) of the padded map (Hp, Wp) lands, shifted, at ((r - s) mod Hp,
+    (c - s) mod Wp). It sees the tokens of that window that did not wrap around where it did not
+    (official mask: minus 100 otherwise), and nothing of the mask's inner cuts changes that.
     """
     B, H, W, channels = qkv.shape
     heads = bias.shape[0]

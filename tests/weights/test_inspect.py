@@ -5,7 +5,7 @@ from __future__ import annotations
 import official
 import pytest
 import torch
-from conftest import SMALL
+from small import SMALL
 
 from swin_backbone import CheckpointError, SwinTransformer
 from swin_backbone.swin import VARIANTS

@@ -5,10 +5,10 @@ from __future__ import annotations
 import official
 import pytest
 import torch
-from conftest import SMALL, randomized
 from mmdet.models.backbones import swin as mmdet_swin
 from mmengine.model import BaseModule
 from mmengine.runner import load_checkpoint
+from small import SMALL, randomized
 from torch import nn
 
 from swin_backbone import CheckpointError, SwinTransformer
