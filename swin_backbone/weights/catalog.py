@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,50 @@ TASKS = (
     'video instance segmentation',
 )
 _HASH = re.compile(r'unverified|sha256:[0-9a-f]{8,64}')
+_FAMILIES = {1: 'swin_', 2: 'swinv2_'}
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _link(value: Any) -> bool:
+    return _text(value) and urlsplit(value).scheme in ('http', 'https')
+
+
+def _metrics(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(_text(k) and _number(v) for k, v in value.items())
+
+
+def _or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or fits(value)
+
+
+# What a field may be, and how messages say so.
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    'version': (lambda value: value in _FAMILIES, '1 or 2'),
+    'window': (_or_none(_number), 'a positive number or null'),
+    'resolution': (_or_none(_number), 'a positive number or null'),
+    'data': (_or_none(_text), 'text or null'),
+    'task': (lambda value: value in TASKS, f'one of {", ".join(TASKS)}'),
+    'metrics': (_metrics, 'a mapping of names to positive numbers'),
+    'source': (_link, 'an http(s) URL'),
+    'publisher': (_text, 'text'),
+    'url': (_link, 'an http(s) URL'),
+    'hash': (
+        lambda value: _text(value) and bool(_HASH.fullmatch(value)),
+        "'unverified', or 'sha256:' and 8 to 64 hexadecimal digits",
+    ),
+    'file': (
+        _or_none(lambda value: _text(value) and Path(value).name == value),
+        'a file name without folders',
+    ),
+    'size': (_or_none(_number), 'a number of MiB or nothing'),
+}
 
 
 @dataclass(frozen=True)
@@ -51,53 +95,17 @@ class Entry:
     size: float | None = None
 
     def __post_init__(self) -> None:
-        def number(value: Any) -> bool:
-            return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        for field, (fits, expected) in _FIELDS.items():
+            self._demand(fits(getattr(self, field)), field, expected)
+        family = _FAMILIES[self.version]
+        named = _text(self.architecture) and self.architecture.startswith(family)
+        self._demand(named, 'architecture', f'a name that begins with {family!r}')
+        self._demand(bool(self.file_name), 'url', 'one that ends in a file name, or file be given')
 
-        def text(value: Any) -> bool:
-            return isinstance(value, str) and bool(value.strip())
-
-        def link(value: Any) -> bool:
-            return text(value) and urlsplit(value).scheme in ('http', 'https')
-
-        def metrics(value: Any) -> bool:
-            return isinstance(value, Mapping) and all(
-                text(k) and number(v) for k, v in value.items()
-            )
-
-        family = {1: 'swin_', 2: 'swinv2_'}.get(self.version, '')
-        checks = {
-            'version': (self.version in (1, 2), '1 or 2'),
-            'architecture': (
-                text(self.architecture) and self.architecture.startswith(family or '?'),
-                f'a name that begins with {family!r}',
-            ),
-            'window': (self.window is None or number(self.window), 'a positive number or null'),
-            'resolution': (
-                self.resolution is None or number(self.resolution),
-                'a positive number or null',
-            ),
-            'data': (self.data is None or text(self.data), 'text or null'),
-            'task': (self.task in TASKS, f'one of {", ".join(TASKS)}'),
-            'metrics': (metrics(self.metrics), 'a mapping of names to positive numbers'),
-            'source': (link(self.source), 'an http(s) URL'),
-            'publisher': (text(self.publisher), 'text'),
-            'url': (link(self.url), 'an http(s) URL'),
-            'hash': (
-                text(self.hash) and bool(_HASH.fullmatch(self.hash)),
-                "'unverified', or 'sha256:' and 8 to 64 hexadecimal digits",
-            ),
-            'file': (
-                text(self.file_name) and Path(self.file_name).name == self.file_name,
-                'a file name without folders',
-            ),
-            'size': (self.size is None or number(self.size), 'a number of MiB or nothing'),
-        }
-        for field, (fits, expected) in checks.items():
-            if not fits:
-                raise ArgumentError(
-                    f'{self.name}: {field} must be {expected}, is {getattr(self, field)!r}'
-                )
+    def _demand(self, fits: bool, field: str, expected: str) -> None:
+        if not fits:
+            value = getattr(self, field)
+            raise ArgumentError(f'{self.name}: {field} must be {expected}, is {value!r}')
 
     @property
     def file_name(self) -> str:

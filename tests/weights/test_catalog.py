@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 import yaml
-from mmengine.runner import CheckpointLoader
+from mmengine.model import BaseModel
+from mmengine.runner import CheckpointLoader, Runner
 
 from swin_backbone import ArgumentError, CheckpointError, SwinTransformer
 from swin_backbone.weights.catalog import catalog, catalog_path, find, find_url, read_catalog
@@ -69,6 +70,12 @@ def test_every_family_is_there():
         assert find(f'swin_{arch}_in22k').data == 'ImageNet-22K'
 
 
+def test_documents_count_right():
+    root = Path(__file__).parents[2]
+    for document in ('docs/weights.md', 'checkpoints/README.md'):
+        assert f' {len(catalog())} ' in (root / document).read_text()
+
+
 def test_no_two_entries_share_a_url_or_a_file():
     entries = catalog().values()
     assert len({entry.url for entry in entries}) == len(entries)
@@ -114,6 +121,7 @@ def test_unknown_name_is_an_error_with_the_nearest():
         ('source', 'a paper', 'source must be an http'),
         ('publisher', '""', 'publisher must be text'),
         ('url', 'ftp://example.org/a.pth', 'url must be an http'),
+        ('url', 'https://example.org/', 'url must be one that ends in a file name'),
         ('hash', 'sha256:xyz', "hash must be 'unverified', or"),
         ('hash', 'md5:0123456789abcdef', "hash must be 'unverified', or"),
         ('file', '../a.pth', 'file must be a file name without folders'),
@@ -159,6 +167,28 @@ def test_a_name_loads_what_lies_in_the_folder(tmp_path, monkeypatch, small, smal
         assert torch.equal(model.state_dict()[key], value), key
     loaded = CheckpointLoader.load_checkpoint('swin_tiny_in1k', map_location='cpu')
     assert set(loaded['state_dict']) == set(small_model.state_dict())
+
+
+class Detector(BaseModel):
+    """What a Runner takes, with a backbone in it."""
+
+    def __init__(self, backbone: torch.nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, *_: object, **__: object) -> None:
+        """Never called."""
+
+
+def test_load_from_takes_a_name(tmp_path, monkeypatch, small, small_model):
+    monkeypatch.setenv('SWIN_CHECKPOINTS', str(tmp_path))
+    name = 'mask_rcnn_swin_t_1x_coco_official'
+    trained = Detector(small_model).state_dict()
+    torch.save({'state_dict': trained}, tmp_path / find(name).file_name)
+    runner = Runner(Detector(SwinTransformer(**small)), str(tmp_path / 'work'), load_from=name)
+    runner.load_or_resume()
+    for key, value in runner.model.state_dict().items():
+        assert torch.equal(value.cpu(), trained[key]), key
 
 
 def test_a_file_of_the_same_name_is_meant(tmp_path, monkeypatch):
