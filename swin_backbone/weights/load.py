@@ -108,8 +108,8 @@ def _translate(model: nn.Module, state_dict: dict, prefix: str, *_: Any) -> None
         message = f'{type(model).__name__}: nothing loaded, the checkpoint has no {prefix}*'
         print_log(message, logger='current', level=logging.WARNING)
         return
-    # What is loaded into the backbone itself may be a whole file's content.
-    contents = unpack(found) if not prefix else Contents('', '', formats.detect(found), found)
+    # Also here: what is loaded into the backbone itself may be a whole file's content.
+    contents = unpack(found)
     wanted = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     if contents.layout is None:
         raise CheckpointError(

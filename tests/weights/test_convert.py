@@ -111,7 +111,7 @@ def test_grids_that_are_no_square(tmp_path):
     with pytest.raises(CheckpointError, match='source_grid'):
         convert(flat, 'detectron2')
     back = convert(flat, 'detectron2', source_grid=(6, 10))
-    embedding = back['bottom_up.absolute_pos_embed']
+    embedding = back['backbone.bottom_up.absolute_pos_embed']
     assert torch.equal(embedding, state_dict['absolute_pos_embed'])
 
 
