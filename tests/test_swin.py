@@ -17,6 +17,7 @@ from mmdet.models.backbones import swin as mmdet_swin
 from mmseg.models.backbones import swin as mmseg_swin
 
 from swin_backbone import ArgumentError, SwinTransformer
+from swin_backbone.ops.backends import use_backend
 
 TIGHT = dict(rtol=1e-10, atol=1e-10)
 
@@ -66,6 +67,17 @@ def test_parity_with_openmmlab(upstream, arguments, size):
     theirs.load_state_dict(ours.state_dict(), strict=True)
     theirs.eval(), ours.eval()
     assert_same(ours, theirs, torch.randn(2, 3, *size, dtype=torch.float64))
+
+
+@pytest.mark.parametrize('backend', ['reference', 'sdpa'])
+@pytest.mark.parametrize('upstream', [mmdet_swin, mmseg_swin], ids=['mmdet', 'mmseg'])
+def test_parity_with_openmmlab_under_every_backend(upstream, backend):
+    theirs = randomized(upstream.SwinTransformer(**SMALL)).double()
+    ours = SwinTransformer(**SMALL).double()
+    ours.load_state_dict(theirs.state_dict())
+    theirs.eval(), ours.eval()
+    with use_backend(backend):
+        assert_same(ours, theirs, torch.randn(2, 3, 97, 131, dtype=torch.float64))
 
 
 def test_parity_in_training_mode_with_the_same_random_draws():

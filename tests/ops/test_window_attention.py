@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from swin_backbone.ops.window_attention import shifted_window_attention
+from swin_backbone.ops.window_attention.reference import shifted_window_attention
 
 
 def token_by_token(
@@ -16,7 +16,7 @@ def token_by_token(
 ) -> Tensor:
     """Every token's attention by loops over tokens: positions, not rolls, say who shares a window.
 
-    A token at (r, c) of the padded map (Hp, Wp) lands, shifted, at ((r - s) mod Hp, (c - s) mod Wp).
+    A token at (r, c) of the padded map lands, shifted, at ((r - s) mod Hp, (c - s) mod Wp).
     It sees the tokens of that window that did not wrap around where it did not (official mask:
     minus 100 otherwise), and nothing of the mask's inner cuts changes that.
     """
