@@ -56,6 +56,7 @@ def test_agrees_with_the_reference(backend, data):
     qkv, bias, padding = draw(B, H, W, heads, dim, window, dtype, data.draw(st.booleans()))
     layout = data.draw(st.permutations(range(4)))
     qkv = qkv.permute(*layout).contiguous().permute(*(layout.index(i) for i in range(4)))
+    bias = bias.permute(0, 2, 1) if data.draw(st.booleans()) else bias
     options = dict(
         window_size=window,
         shift_size=data.draw(st.integers(0, window - 1)),

@@ -74,7 +74,7 @@ def forward(
 ) -> Tensor:
     """The output (B, H, W, C), with nothing kept for a backward pass."""
     B, H, W, channels = qkv.shape
-    table = qkv.reshape(-1, channels)
+    table, bias = qkv.reshape(-1, channels), bias.contiguous()
     out = qkv.new_empty(B, H, W, channels // 3)
     out_table = out.view(-1, channels // 3)
     masks = edge_masks(window_size, shift_size, MASKED, bias)
@@ -96,6 +96,7 @@ def backward(
     """Gradients of ``qkv``, ``bias`` and ``padding`` (None where that is)."""
     B, H, W, channels = qkv.shape
     table, grad = qkv.reshape(-1, channels), grad.reshape(-1, channels // 3)
+    bias = bias.contiguous()
     d_qkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
     d_table = d_qkv.view(-1, channels)
     d_bias = torch.zeros_like(bias, memory_format=torch.contiguous_format)

@@ -45,7 +45,7 @@ def shifted_window_attention(
     if shift_size:
         # Windows and heads together, so that one mask serves every image of the batch.
         mask = shift_mask(Hp, Wp, window_size, shift_size, bias)
-        bias = (bias + mask[:, None]).view(1, windows * heads, area, area)
+        bias = (bias + mask[:, None]).reshape(1, windows * heads, area, area)
         qkv = qkv.view(3, B, windows * heads, area, head_dim)
     else:
         bias = bias[None]
