@@ -10,7 +10,9 @@ from mmengine.model import BaseModule, ModuleList
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..ops.block import Options, Parameters, swin_block
 from .attention import ShiftWindowMSA
+from .in_one_piece import why_not_in_one_piece
 from .merging import PatchMerging
 from .mlp import FFN
 
@@ -84,8 +86,37 @@ class SwinBlock(BaseModule):
         return self._forward(x, hw_shape)
 
     def _forward(self, x: Tensor, hw_shape: Grid) -> Tensor:
+        if why_not_in_one_piece(self, x) is None:
+            return self._in_one_piece(x, hw_shape)
         x = x + self.attn(self.norm1(x), hw_shape)
         return self.ffn(self.norm2(x), identity=x)
+
+    def _in_one_piece(self, x: Tensor, hw_shape: Grid) -> Tensor:
+        """The same without calling the modules, and with the same random draws."""
+        attention, (fc1, *_), fc2 = self.attn.w_msa, *self.ffn.layers[:2]
+        parameters = Parameters(
+            *(self.norm1.weight, self.norm1.bias),
+            *(attention.qkv.weight, attention.qkv.bias),
+            attention.relative_position_bias(),
+            *(attention.proj.weight, attention.proj.bias),
+            *(self.norm2.weight, self.norm2.bias),
+            *(fc1.weight, fc1.bias),
+            *(fc2.weight, fc2.bias),
+        )
+        options = Options(
+            attention.window_size,
+            self.attn.shift_size,
+            attention.scale,
+            self.norm1.eps,
+            self.norm2.eps,
+        )
+        factors = None
+        if (self.attn.drop.training and self.attn.drop.drop_prob) or (
+            self.ffn.dropout_layer.training and self.ffn.dropout_layer.drop_prob
+        ):
+            one = x.new_ones(len(x), 1)
+            factors = torch.stack([self.attn.drop(one), self.ffn.dropout_layer(one)]).squeeze(-1)
+        return swin_block(x.unflatten(1, hw_shape), parameters, options, factors).flatten(1, 2)
 
 
 class SwinBlockSequence(BaseModule):

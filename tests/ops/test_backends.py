@@ -35,7 +35,8 @@ def results(backend, qkv, bias, padding, **options):
     out = shifted_window_attention(qkv, bias, padding=padding, backend=backend, **options)
     torch.manual_seed(1)
     inputs = [t for t in (qkv, bias, padding) if t is not None]
-    gradients = torch.autograd.grad(out, inputs, torch.randn_like(out), materialize_grads=True)
+    grad = torch.randn(out.shape, dtype=out.dtype)
+    gradients = torch.autograd.grad(out, inputs, grad, materialize_grads=True)
     return out, *gradients
 
 
