@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ...errors import ArgumentError
 from . import reference
-from .dispatch import Choice, choose, explain_backend
+from .dispatch import Choice, chosen, explain_backend
 from .operator import attention_op, load
-from .problem import Problem
 
 __all__ = ['Choice', 'explain_backend', 'shifted_window_attention']
 
@@ -61,8 +60,9 @@ def shifted_window_attention(
         padding=padding,
         dropout_p=dropout_p,
     )
-    problem = Problem(device, qkv.dtype, window_size, head_dim, dropout_p)
-    name = 'reference' if _transformed() else choose(problem, backend).backend
+    name = 'reference'
+    if not _transformed():
+        name = chosen(device, qkv.dtype, window_size, head_dim, dropout_p, backend)
     if name == 'reference':
         return reference.shifted_window_attention(qkv, bias, **options)
     if dropout_p:

@@ -60,6 +60,20 @@ def choose(problem: Problem, backend: str | None = None) -> Choice:
     return Choice('reference', 'nothing faster can run', rejected)
 
 
+# A compiled graph keeps what was chosen when it was traced.
+@torch.compiler.assume_constant_result
+def chosen(
+    device: str,
+    dtype: torch.dtype,
+    window_size: int,
+    head_dim: int,
+    dropout_p: float,
+    backend: str | None,
+) -> str:
+    """The name of :func:`choose`'s backend."""
+    return choose(Problem(device, dtype, window_size, head_dim, dropout_p), backend).backend
+
+
 def can_run(backend: str, problem: Problem) -> str | None:
     """Why a backend cannot take a call; None where it can."""
     if backend == 'reference':
