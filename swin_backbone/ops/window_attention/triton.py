@@ -1,0 +1,373 @@
+"""Shifted-window attention in fused Triton kernels, forward and backward.
+
+The kernels read the un-partitioned projection and write the un-partitioned output. No partitioned
+copy, score matrix, mask or dropout mask is ever in memory, so that what has to move is, for a map
+of n tokens of width C, e bytes an element and windows of one tile (M² <= 64):
+
+    forward    4 e n C    reads q, k, v and writes out
+    backward   7 e n C    reads q, k, v and out's gradient, writes the gradients of q, k, v
+
+plus heads * M⁴ elements of bias and of its gradient's parts (a few megabytes, for any image).
+Larger windows are worked on in tiles: they keep a float32 a row for backward and read their keys
+and values M² / 64 times, from cache, as a window's are a few kilobytes. With m padded tokens, the
+products cost 4 m M² C FLOPs forward and 10 m M² C backward (one tile: scores are computed once
+more): at M = 7 that is 25 and 35 FLOPs a byte in bfloat16, far below the 295 at which an H100's
+matrix units become the floor (989 TFLOP/s, 3.35 TB/s), so memory is it.
+
+Importing this module needs no triton; :func:`can_run` says whether it is there.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+import os
+import shutil
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .problem import Problem
+
+MAX_HEAD_DIM = 64
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+class Tuning(NamedTuple):
+    """How kernels are laid out on the machine; none of it changes what they compute."""
+
+    programs: int  # aimed at, for each multiprocessor; a program takes a group of windows
+    num_warps: int
+    num_stages: int = 2
+    maxnreg: int | None = None
+
+
+def default_tuning(dtype: torch.dtype, backward: bool) -> Tuning:
+    """Not measured yet: chosen for registers to suffice; benchmarks/gpu_attention.py tries others.
+
+    Backward has fewer programs, as each writes its part of the bias's gradient.
+    """
+    return Tuning(programs=4 if backward else 16, num_warps=8 if dtype.itemsize > 2 else 4)
+
+
+@functools.cache
+def _kernels() -> ModuleType:
+    from . import triton_kernels
+
+    return triton_kernels
+
+
+@functools.cache
+def _interpreted() -> bool:
+    """Whether triton runs kernels in Python (TRITON_INTERPRET=1 when it was first imported)."""
+    import triton
+
+    return not isinstance(_kernels().forward, triton.JITFunction)
+
+
+def can_run(problem: Problem) -> str | None:
+    """Why the kernels cannot take a call; None where they can.
+
+    Under Triton's interpreter they take tensors of any device and of float64 too.
+    """
+    if importlib.util.find_spec('triton') is None:
+        return 'triton is not installed'
+    if problem.head_dim > MAX_HEAD_DIM:
+        return f'heads are {problem.head_dim} wide, more than {MAX_HEAD_DIM}'
+    if problem.dropout_p >= 1:
+        return f'dropout_p is {problem.dropout_p}: no weight is kept'
+    if _interpreted():
+        return None if problem.dtype.is_floating_point else f'dtype {problem.dtype} is no float'
+    if problem.dtype not in DTYPES:
+        return f'dtype {problem.dtype} is not float16, bfloat16 or float32'
+    if problem.device != 'cuda':
+        return f'{problem.device} tensors are not on a GPU'
+    if not (os.environ.get('CC') or shutil.which('gcc') or shutil.which('clang')):
+        return 'triton needs a C compiler to launch kernels: gcc, clang or what CC names'
+    nvidia = torch.version.cuda and torch.cuda.is_available()
+    if nvidia and torch.cuda.get_device_capability() < (8, 0):
+        return 'the GPU is older than Ampere (compute capability 8.0)'
+    return None
+
+
+def shifted_window_attention(
+    qkv: Tensor,
+    bias: Tensor,
+    *,
+    window_size: int,
+    shift_size: int = 0,
+    scale: float | None = None,
+    padding: Tensor | None = None,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """As :func:`.reference.shifted_window_attention`, fused; differentiable once.
+
+    Sums are float32 whatever the dtype, and every one has a fixed order: equal inputs give equal
+    bits, gradients included. float32 is multiplied in full precision unless
+    ``torch.set_float32_matmul_precision`` allows less.
+    """
+    seed = draw_seed(qkv.device) if dropout_p > 0 else None
+    return ShiftedWindowAttention.apply(
+        qkv, bias, padding, seed, window_size, shift_size, scale, dropout_p
+    )
+
+
+class ShiftedWindowAttention(torch.autograd.Function):
+    """:func:`forward_kernel` with :func:`backward_kernel` as its gradient."""
+
+    @staticmethod
+    def forward(ctx, qkv, bias, padding, seed, window_size, shift_size, scale, dropout_p) -> Tensor:
+        ctx.options = dict(
+            window_size=window_size, shift_size=shift_size, scale=scale, dropout_p=dropout_p
+        )
+        out, lse = forward_kernel(qkv, bias, padding, seed, **ctx.options)
+        ctx.save_for_backward(qkv, bias, padding, seed, out, lse)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_out: Tensor) -> tuple:
+        return (*backward_kernel(grad_out, *ctx.saved_tensors, **ctx.options), *[None] * 5)
+
+
+def forward(
+    qkv: Tensor,
+    bias: Tensor,
+    padding: Tensor | None,
+    window_size: int,
+    shift_size: int,
+    scale: float | None,
+) -> Tensor:
+    """The op without dropout, for an operator whose gradient is :func:`backward`."""
+    options = dict(window_size=window_size, shift_size=shift_size, scale=scale)
+    return forward_kernel(qkv, bias, padding, None, **options)[0]
+
+
+def backward(
+    grad: Tensor,
+    qkv: Tensor,
+    bias: Tensor,
+    padding: Tensor | None,
+    window_size: int,
+    shift_size: int,
+    scale: float | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The gradients of qkv, bias and padding from the op's inputs alone.
+
+    Windows of one tile need nothing else; for larger ones the forward pass is run once more.
+    """
+    options = dict(window_size=window_size, shift_size=shift_size, scale=scale)
+    out = lse = None
+    if _tiles(window_size) > 1:
+        out, lse = forward_kernel(qkv, bias, padding, None, **options)
+    return backward_kernel(grad, qkv, bias, padding, None, out, lse, **options)
+
+
+def draw_seed(device: torch.device) -> Tensor:
+    """A seed of the dropout, int64 (1,) on the device, from the device's default generator."""
+    return torch.randint(2**62, (1,), device=device)
+
+
+def lse_shape(qkv_shape: torch.Size, heads: int, window_size: int) -> tuple[int, ...]:
+    """Shape of what :func:`forward_kernel` keeps for backward: (windows, heads, M²), or (0,)."""
+    tokens = window_size**2
+    if tokens <= _block(tokens):
+        return (0,)
+    B, H, W, _ = qkv_shape
+    return B * -(-H // window_size) * -(-W // window_size), heads, tokens
+
+
+def forward_kernel(
+    qkv: Tensor,
+    bias: Tensor,
+    padding: Tensor | None,
+    seed: Tensor | None,
+    *,
+    window_size: int,
+    shift_size: int = 0,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    tuning: Tuning | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The op without its gradient.
+
+    Args:
+        seed: Of the dropout, int64 (1,) on the device; None without. It alone decides which weights
+            are dropped.
+        tuning: For benchmarks; :func:`default_tuning` if None.
+
+    The others are the op's.
+
+    Returns:
+        out: (B, H, W, C), contiguous, in the dtype of qkv.
+        lse: Base 2 logarithm of each row's sum of exponentials, float32, of :func:`lse_shape`.
+    """
+    heads = bias.shape[0]
+    tuning = tuning or default_tuning(qkv.dtype, backward=False)
+    out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
+    lse = qkv.new_empty(lse_shape(qkv.shape, heads, window_size), dtype=_sum_dtype(qkv))
+    qkv, padding = _legible(qkv, padding, window_size)
+    options = _options(qkv, heads, window_size, shift_size, scale, dropout_p, padding)
+    grid = _grid(heads * _tiles(window_size), options, tuning, qkv.device)
+    _launch('forward', grid, (qkv, bias.contiguous(), padding, seed, out, lse), options, tuning)
+    return out, lse
+
+
+def backward_kernel(
+    grad_out: Tensor,
+    qkv: Tensor,
+    bias: Tensor,
+    padding: Tensor | None,
+    seed: Tensor | None,
+    out: Tensor | None,
+    lse: Tensor | None,
+    *,
+    window_size: int,
+    shift_size: int = 0,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    tuning: Tuning | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The op's gradient, from the arguments and results of :func:`forward_kernel`.
+
+    Args:
+        grad_out: Gradient of ``out``, (B, H, W, C).
+        out, lse: What forward returned; not read where a window is one tile, and may be None.
+
+    Returns:
+        The gradients of qkv (contiguous), bias, and padding (None if that is), in their dtypes.
+    """
+    heads = bias.shape[0]
+    tiles = _tiles(window_size)
+    tuning = tuning or default_tuning(qkv.dtype, backward=True)
+    given_padding = padding
+    grad_qkv = qkv.new_empty(qkv.shape)
+    qkv, padding = _legible(qkv, padding, window_size)
+    options = _options(qkv, heads, window_size, shift_size, scale, dropout_p, padding)
+    inputs = (qkv, bias.contiguous(), padding, seed)
+    grad_out = grad_out.contiguous()
+
+    new = functools.partial(qkv.new_empty, dtype=_sum_dtype(qkv))
+
+    def launch(name: str, grid: _Grid, *tensors: Tensor) -> None:
+        _launch(name, grid, (*inputs, *tensors), options, tuning)
+
+    grid = _grid(heads * tiles, options, tuning, qkv.device)
+    part_padding = new(grid.groups * tiles, heads, 2, options['HEAD_DIM'])
+    if tiles == 1:
+        part_bias = new(grid.groups, *bias.shape)
+        launch('backward_window', grid, grad_out, grad_qkv, part_bias, part_padding)
+    else:
+        delta = torch.empty_like(lse)
+        launch('backward_queries', grid, out, lse, grad_out, delta, grad_qkv)
+        launch('backward_keys', grid, lse, grad_out, delta, grad_qkv, part_padding)
+        grid = _grid(heads * tiles**2, options, tuning, qkv.device)
+        part_bias = new(grid.groups, *bias.shape)
+        launch('backward_bias', grid, lse, grad_out, delta, part_bias)
+    grad_padding = None
+    if given_padding is not None:
+        # A padded query's output is dropped: its gradient is zero.
+        grad_padding = torch.zeros_like(given_padding, memory_format=torch.contiguous_format)
+        if padding is not None:
+            grad_padding.view(3, heads, -1)[1:] = part_padding.sum(0).transpose(0, 1)
+    return grad_qkv, part_bias.sum(0).to(bias.dtype), grad_padding
+
+
+def _sum_dtype(qkv: Tensor) -> torch.dtype:
+    return torch.float64 if qkv.dtype == torch.float64 else torch.float32
+
+
+def _block(tokens: int) -> int:
+    """Side of a tile of scores: a power of two, at least 16 for the matrix units."""
+    return min(64, max(16, 1 << (tokens - 1).bit_length()))
+
+
+def _tiles(window_size: int) -> int:
+    """Tiles that a window's tokens take."""
+    return -(-(window_size**2) // _block(window_size**2))
+
+
+def _legible(qkv: Tensor, padding: Tensor | None, window_size: int) -> tuple[Tensor, Tensor | None]:
+    """qkv with its channels side by side; padding, contiguous, or None if none is to be read."""
+    qkv = qkv if qkv.stride(-1) == 1 else qkv.contiguous()
+    if padding is None or not (qkv.shape[1] % window_size or qkv.shape[2] % window_size):
+        return qkv, None
+    return qkv, padding.contiguous()
+
+
+def _options(
+    qkv: Tensor,
+    heads: int,
+    window_size: int,
+    shift_size: int,
+    scale: float | None,
+    dropout_p: float,
+    padding: Tensor | None,
+) -> dict:
+    """What every kernel takes besides tensors: sizes, then constants it is compiled for.
+
+    Strides are passed in units of the power of two that divides them all: so kernels know how
+    rows are aligned, and can load 16 bytes at once, without being compiled for each image size.
+    """
+    B, H, W, channels = qkv.shape
+    rows, columns = -(-H // window_size), -(-W // window_size)
+    head_dim = channels // (3 * heads)
+    strides = [s if n > 1 else 0 for s, n in zip(qkv.stride()[:3], qkv.shape[:3], strict=True)]
+    align = math.gcd(16, *strides)
+    tl = importlib.import_module('triton.language')
+    return dict(
+        **dict(H=H, W=W, rows=rows, columns=columns, windows=B * rows * columns, heads=heads),
+        **{f'stride_{axis}': s // align for axis, s in zip('bhw', strides, strict=True)},
+        **dict(ALIGN=align, WINDOW=window_size, SHIFT=shift_size, HEAD_DIM=head_dim),
+        SCALE=head_dim**-0.5 if scale is None else float(scale),
+        DROPOUT=float(dropout_p),
+        PADDED=padding is not None,
+        BLOCK=_block(window_size**2),
+        D=max(16, 1 << (head_dim - 1).bit_length()),
+        PRECISION=_precision(qkv.dtype),
+        ACC=tl.float64 if qkv.dtype == torch.float64 else tl.float32,
+    )
+
+
+def _precision(dtype: torch.dtype) -> str:
+    """How kernels multiply: `tl.dot`'s input_precision, or 'widened' to float32 beforehand."""
+    if dtype == torch.bfloat16 and _interpreted():
+        return 'widened'
+    exact = dtype != torch.float32 or torch.get_float32_matmul_precision() == 'highest'
+    return 'ieee' if exact else 'tf32'
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    if device.type != 'cuda':
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+class _Grid(NamedTuple):
+    """Programs of a launch: each group of ``group`` windows is worked on by ``programs``."""
+
+    group: int
+    groups: int
+    programs: int
+
+
+def _grid(programs: int, options: dict, tuning: Tuning, device: torch.device) -> _Grid:
+    windows = options['windows']
+    groups = max(1, tuning.programs * _multiprocessors(device) // programs)
+    group = max(1, -(-windows // groups))
+    return _Grid(group, -(-windows // group), programs)
+
+
+def _launch(name: str, grid: _Grid, tensors: tuple, options: dict, tuning: Tuning) -> None:
+    if grid.groups == 0:
+        return
+    machine = tuning._asdict()
+    del machine['programs']
+    with torch.cuda.device_of(tensors[0]):
+        kernel = getattr(_kernels(), name)
+        kernel[(grid.groups * grid.programs,)](*tensors, **options, group=grid.group, **machine)

@@ -1,0 +1,81 @@
+"""The Triton kernels: on a GPU where there is one, else under Triton's interpreter, and compiled.
+
+Triton decides when it is imported whether it interprets: what needs it gets a process of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from swin_backbone.ops.window_attention import triton
+from swin_backbone.ops.window_attention.problem import Problem
+
+HERE = Path(__file__).parent
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec('triton') is None, reason='triton is not installed'
+)
+
+
+def run(*command: str, **environment: str) -> str:
+    """Output of a Python process, from which Triton's settings of this one are kept away."""
+    inherited = {name: value for name, value in os.environ.items() if 'TRITON' not in name}
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', *command],
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-5000:]
+    return done.stdout
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    'part', ['reference', 'field', 'not (reference or field)'], ids=['drawn', 'windows', 'rest']
+)
+def test_kernels(part):
+    """Everything in triton_checks.py."""
+    interpret = {} if torch.cuda.is_available() else {'TRITON_INTERPRET': '1'}
+    options = ('-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', '-k', part)
+    output = run('-m', 'pytest', str(HERE / 'triton_checks.py'), *options, **interpret)
+    assert ' passed' in output and 'skipped' not in output
+
+
+@needs_triton
+def test_kernels_compile_for_a_gpu(tmp_path):
+    """On the matrix units, no half moved alone, and two programs or more to a multiprocessor."""
+    report = json.loads(run(str(HERE / 'triton_compile.py'), TRITON_CACHE_DIR=str(tmp_path)))
+    assert len(report) == 6
+    for kernel, facts in report.items():
+        assert facts['matrix_units'], kernel
+        assert facts['single_halves'] == 0, kernel
+        assert facts['shared_bytes'] <= 227 * 1024 / 2, kernel
+
+
+def test_says_that_triton_is_absent():
+    """The package must import without it; so the module is imported where it cannot be found."""
+    script = (
+        'import sys; sys.modules["triton"] = None; import torch;'
+        'from swin_backbone.ops.window_attention import problem, triton;'
+        'print(triton.can_run(problem.Problem("cuda", torch.float32, 7, 32)))'
+    )
+    assert 'triton is not installed' in run('-c', script)
+
+
+@needs_triton
+def test_says_what_else_it_needs(monkeypatch):
+    problem = Problem('cpu', torch.float32, window_size=7, head_dim=32)
+    assert triton.can_run(problem) == 'cpu tensors are not on a GPU'
+    assert 'float64' in triton.can_run(problem._replace(dtype=torch.float64))
+    monkeypatch.delenv('CC', raising=False)
+    monkeypatch.setenv('PATH', '')
+    assert 'C compiler' in triton.can_run(problem._replace(device='cuda'))
