@@ -48,7 +48,10 @@ def _timm(width: int, depths: tuple[int, ...], heads: tuple[int, ...]) -> nn.Mod
 
     class Features(SwinTransformer):
         def forward(self, x):
-            self.set_input_size(x.shape[2:])
+            # Rebuilding its masks takes seconds; a user would do it once for each size.
+            if self.patch_embed.img_size != tuple(x.shape[2:]):
+                # Without a window given, timm takes an eighth of the map.
+                self.set_input_size(tuple(x.shape[2:]), window_size=(7, 7))
             return self.forward_intermediates(x, intermediates_only=True)
 
     return Features(
