@@ -40,9 +40,11 @@ def why_not_in_one_piece(block: nn.Module, x: Tensor) -> str | None:
         return 'a compiler or tracer looks on'
     if torch._C._are_functorch_transforms_active() or _get_current_dispatch_mode() is not None:
         return 'a transformation or counter looks on'
-    if torch.is_autocast_enabled(x.device.type):
+    if (why_not := can_run(x)) is not None:
+        return why_not
+    if torch.is_autocast_enabled('cpu'):
         return 'autocast is on'
-    return can_run(x) or _why_unusual(block, x)
+    return _why_unusual(block, x)
 
 
 def _why_unusual(block: nn.Module, x: Tensor) -> str | None:

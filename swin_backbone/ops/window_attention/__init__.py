@@ -51,7 +51,7 @@ def shifted_window_attention(
     """
     head_dim = _check(qkv, bias, window_size, shift_size, padding)
     device = qkv.device.type
-    if torch.is_autocast_enabled(device):
+    if device != 'meta' and torch.is_autocast_enabled(device):
         qkv = qkv.to(torch.get_autocast_dtype(device))
     options = dict(
         window_size=window_size,
