@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .arguments import named_arguments
 from .errors import ArgumentError
-from .layers import PatchEmbed, PatchMerging, SwinBlockSequence, WindowMSA
+from .layers import RECOMPUTABLE, PatchEmbed, PatchMerging, SwinBlockSequence, WindowMSA
 from .weights import is_pretrained, load_pretrained, register_state_dict_translation
 
 # The paper's variants (section 3.3). The 32-wide heads are the same for all of them.
@@ -60,7 +60,9 @@ class SwinTransformer(BaseModule):
             input's size, to the patches.
         act_cfg: Activation of the feed-forward networks.
         norm_cfg: Normalisation.
-        with_cp: Whether to recompute each block in the backward pass, which saves memory.
+        with_cp: What to recompute in the backward pass, which saves memory: True or ``'block'``,
+            each block; ``'attention'`` or ``'mlp'``, that half of each block; ``'stage'``, all
+            blocks of a stage together. On CPUs blocks that run in one piece recompute anyway.
         pretrained: Former spelling of ``init_cfg=dict(type='Pretrained', checkpoint=pretrained)``.
         convert_weights: Has no effect: the layout of a checkpoint is told from its keys.
         frozen_stages: Freezes the patch embedding (0) and the first stages (1 to their number);
@@ -96,7 +98,7 @@ class SwinTransformer(BaseModule):
         use_abs_pos_embed: bool = False,
         act_cfg: dict = dict(type='GELU'),
         norm_cfg: dict = dict(type='LN'),
-        with_cp: bool = False,
+        with_cp: bool | str = False,
         pretrained: str | None = None,
         convert_weights: bool = False,
         frozen_stages: int = -1,
@@ -107,6 +109,8 @@ class SwinTransformer(BaseModule):
         stages = len(depths)
         _check_stages(stages, num_heads, strides, out_indices, frozen_stages)
         _check_sizes(patch_size, strides, window_size)
+        if with_cp not in RECOMPUTABLE:
+            raise ArgumentError(f'with_cp={with_cp!r} must be one of {RECOMPUTABLE}')
         self.arch = arch
         self.window_size = window_size
         self.use_abs_pos_embed = use_abs_pos_embed

@@ -1,13 +1,14 @@
 """Modules shared by the Swin family, with OpenMMLab's names and call signatures."""
 
 from .attention import ShiftWindowMSA, WindowMSA
-from .block import SwinBlock, SwinBlockSequence
+from .block import RECOMPUTABLE, SwinBlock, SwinBlockSequence
 from .embedding import PatchEmbed
 from .merging import PatchMerging
 from .mlp import FFN
 
 __all__ = [
     'FFN',
+    'RECOMPUTABLE',
     'PatchEmbed',
     'PatchMerging',
     'ShiftWindowMSA',

@@ -76,7 +76,8 @@ class WindowMSA(BaseModule):
 
     def relative_position_bias(self) -> Tensor:
         """The bias of every pair of tokens, (heads, M², M²)."""
-        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        bias = self.relative_position_bias_table[self.relative_position_index]
+        return bias.permute(2, 0, 1).contiguous()
 
     def forward(self, x: Tensor, shift_size: int = 0) -> Tensor:
         """A map (B, H, W, C) to the same shape, attending within windows shifted by the size."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from mmcv.cnn import build_norm_layer
@@ -10,11 +11,23 @@ from mmengine.model import BaseModule, ModuleList
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..ops.block import Options, Parameters, swin_block
 from .attention import ShiftWindowMSA
+from .in_one_piece import why_not_in_one_piece
 from .merging import PatchMerging
 from .mlp import FFN
 
 Grid = tuple[int, int]
+
+# What `with_cp` takes: what is computed again in the backward pass. True is 'block'.
+RECOMPUTABLE = (False, True, 'attention', 'mlp', 'block', 'stage')
+
+
+def recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:
+    """``function(*args)``, with nothing kept for the backward pass but the arguments."""
+    if not torch.is_grad_enabled():
+        return function(*args)
+    return checkpoint(function, *args, use_reentrant=False)
 
 
 class SwinBlock(BaseModule):
@@ -33,7 +46,8 @@ class SwinBlock(BaseModule):
         drop_path_rate: Probability of dropping a path for a sample.
         act_cfg: Activation of the feed-forward network.
         norm_cfg: Normalisation.
-        with_cp: Whether to recompute the block in the backward pass, which saves memory.
+        with_cp: What to recompute in the backward pass, which saves memory: True or ``'block'``,
+            the block; ``'attention'`` or ``'mlp'``, that half of it.
         init_cfg: As for every mmengine module.
     """
 
@@ -51,7 +65,7 @@ class SwinBlock(BaseModule):
         drop_path_rate: float = 0.0,
         act_cfg: dict = dict(type='GELU'),
         norm_cfg: dict = dict(type='LN'),
-        with_cp: bool = False,
+        with_cp: bool | str = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -79,13 +93,51 @@ class SwinBlock(BaseModule):
 
     def forward(self, x: Tensor, hw_shape: Grid) -> Tensor:
         """Tokens (B, H * W, C) of a map (H, W) to the same shape."""
-        if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, hw_shape, use_reentrant=False)
-        return self._forward(x, hw_shape)
+        if why_not_in_one_piece(self, x) is None:
+            return self._in_one_piece(x, hw_shape)  # which keeps nothing but its input anyway
+        if self.with_cp in (True, 'block'):
+            return recomputed(self._by_modules, x, hw_shape)
+        return self._by_modules(x, hw_shape)
 
-    def _forward(self, x: Tensor, hw_shape: Grid) -> Tensor:
-        x = x + self.attn(self.norm1(x), hw_shape)
+    def _by_modules(self, x: Tensor, hw_shape: Grid) -> Tensor:
+        if self.with_cp == 'attention':
+            x = recomputed(self._attention, x, hw_shape)
+        else:
+            x = self._attention(x, hw_shape)
+        return recomputed(self._mlp, x) if self.with_cp == 'mlp' else self._mlp(x)
+
+    def _attention(self, x: Tensor, hw_shape: Grid) -> Tensor:
+        return x + self.attn(self.norm1(x), hw_shape)
+
+    def _mlp(self, x: Tensor) -> Tensor:
         return self.ffn(self.norm2(x), identity=x)
+
+    def _in_one_piece(self, x: Tensor, hw_shape: Grid) -> Tensor:
+        """The same without calling the modules, and with the same random draws."""
+        attention, (fc1, *_), fc2 = self.attn.w_msa, *self.ffn.layers[:2]
+        parameters = Parameters(
+            *(self.norm1.weight, self.norm1.bias),
+            *(attention.qkv.weight, attention.qkv.bias),
+            attention.relative_position_bias(),
+            *(attention.proj.weight, attention.proj.bias),
+            *(self.norm2.weight, self.norm2.bias),
+            *(fc1.weight, fc1.bias),
+            *(fc2.weight, fc2.bias),
+        )
+        options = Options(
+            attention.window_size,
+            self.attn.shift_size,
+            attention.scale,
+            self.norm1.eps,
+            self.norm2.eps,
+        )
+        factors = None
+        if (self.attn.drop.training and self.attn.drop.drop_prob) or (
+            self.ffn.dropout_layer.training and self.ffn.dropout_layer.drop_prob
+        ):
+            one = x.new_ones(len(x), 1)
+            factors = torch.stack([self.attn.drop(one), self.ffn.dropout_layer(one)]).squeeze(-1)
+        return swin_block(x.unflatten(1, hw_shape), parameters, options, factors).flatten(1, 2)
 
 
 class SwinBlockSequence(BaseModule):
@@ -118,7 +170,7 @@ class SwinBlockSequence(BaseModule):
         downsample: PatchMerging | None = None,
         act_cfg: dict = dict(type='GELU'),
         norm_cfg: dict = dict(type='LN'),
-        with_cp: bool = False,
+        with_cp: bool | str = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -142,6 +194,7 @@ class SwinBlockSequence(BaseModule):
             for i in range(depth)
         )
         self.downsample = downsample
+        self.with_cp = with_cp
 
     def forward(
         self, x: Tensor, hw_shape: Grid, downsample: bool = True
@@ -157,8 +210,15 @@ class SwinBlockSequence(BaseModule):
             The next stage's tokens (B, H' * W', C') and grid (H', W'), then this stage's tokens
             (B, H * W, C) and grid (H, W). Without a downsampling the two are the same.
         """
-        for block in self.blocks:
-            x = block(x, hw_shape)
+        if self.with_cp == 'stage':
+            x = recomputed(self._blocks, x, hw_shape)
+        else:
+            x = self._blocks(x, hw_shape)
         if self.downsample is None or not downsample:
             return x, hw_shape, x, hw_shape
         return *self.downsample(x, hw_shape), x, hw_shape
+
+    def _blocks(self, x: Tensor, hw_shape: Grid) -> Tensor:
+        for block in self.blocks:
+            x = block(x, hw_shape)
+        return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from mmengine.utils import to_2tuple
@@ -48,7 +49,8 @@ class PatchEmbed(BaseModule):
         self._check(x)
         height, width = self.patch_size
         right, bottom = -x.shape[3] % width, -x.shape[2] % height
-        if right or bottom:
+        # A compiled graph pads by what may be nothing: it would else be one graph for each case.
+        if torch.compiler.is_compiling() or right or bottom:
             x = F.pad(x, (0, right, 0, bottom))
         x = self.projection(x)
         hw_shape = x.shape[2], x.shape[3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -46,9 +47,9 @@ class PatchMerging(BaseModule):
         H, W = hw_shape
         x = x.unflatten(1, (H, W))
         rows, columns = -(-H // self.stride), -(-W // self.stride)
-        bottom = max((rows - 1) * self.stride + self.kernel_size - H, 0)
-        right = max((columns - 1) * self.stride + self.kernel_size - W, 0)
-        if bottom or right:
+        bottom, right = self._padding(rows, H), self._padding(columns, W)
+        # A compiled graph pads by what may be nothing: it would else be one graph for each case.
+        if torch.compiler.is_compiling() or bottom or right:
             x = F.pad(x, (0, 0, 0, right, 0, bottom))
         # Windows of 2×2 tokens: (B, H', W', C, 2, 2), a view until it is flattened.
         x = x.unfold(1, self.kernel_size, self.stride).unfold(2, self.kernel_size, self.stride)
@@ -56,3 +57,9 @@ class PatchMerging(BaseModule):
         if self.norm is not None:
             x = self.norm(x)
         return self.reduction(x), (rows, columns)
+
+    def _padding(self, steps: int, length: int) -> int:
+        """Tokens that an axis lacks for so many steps; none where it has tokens to spare."""
+        if self.stride == self.kernel_size:
+            return steps * self.stride - length
+        return max((steps - 1) * self.stride + self.kernel_size - length, 0)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from swin_backbone.ops.window_attention import shifted_window_attention
+from swin_backbone.ops.window_attention.reference import shifted_window_attention
 
 
 def token_by_token(

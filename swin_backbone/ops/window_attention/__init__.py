@@ -1,5 +1,104 @@
-"""Shifted-window self-attention on an un-partitioned feature map."""
+"""Shifted-window self-attention on an un-partitioned feature map.
 
-from .reference import shifted_window_attention
+One front, :func:`shifted_window_attention`; ``reference.py`` is its definition, and every other
+backend agrees with that or is wrong.
+"""
 
-__all__ = ['shifted_window_attention']
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...errors import ArgumentError
+from . import reference
+from .dispatch import Choice, chosen, explain_backend
+from .operator import attention_op, load
+
+__all__ = ['Choice', 'explain_backend', 'shifted_window_attention']
+
+
+def shifted_window_attention(
+    qkv: Tensor,
+    bias: Tensor,
+    *,
+    window_size: int,
+    shift_size: int = 0,
+    scale: float | None = None,
+    padding: Tensor | None = None,
+    dropout_p: float = 0.0,
+    backend: str | None = None,
+) -> Tensor:
+    """Multi-head self-attention within the (shifted) windows of a feature map (equation 4).
+
+    Args:
+        qkv: Queries, keys and values, (B, H, W, 3C), the channels ordered as (3, heads, C / heads).
+        bias: Relative position bias added to the scores, (heads, window_size², window_size²).
+        window_size: Side M of the square windows, in tokens.
+        shift_size: Cyclic shift up and left before partitioning, 0 <= shift_size < window_size.
+        scale: Factor on the queries; (C / heads) ** -0.5 if None.
+        padding: qkv of a padded token, (3C,): the projection's bias, as the padded map is zero
+            before the projection. Zero if None.
+        dropout_p: Probability of dropping an attention weight; pass 0 in evaluation.
+        backend: ``'reference'``, ``'sdpa'``, ``'triton'`` or ``'cpu'``; None takes what
+            :func:`~swin_backbone.ops.backends.use_backend` or ``SWIN_BACKEND`` names, else the
+            fastest that can run. ``'reference'`` alone can be differentiated twice.
+
+    Returns:
+        (B, H, W, C), in the dtype of ``qkv`` (under autocast: in autocast's).
+
+    Raises:
+        ArgumentError: Shapes or sizes that do not fit, or a backend that cannot run.
+    """
+    head_dim = _check(qkv, bias, window_size, shift_size, padding)
+    device = qkv.device.type
+    if device != 'meta' and torch.is_autocast_enabled(device):
+        qkv = qkv.to(torch.get_autocast_dtype(device))
+    options = dict(
+        window_size=window_size,
+        shift_size=shift_size,
+        scale=head_dim**-0.5 if scale is None else scale,
+        padding=padding,
+        dropout_p=dropout_p,
+    )
+    name = 'reference'
+    if not _transformed():
+        name = chosen(device, qkv.dtype, window_size, head_dim, dropout_p, backend)
+    if name == 'reference':
+        return reference.shifted_window_attention(qkv, bias, **options)
+    if dropout_p:
+        # The operator would have to draw again in its backward pass; autograd keeps what it needs.
+        return load(name).shifted_window_attention(qkv, bias, **options)
+    return attention_op(qkv, bias, padding, window_size, shift_size, options['scale'], name)
+
+
+def _transformed() -> bool:
+    """Whether a tracer or functorch looks on, who know PyTorch's own operators only."""
+    return not torch.compiler.is_compiling() and (
+        torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+    )
+
+
+def _check(
+    qkv: Tensor, bias: Tensor, window_size: int, shift_size: int, padding: Tensor | None
+) -> int:
+    """Raises on what does not fit; the width of a head."""
+    if qkv.dim() != 4 or bias.dim() != 3:
+        raise ArgumentError(
+            'qkv must be (B, H, W, 3C) and bias (heads, M², M²), '
+            f'got {tuple(qkv.shape)} and {tuple(bias.shape)}'
+        )
+    heads, channels = bias.shape[0], qkv.shape[3]
+    if channels % (3 * heads):
+        raise ArgumentError(f'{channels} channels of qkv are not three times {heads} heads')
+    if bias.shape[1] != window_size**2 or bias.shape[2] != window_size**2:
+        raise ArgumentError(
+            f'bias of shape {tuple(bias.shape)} does not fit window_size={window_size}: '
+            f'expected ({heads}, {window_size**2}, {window_size**2})'
+        )
+    if not 0 <= shift_size < window_size:
+        raise ArgumentError(
+            f'shift_size={shift_size} must be at least 0 and below window_size={window_size}'
+        )
+    if padding is not None and padding.shape != (channels,):
+        raise ArgumentError(f'padding must be ({channels},), got {tuple(padding.shape)}')
+    return channels // (3 * heads)

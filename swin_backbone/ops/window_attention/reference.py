@@ -60,7 +60,8 @@ def shifted_window_attention(
         # One mask for every image of the batch; explicit sizes keep an empty batch legal.
         split = scores.view(B, len(mask), heads, *scores.shape[-2:])
         scores = (split + mask[:, None]).view(scores.shape)
-    attention = F.dropout(scores.softmax(-1), dropout_p)
+    # A bias of higher precision raises that of the scores, not of the output.
+    attention = F.dropout(scores.softmax(-1), dropout_p).to(v.dtype)
 
     out = (attention @ v).transpose(1, 2).flatten(-2)
     out = window_reverse(out, window_size, (B, Hp, Wp))

@@ -1,0 +1,213 @@
+"""A Swin block for CPUs: one pass over the map, tile by tile, each from first to last layer.
+
+Nothing larger than a tile is made but the output, so that what is computed stays in the cache. For
+the backward pass the block's input alone is kept; a tile's intermediates are computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from ..linear import linear, linear_backward
+from ..tiles import Tile, edge_masks, window_tiles
+from ..window_attention.cpu import attend, attend_backward
+from ..window_attention.reference import MASKED
+from .parameters import Options, Parameters
+
+
+def can_run(x: Tensor) -> str | None:
+    """Why this backend cannot take a call; None where it can."""
+    if x.device.type != 'cpu':
+        return f'for CPU tensors, got {x.device.type}'
+    if x.dtype not in (torch.float32, torch.float64):
+        return f'for float32 and float64, got {x.dtype}'
+    return None
+
+
+def swin_block(
+    x: Tensor, parameters: Parameters, options: Options, factors: Tensor | None = None
+) -> Tensor:
+    """As :func:`.reference.swin_block`; can be differentiated once."""
+    trained = any(t is not None and t.requires_grad for t in (x, *parameters))
+    if trained and torch.is_grad_enabled():
+        return _Block.apply(x, factors, options, *parameters)
+    return _forward(x, parameters, options, factors)
+
+
+def _forward(x: Tensor, p: Parameters, o: Options, factors: Tensor | None) -> Tensor:
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    table, out_table = x.reshape(-1, x.shape[-1]), out.view(-1, x.shape[-1])
+    for tile, rows, scales in _tiles(x, p, o, factors):
+        tokens = table.index_select(0, tile.rows)
+        normed = F.layer_norm(tokens, x.shape[-1:], p.norm1_weight, p.norm1_bias, o.eps1)
+        qkv = linear(_without_padding(normed, tile), p.qkv_weight, p.qkv_bias)
+        attended = attend(_windows(qkv, o), p.bias, tile.mask, o.scale).flatten(0, 1)
+        # From here on each token is by itself, and padded ones are of no more use.
+        tokens, attended = _real(tokens, tile), _real(attended, tile)
+        tokens = _add(tokens, linear(attended, p.proj_weight, p.proj_bias), scales, 0)
+        normed = F.layer_norm(tokens, x.shape[-1:], p.norm2_weight, p.norm2_bias, o.eps2)
+        hidden = linear(normed, p.fc1_weight, p.fc1_bias, gelu=True)
+        tokens = _add(tokens, linear(hidden, p.fc2_weight, p.fc2_bias), scales, 1)
+        out_table.index_copy_(0, rows, tokens)
+    return out
+
+
+class _Norm(NamedTuple):
+    """A layer norm's input, output and statistics."""
+
+    x: Tensor
+    out: Tensor
+    mean: Tensor
+    rstd: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> _Norm:
+        return cls(x, *torch.native_layer_norm(x, x.shape[-1:], weight, bias, eps), weight, bias)
+
+    def backward(self, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of input, weight and bias."""
+        x, _, mean, rstd, weight, bias = self
+        return torch.ops.aten.native_layer_norm_backward(
+            grad, x, x.shape[-1:], mean, rstd, weight, bias, [True, True, True]
+        )
+
+
+class _Block(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, factors, options, *parameters):
+        ctx.options = options
+        ctx.save_for_backward(x, factors, *parameters)
+        return _forward(x, Parameters(*parameters), options, factors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, factors, *parameters = ctx.saved_tensors
+        needed = Parameters(*ctx.needs_input_grad[3:])
+        p, o = Parameters(*parameters), ctx.options
+        sums = _Sums(p, needed)
+        grad = grad.reshape(-1, x.shape[-1])
+        d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+        table, d_table = x.reshape(grad.shape), d_x.view(grad.shape)
+        for tile, rows, scales in _tiles(x, p, o, factors):
+            tokens = table.index_select(0, tile.rows)
+            d_tokens = _tile_backward(grad.index_select(0, rows), tokens, tile, scales, p, o, sums)
+            d_table.index_copy_(0, rows, d_tokens)
+        return d_x, None, None, *sums.result()
+
+
+class _Sums:
+    """Gradients of the parameters that need one, summed over tiles."""
+
+    def __init__(self, parameters: Parameters, needed: Parameters) -> None:
+        self.sums = {
+            name: torch.zeros_like(tensor)
+            for name, tensor in parameters._asdict().items()
+            if tensor is not None and getattr(needed, name)
+        }
+
+    def needs(self, name: str) -> bool:
+        """Whether the linear layer of that name needs the gradient of its weight or bias."""
+        return f'{name}_weight' in self.sums or f'{name}_bias' in self.sums
+
+    def add(self, **gradients: Tensor | None) -> None:
+        for name, gradient in gradients.items():
+            if name in self.sums:
+                self.sums[name] += gradient
+
+    def result(self) -> Iterator[Tensor | None]:
+        return (self.sums.get(name) for name in Parameters._fields)
+
+
+def _tile_backward(
+    grad: Tensor,
+    tokens: Tensor,
+    tile: Tile,
+    scales: Tensor | None,
+    p: Parameters,
+    o: Options,
+    sums: _Sums,
+) -> Tensor:
+    """The gradient of a tile's real tokens for that of its output; adds the parameters' to sums."""
+    # The forward pass again, up to the hidden layer.
+    norm1 = _Norm.of(tokens, p.norm1_weight, p.norm1_bias, o.eps1)
+    normed = _without_padding(norm1.out, tile)
+    qkv = linear(normed, p.qkv_weight, p.qkv_bias)
+    attended = attend(_windows(qkv, o), p.bias, tile.mask, o.scale).flatten(0, 1)
+    attended = _real(attended, tile)
+    middle = _add(_real(tokens, tile), linear(attended, p.proj_weight, p.proj_bias), scales, 0)
+    norm2 = _Norm.of(middle, p.norm2_weight, p.norm2_bias, o.eps2)
+    hidden = linear(norm2.out, p.fc1_weight, p.fc1_bias)
+
+    def through(d_out: Tensor, x: Tensor, name: str) -> Tensor:
+        """Back through the linear layer of that name."""
+        weight = getattr(p, f'{name}_weight')
+        d_x, d_weight, d_bias = linear_backward(d_out, x, weight, sums.needs(name))
+        sums.add(**{f'{name}_weight': d_weight, f'{name}_bias': d_bias})
+        return d_x
+
+    # The feed-forward network.
+    d_path = grad if scales is None else grad * scales[1]
+    d_hidden = torch.ops.aten.gelu_backward(through(d_path, F.gelu(hidden), 'fc2'), hidden)
+    d_middle, d_weight, d_bias = norm2.backward(through(d_hidden, norm2.out, 'fc1'))
+    sums.add(norm2_weight=d_weight, norm2_bias=d_bias)
+    d_middle += grad
+
+    # The attention.
+    d_path = d_middle if scales is None else d_middle * scales[0]
+    d_attended = _padded(through(d_path, attended, 'proj'), tile)
+    d_qkv, d_bias = attend_backward(
+        _windows(d_attended, o), _windows(qkv, o), p.bias, tile.mask, o.scale
+    )
+    sums.add(bias=d_bias)
+    d_normed = _without_padding(through(d_qkv.flatten(0, 1), normed, 'qkv'), tile)
+    d_tokens, d_weight, d_bias = norm1.backward(d_normed)
+    sums.add(norm1_weight=d_weight, norm1_bias=d_bias)
+    return _real(d_tokens, tile).add_(d_middle)
+
+
+def _tiles(
+    x: Tensor, p: Parameters, o: Options, factors: Tensor | None
+) -> Iterator[tuple[Tile, Tensor, Tensor | None]]:
+    """Each tile, its real tokens' rows, and (2, tokens, 1) factors on their paths or None."""
+    B, H, W = x.shape[:3]
+    masks = edge_masks(o.window_size, o.shift_size, MASKED, p.bias)
+    for tile in window_tiles((B, H, W), o.window_size, o.shift_size, masks):
+        rows = _real(tile.rows, tile)
+        scales = None if factors is None else factors[:, rows // (H * W), None]
+        yield tile, rows, scales
+
+
+def _add(x: Tensor, path: Tensor, scales: Tensor | None, which: int) -> Tensor:
+    """``x + scales[which] * path``, in place of ``path``."""
+    return path.add_(x) if scales is None else path.mul_(scales[which]).add_(x)
+
+
+def _windows(rows: Tensor, o: Options) -> Tensor:
+    """(n * M², channels) to (n, M², channels)."""
+    return rows.unflatten(0, (-1, o.window_size**2))
+
+
+def _real(rows: Tensor, tile: Tile) -> Tensor:
+    """The rows of real tokens."""
+    return rows if tile.real is None else rows[tile.real]
+
+
+def _padded(rows: Tensor, tile: Tile) -> Tensor:
+    """The inverse of :func:`_real`, zero where tokens are padded."""
+    if tile.real is None:
+        return rows
+    return rows.new_zeros(len(tile.real), rows.shape[1]).masked_scatter_(tile.real[:, None], rows)
+
+
+def _without_padding(rows: Tensor, tile: Tile) -> Tensor:
+    """Sets padded tokens to zero, in place."""
+    return rows if tile.real is None else rows.masked_fill_(~tile.real[:, None], 0)

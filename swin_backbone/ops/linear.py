@@ -1,0 +1,61 @@
+"""Linear layers of plain 2-D tensors and their gradients, on the faster of two CPU libraries.
+
+PyTorch's float32 products on CPUs are MKL's, which does not use AVX-512 on every processor that has
+it. oneDNN, which PyTorch carries too, does; and it applies GELU while a result is in registers.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
+    """(L, K) to (L, N) by a weight (N, K) and bias (N,), then exact GELU if asked."""
+    if _onednn_takes(x, weight):
+        if gelu:
+            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'gelu', [], 'none')
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')
+    x = F.linear(x, weight, bias)
+    return F.gelu(x) if gelu else x
+
+
+def linear_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, needs_weight: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of ``x``, ``weight`` and ``bias``; None for the latter two if not needed."""
+    d_x = linear(grad, weight.t(), None)
+    if not needs_weight:
+        return d_x, None, None
+    # The wider of the two goes where oneDNN expects the weight.
+    if grad.shape[1] > x.shape[1]:
+        d_weight = linear(x.t(), grad.t(), None).t()
+    else:
+        d_weight = linear(grad.t(), x.t(), None)
+    return d_x, d_weight, grad.sum(0)
+
+
+def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.dtype == weight.dtype == torch.float32
+        and x.numel() > 0
+        and torch.backends.mkldnn.enabled
+        and _onednn_works()
+    )
+
+
+@functools.cache
+def _onednn_works() -> bool:
+    """Whether this PyTorch has the operator, and it gives what a linear layer and GELU give."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(24, 24, generator=generator) for _ in range(2))
+    try:
+        fused = torch.ops.mkldnn._linear_pointwise(x.t(), weight.t(), x[0], 'gelu', [], 'none')
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    return torch.allclose(fused, F.gelu(F.linear(x.t(), weight.t(), x[0])), atol=1e-4)

@@ -1,0 +1,123 @@
+"""The block in one piece against its definition."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from torch.nn import functional as F
+
+from swin_backbone.ops import tiles
+from swin_backbone.ops.block import Options, Parameters, can_run, reference, swin_block
+from swin_backbone.ops.linear import linear, linear_backward
+
+
+def draw(dtype, C, heads, window, hidden, qkv_bias=True):
+    shapes = Parameters(
+        norm1_weight=(C,),
+        norm1_bias=(C,),
+        qkv_weight=(3 * C, C),
+        qkv_bias=(3 * C,) if qkv_bias else None,
+        bias=(heads, window**2, window**2),
+        proj_weight=(C, C),
+        proj_bias=(C,),
+        norm2_weight=(C,),
+        norm2_bias=(C,),
+        fc1_weight=(hidden, C),
+        fc1_bias=(hidden,),
+        fc2_weight=(C, hidden),
+        fc2_bias=(C,),
+    )
+    return Parameters(
+        *(s if s is None else torch.randn(*s, dtype=dtype).requires_grad_() for s in shapes)
+    )
+
+
+def results(function, x, parameters, options, factors):
+    out = function(x, parameters, options, factors)
+    torch.manual_seed(1)
+    inputs = [t for t in (x, *parameters) if t is not None and t.requires_grad]
+    grad = torch.randn(out.shape, dtype=out.dtype)
+    return out, *torch.autograd.grad(out, inputs, grad, materialize_grads=True)
+
+
+def assert_near(ours, exact, tolerance):
+    for mine, other in zip(ours, exact, strict=True):
+        size = other.abs().max().clamp(min=1) if other.numel() else 1
+        torch.testing.assert_close(mine / size, other / size, rtol=tolerance, atol=tolerance)
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_agrees_with_the_reference(data):
+    B, H, W = (data.draw(st.integers(low, high)) for low, high in ((0, 3), (1, 17), (1, 17)))
+    window, heads, dim, hidden = (data.draw(st.integers(1, high)) for high in (8, 3, 5, 9))
+    dtype = data.draw(st.sampled_from([torch.float64, torch.float32]))
+    # A width of 1 would be normalised to zero, where rounding is all there is.
+    C = heads * (dim + 1)
+    parameters = draw(dtype, C, heads, window, hidden, data.draw(st.booleans()))
+    x = torch.randn(B, W, H, C, dtype=dtype).transpose(1, 2).requires_grad_()
+    options = Options(window, data.draw(st.integers(0, window - 1)), 0.4, 1e-5, 1e-3)
+    factors = torch.rand(2, B, dtype=dtype) if data.draw(st.booleans()) else None
+    exact = results(reference.swin_block, x, parameters, options, factors)
+    tolerance = {torch.float64: 1e-10, torch.float32: 2e-4}[dtype]
+    assert_near(results(swin_block, x, parameters, options, factors), exact, tolerance)
+    with torch.no_grad():
+        assert_near([swin_block(x, parameters, options, factors)], exact[:1], tolerance)
+
+
+@pytest.mark.parametrize('tokens', [1, 40, 100])
+def test_agrees_however_the_map_is_cut_into_tiles(tokens, monkeypatch):
+    monkeypatch.setattr(tiles, 'TOKENS', tokens)
+    parameters = draw(torch.float64, 8, 2, 4, 12)
+    x = torch.randn(2, 13, 9, 8, dtype=torch.float64, requires_grad=True)
+    args = (x, parameters, Options(4, 2, 0.5, 1e-5, 1e-5), None)
+    assert_near(results(swin_block, *args), results(reference.swin_block, *args), 1e-10)
+
+
+def test_frozen_parameters_get_no_gradient():
+    parameters = draw(torch.float64, 8, 2, 4, 12)
+    for name in ('norm1_bias', 'qkv_weight', 'bias', 'fc2_weight', 'fc2_bias'):
+        getattr(parameters, name).requires_grad_(False)
+    x = torch.randn(1, 6, 7, 8, dtype=torch.float64)
+    args = (x, parameters, Options(4, 2, 0.5, 1e-5, 1e-5), None)
+    assert_near(results(swin_block, *args), results(reference.swin_block, *args), 1e-10)
+    swin_block(*args).sum().backward()
+    assert all((t.grad is not None) == t.requires_grad for t in parameters)
+
+
+def test_keeps_its_inputs_only():
+    parameters = draw(torch.float64, 8, 2, 4, 12)
+    x = torch.randn(2, 8, 8, 8, dtype=torch.float64, requires_grad=True)
+    saved = set()
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: saved.add(t.data_ptr()) or t, lambda t: t
+    ):
+        swin_block(x, parameters, Options(4, 2, 0.5, 1e-5, 1e-5))
+    assert saved == {t.data_ptr() for t in (x, *parameters)}
+
+
+def test_cannot_run_on_other_types_and_devices():
+    assert can_run(torch.empty(1, dtype=torch.float32)) is None
+    assert 'bfloat16' in can_run(torch.empty(1, dtype=torch.bfloat16))
+    assert 'meta' in can_run(torch.empty(1, device='meta'))
+
+
+@pytest.mark.parametrize('sizes', [(5, 3, 7), (64, 96, 32), (1, 1, 1), (0, 4, 4)])
+@pytest.mark.parametrize('enabled', [True, False])
+def test_linear_layers_with_either_library(sizes, enabled):
+    rows, inputs, outputs = sizes
+    x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
+    bias = torch.randn(outputs)
+    x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_()
+    exact = F.linear(x, weight, bias)
+    grad = torch.randn_like(exact)
+    gradients = torch.autograd.grad(exact, (x, weight, bias), grad)
+    with torch.backends.mkldnn.flags(enabled=enabled), torch.no_grad():
+        torch.testing.assert_close(linear(x, weight, bias), exact, rtol=1e-5, atol=1e-5)
+        activated = linear(x, weight, bias, gelu=True)
+        torch.testing.assert_close(activated, F.gelu(exact), rtol=1e-5, atol=1e-5)
+        for ours, theirs in zip(linear_backward(grad, x, weight, True), gradients, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        assert linear_backward(grad, x, weight, False)[1:] == (None, None)
