@@ -19,6 +19,7 @@ pytestmark = pytest.mark.usefixtures('coco128')
 CONFIG = """
 _base_ = 'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'
 custom_imports = dict(imports=['swin_backbone'])
+randomness = dict(seed=0)
 """
 # By its full name mmdet's own class stays within reach.
 THEIRS = 'model.backbone.type=mmdet.models.backbones.swin.SwinTransformer'
