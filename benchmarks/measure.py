@@ -15,8 +15,6 @@ from pathlib import Path
 
 import torch
 
-from swin_backbone.ops.linear import linear
-
 OUT = Path(__file__).parent / 'results'
 
 
@@ -71,6 +69,8 @@ def matmul_peak(device: str = 'cpu', dtype: torch.dtype = torch.float32, side: i
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     products = {'PyTorch': lambda: torch.mm(a, b)}
     if device == 'cpu':
+        from swin_backbone.ops.linear import linear
+
         products['oneDNN'] = lambda: linear(a, b, None)
     taken = interleaved(products, rounds=7, warmup=2)
     return 2 * side**3 / min(t['least'] for t in taken.values())
@@ -123,7 +123,7 @@ def write(
     lines += [f'- {fact}: {value:.4g}' for fact, value in facts.items()]
     text = '\n'.join(lines) + '\n'
     (out / f'{name}.md').write_text(text)
-    _chart(out / f'{name}.png', title, rows, facts.get('floor, s'))
+    chart(out / f'{name}.png', {title: (rows, facts.get('floor, s'))})
     print(text)
 
 
@@ -137,24 +137,33 @@ def table(rows: dict[str, dict[str, float]]) -> list[str]:
     return lines
 
 
-def _chart(path: Path, title: str, rows: dict[str, dict], floor: float | None) -> None:
+def chart(path: Path, tables: dict[str, tuple[dict[str, dict], float | None]]) -> None:
+    """Bars of medians and spreads: of each title its rows and, if known, the floor in seconds."""
     import matplotlib
 
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    timed = {name: row for name, row in rows.items() if 'fastest' in row}
-    medians = [row['median, s'] for row in timed.values()]
-    spread = [
-        [row['median, s'] - row['fastest'] for row in timed.values()],
-        [row['slowest'] - row['median, s'] for row in timed.values()],
-    ]
-    figure, axes = pyplot.subplots(figsize=(7, 0.5 * len(timed) + 1.2), layout='constrained')
-    axes.barh(list(timed), medians, xerr=spread, ecolor='grey')
-    if floor is not None:
-        axes.axvline(floor, color='black', linestyle='--', label='floor')
-        axes.legend()
-    axes.invert_yaxis()
-    axes.set(title=title, xlabel='seconds: median, fastest and slowest')
+    lengths = [len(rows) + 1.5 for rows, _ in tables.values()]
+    figure, all_axes = pyplot.subplots(
+        len(tables),
+        squeeze=False,
+        figsize=(7, 0.5 * sum(lengths)),
+        height_ratios=lengths,
+        layout='constrained',
+    )
+    for axes, (title, (rows, floor)) in zip(all_axes[:, 0], tables.items(), strict=True):
+        timed = {name: row for name, row in rows.items() if 'fastest' in row}
+        medians = [row['median, s'] for row in timed.values()]
+        spread = [
+            [row['median, s'] - row['fastest'] for row in timed.values()],
+            [row['slowest'] - row['median, s'] for row in timed.values()],
+        ]
+        axes.barh(list(timed), medians, xerr=spread, ecolor='grey')
+        if floor is not None:
+            axes.axvline(floor, color='black', linestyle='--', label='floor')
+            axes.legend()
+        axes.invert_yaxis()
+        axes.set(title=title, xlabel='seconds: median, fastest and slowest')
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
