@@ -4,6 +4,4 @@ import cpu
 import peers
 
 if __name__ == '__main__':
-    cpu.main(
-        'cpu_forward', 'Swin-T, inference, 1×3×800×1216, float32', peers.forward, (1, 3, 800, 1216)
-    )
+    cpu.main('cpu_forward', 'Swin-T, inference', peers.forward, (1, 3, 800, 1216), training=False)

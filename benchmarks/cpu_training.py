@@ -6,7 +6,8 @@ import peers
 if __name__ == '__main__':
     cpu.main(
         'cpu_training',
-        'Swin-T, forward and backward pass, 2×3×512×512, float32',
+        'Swin-T, forward and backward pass',
         peers.training_step,
         (2, 3, 512, 512),
+        training=True,
     )

@@ -1,4 +1,4 @@
-"""Timing of several functions in turns, peak memory, and tables of both."""
+"""Timing of several functions in turns, peak memory, the machine's limits, and tables of it all."""
 
 from __future__ import annotations
 
@@ -64,6 +64,26 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
+def matmul_peak(device: str = 'cpu', dtype: torch.dtype = torch.float32, side: int = 2048) -> float:
+    """Floating-point operations a second of the fastest square matrix product at hand."""
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    products = {'PyTorch': lambda: torch.mm(a, b)}
+    if device == 'cpu':
+        from swin_backbone.ops.linear import linear
+
+        products['oneDNN'] = lambda: linear(a, b, None)
+    taken = interleaved(products, rounds=7, warmup=2)
+    return 2 * side**3 / min(t['least'] for t in taken.values())
+
+
+def bandwidth(device: str = 'cpu', size: int = 2**28) -> float:
+    """Bytes a second, read and written, of a large copy."""
+    a = torch.ones(size, dtype=torch.uint8, device=device)
+    b = torch.zeros_like(a)
+    taken = interleaved({'copy': lambda: b.copy_(a)}, rounds=7, warmup=2)
+    return 2 * size / taken['copy']['least']
+
+
 def machine() -> str:
     """Processor, threads, and GPU if any."""
     model = platform.processor() or platform.machine()
@@ -74,33 +94,76 @@ def machine() -> str:
     return f'{model}, {torch.get_num_threads()} of {os.cpu_count()} cores used{gpu}'
 
 
-def write(name: str, title: str, rows: dict[str, dict], versions: dict[str, str]) -> None:
-    """``results/<name>.json``, ``.md`` and ``.png``; prints the Markdown."""
-    OUT.mkdir(exist_ok=True)
+def write(
+    out: Path,
+    name: str,
+    title: str,
+    rows: dict[str, dict[str, float]],
+    versions: dict[str, str],
+    facts: dict[str, float] | None = None,
+) -> None:
+    """``<name>.json``, ``.md`` and ``.png`` in the folder ``out``; prints the Markdown.
+
+    Args:
+        out: The folder; made if need be.
+        name: Name of the files.
+        title: What was measured.
+        rows: A table; the first row has all columns, later ones may lack some.
+        versions: Of each package.
+        facts: What else there is to say, one a line; ``'floor, s'`` is drawn into the chart.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    facts = facts or {}
     today = datetime.date.today().isoformat()
-    record = dict(title=title, machine=machine(), date=today, versions=versions, rows=rows)
-    (OUT / f'{name}.json').write_text(json.dumps(record, indent=1) + '\n')
-    columns = list(next(iter(rows.values())))
-    table = [f'| | {" | ".join(columns)} |', '|---' * (len(columns) + 1) + '|']
-    for row, values in rows.items():
-        table.append(f'| {row} | {" | ".join(f"{values[c]:.4g}" for c in columns)} |')
+    record = dict(title=title, machine=machine(), date=today, versions=versions)
+    record |= dict(facts=facts, rows=rows)
+    (out / f'{name}.json').write_text(json.dumps(record, indent=1) + '\n')
     listed = ', '.join(f'{k} {v}' for k, v in versions.items())
-    text = f'**{title}.** {machine()}; {today}; {listed}.\n\n' + '\n'.join(table) + '\n'
-    (OUT / f'{name}.md').write_text(text)
-    _chart(OUT / f'{name}.png', title, rows)
+    lines = [f'**{title}.** {machine()}; {today}; {listed}.', '', *table(rows), '']
+    lines += [f'- {fact}: {value:.4g}' for fact, value in facts.items()]
+    text = '\n'.join(lines) + '\n'
+    (out / f'{name}.md').write_text(text)
+    chart(out / f'{name}.png', {title: (rows, facts.get('floor, s'))})
     print(text)
 
 
-def _chart(path: Path, title: str, rows: dict[str, dict]) -> None:
+def table(rows: dict[str, dict[str, float]]) -> list[str]:
+    """Lines of Markdown."""
+    columns = list(next(iter(rows.values())))
+    lines = [f'| | {" | ".join(columns)} |', '|---' * (len(columns) + 1) + '|']
+    for row, values in rows.items():
+        cells = [f'{values[c]:.4g}' if c in values else '' for c in columns]
+        lines.append(f'| {row} | {" | ".join(cells)} |')
+    return lines
+
+
+def chart(path: Path, tables: dict[str, tuple[dict[str, dict], float | None]]) -> None:
+    """Bars of medians and spreads: of each title its rows and, if known, the floor in seconds."""
     import matplotlib
 
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    timed = {name: row for name, row in rows.items() if 'median, s' in row}
-    figure, axes = pyplot.subplots(figsize=(7, 0.5 * len(timed) + 1.2), layout='constrained')
-    axes.barh(list(timed), [row['median, s'] for row in timed.values()])
-    axes.invert_yaxis()
-    axes.set(title=title, xlabel='seconds, median')
+    lengths = [len(rows) + 1.5 for rows, _ in tables.values()]
+    figure, all_axes = pyplot.subplots(
+        len(tables),
+        squeeze=False,
+        figsize=(7, 0.5 * sum(lengths)),
+        height_ratios=lengths,
+        layout='constrained',
+    )
+    for axes, (title, (rows, floor)) in zip(all_axes[:, 0], tables.items(), strict=True):
+        timed = {name: row for name, row in rows.items() if 'fastest' in row}
+        medians = [row['median, s'] for row in timed.values()]
+        spread = [
+            [row['median, s'] - row['fastest'] for row in timed.values()],
+            [row['slowest'] - row['median, s'] for row in timed.values()],
+        ]
+        axes.barh(list(timed), medians, xerr=spread, ecolor='grey')
+        if floor is not None:
+            axes.axvline(floor, color='black', linestyle='--', label='floor')
+            axes.legend()
+        axes.invert_yaxis()
+        axes.set(title=title, xlabel='seconds: median, fastest and slowest')
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

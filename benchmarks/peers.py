@@ -1,10 +1,17 @@
-"""The backbones that are compared, built alike: Swin-T/B/L with window 7, random weights."""
+"""The backbones that are compared, built alike: Swin-T/B/L with window 7, random weights.
+
+timm's and torchvision's have no norms of their outputs, and so a little less to do.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import sys
 import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,12 +19,16 @@ from torch import nn
 warnings.filterwarnings('ignore')
 
 WIDTHS = {'tiny': (96, (2, 2, 6, 2)), 'base': (128, (2, 2, 18, 2)), 'large': (192, (2, 2, 18, 2))}
+# Where the test suite keeps peers that must not be seen by others (requirements/peers.txt).
+APART = Path(__file__).resolve().parents[1] / '.cache' / 'peers'
+# In the order in which they can be imported: transformers must not find a torchvision kept apart.
 PACKAGES = {
     'ours': 'swin_backbone',
     'mmdet': 'mmdet',
     'mmseg': 'mmsegmentation',
-    'timm': 'timm',
     'transformers': 'transformers',
+    'timm': 'timm',
+    'torchvision': 'torchvision',
 }
 
 
@@ -37,13 +48,12 @@ def build(name: str, arch: str) -> nn.Module:
         from mmseg.models.backbones.swin import SwinTransformer
 
         return SwinTransformer(embed_dims=width, depths=depths, num_heads=heads)
-    if name == 'timm':
-        return _timm(width, depths, heads)
-    return _transformers(width, depths, heads)
+    others = {'timm': _timm, 'torchvision': _torchvision, 'transformers': _transformers}
+    return others[name](width, depths, heads)
 
 
 def _timm(width: int, depths: tuple[int, ...], heads: tuple[int, ...]) -> nn.Module:
-    _stand_in_for_torchvision()
+    _reach_those_apart()
     from timm.models.swin_transformer import SwinTransformer
 
     class Features(SwinTransformer):
@@ -56,6 +66,28 @@ def _timm(width: int, depths: tuple[int, ...], heads: tuple[int, ...]) -> nn.Mod
 
     return Features(
         embed_dim=width, depths=depths, num_heads=heads, num_classes=0, strict_img_size=False
+    )
+
+
+def _torchvision(width: int, depths: tuple[int, ...], heads: tuple[int, ...]) -> nn.Module:
+    _reach_those_apart()
+    from torchvision.models.swin_transformer import SwinTransformer
+
+    class Features(SwinTransformer):
+        def forward(self, x):
+            outs = []
+            for layer in self.features:  # the patches, then blocks and merging in turns
+                x = layer(x)
+                outs.append(x.permute(0, 3, 1, 2))
+            return outs[1::2]
+
+    return Features(
+        patch_size=[4, 4],
+        embed_dim=width,
+        depths=list(depths),
+        num_heads=list(heads),
+        window_size=[7, 7],
+        num_classes=1,
     )
 
 
@@ -74,10 +106,16 @@ def _transformers(width: int, depths: tuple[int, ...], heads: tuple[int, ...]) -
     return Features(config)
 
 
-def _stand_in_for_torchvision() -> None:
-    """Operators that torchvision's Python part asks for where its compiled part is missing."""
-    for name in ('nms', 'qnms'):
-        if not hasattr(torch.ops.torchvision, name):
+@functools.cache
+def _reach_those_apart() -> None:
+    """Makes timm and torchvision importable where they are not installed but kept apart.
+
+    Beside a torch without CUDA, torchvision's compiled part does not load: the operators that its
+    Python part asks for are declared, and never called.
+    """
+    if importlib.util.find_spec('torchvision') is None:
+        sys.path.append(str(APART))
+        for name in ('nms', 'qnms'):
             torch.library.define(f'torchvision::{name}', '(Tensor a, Tensor b, float c) -> Tensor')
 
 

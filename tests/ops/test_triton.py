@@ -38,16 +38,27 @@ def run(*command: str, **environment: str) -> str:
     return done.stdout
 
 
+def run_checks(file: str, *options: str) -> None:
+    """Runs tests on the GPU or under the interpreter; all of them must pass."""
+    interpret = {} if torch.cuda.is_available() else {'TRITON_INTERPRET': '1'}
+    options = ('-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', *options)
+    output = run('-m', 'pytest', str(HERE / file), *options, **interpret)
+    assert ' passed' in output and 'skipped' not in output
+
+
 @needs_triton
 @pytest.mark.parametrize(
     'part', ['reference', 'field', 'not (reference or field)'], ids=['drawn', 'windows', 'rest']
 )
 def test_kernels(part):
     """Everything in triton_checks.py."""
-    interpret = {} if torch.cuda.is_available() else {'TRITON_INTERPRET': '1'}
-    options = ('-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', '-k', part)
-    output = run('-m', 'pytest', str(HERE / 'triton_checks.py'), *options, **interpret)
-    assert ' passed' in output and 'skipped' not in output
+    run_checks('triton_checks.py', '-k', part)
+
+
+@needs_triton
+def test_operator_and_backbone():
+    """Everything in triton_operator_checks.py."""
+    run_checks('triton_operator_checks.py')
 
 
 @needs_triton
