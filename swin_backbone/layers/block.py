@@ -94,7 +94,7 @@ class SwinBlock(BaseModule):
     def forward(self, x: Tensor, hw_shape: Grid) -> Tensor:
         """Tokens (B, H * W, C) of a map (H, W) to the same shape."""
         if why_not_in_one_piece(self, x) is None:
-            return self._in_one_piece(x, hw_shape)  # which keeps nothing but its input anyway
+            return self._in_one_piece(x, hw_shape)  # which recomputes of itself
         if self.with_cp in (True, 'block'):
             return recomputed(self._by_modules, x, hw_shape)
         return self._by_modules(x, hw_shape)
@@ -137,7 +137,9 @@ class SwinBlock(BaseModule):
         ):
             one = x.new_ones(len(x), 1)
             factors = torch.stack([self.attn.drop(one), self.ffn.dropout_layer(one)]).squeeze(-1)
-        return swin_block(x.unflatten(1, hw_shape), parameters, options, factors).flatten(1, 2)
+        keep_attended = self.with_cp not in (True, 'block', 'attention')
+        x = x.unflatten(1, hw_shape)
+        return swin_block(x, parameters, options, factors, keep_attended).flatten(1, 2)
 
 
 class SwinBlockSequence(BaseModule):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -62,7 +64,9 @@ def test_agrees_with_the_reference(data):
     factors = torch.rand(2, B, dtype=dtype) if data.draw(st.booleans()) else None
     exact = results(reference.swin_block, x, parameters, options, factors)
     tolerance = {torch.float64: 1e-10, torch.float32: 2e-4}[dtype]
-    assert_near(results(swin_block, x, parameters, options, factors), exact, tolerance)
+    for keep_attended in (True, False):
+        block = functools.partial(swin_block, keep_attended=keep_attended)
+        assert_near(results(block, x, parameters, options, factors), exact, tolerance)
     with torch.no_grad():
         assert_near([swin_block(x, parameters, options, factors)], exact[:1], tolerance)
 
@@ -87,15 +91,19 @@ def test_frozen_parameters_get_no_gradient():
     assert all((t.grad is not None) == t.requires_grad for t in parameters)
 
 
-def test_keeps_its_inputs_only():
+@pytest.mark.parametrize('keep_attended', [True, False])
+def test_keeps_its_inputs_and_perhaps_what_attention_gave(keep_attended):
     parameters = draw(torch.float64, 8, 2, 4, 12)
-    x = torch.randn(2, 8, 8, 8, dtype=torch.float64, requires_grad=True)
-    saved = set()
+    x = torch.randn(2, 8, 7, 8, dtype=torch.float64, requires_grad=True)
+    saved = {}
     with torch.autograd.graph.saved_tensors_hooks(
-        lambda t: saved.add(t.data_ptr()) or t, lambda t: t
+        lambda t: saved.update({t.data_ptr(): t.numel()}) or t, lambda t: t
     ):
-        swin_block(x, parameters, Options(4, 2, 0.5, 1e-5, 1e-5))
-    assert saved == {t.data_ptr() for t in (x, *parameters)}
+        swin_block(x, parameters, Options(4, 2, 0.5, 1e-5, 1e-5), None, keep_attended)
+    inputs = {t.data_ptr() for t in (x, *parameters)}
+    assert inputs <= saved.keys()
+    others = sum(size for pointer, size in saved.items() if pointer not in inputs)
+    assert others == (x.numel() if keep_attended else 0)
 
 
 def test_cannot_run_on_other_types_and_devices():

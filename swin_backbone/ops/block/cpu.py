@@ -1,12 +1,14 @@
 """A Swin block for CPUs: one pass over the map, tile by tile, each from first to last layer.
 
 Nothing larger than a tile is made but the output, so that what is computed stays in the cache. For
-the backward pass the block's input alone is kept; a tile's intermediates are computed again.
+the backward pass the block's input is kept and, unless memory is shorter than time, what attention
+gave; a tile's other intermediates are computed again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
@@ -31,16 +33,26 @@ def can_run(x: Tensor) -> str | None:
 
 
 def swin_block(
-    x: Tensor, parameters: Parameters, options: Options, factors: Tensor | None = None
+    x: Tensor,
+    parameters: Parameters,
+    options: Options,
+    factors: Tensor | None = None,
+    keep_attended: bool = True,
 ) -> Tensor:
-    """As :func:`.reference.swin_block`; can be differentiated once."""
+    """As :func:`.reference.swin_block`; can be differentiated once.
+
+    ``keep_attended`` says whether attention's result is kept for the backward pass, as much again
+    as the input, or computed again there.
+    """
     trained = any(t is not None and t.requires_grad for t in (x, *parameters))
     if trained and torch.is_grad_enabled():
-        return _Block.apply(x, factors, options, *parameters)
+        return _Block.apply(x, factors, options, keep_attended, *parameters)
     return _forward(x, parameters, options, factors)
 
 
-def _forward(x: Tensor, p: Parameters, o: Options, factors: Tensor | None) -> Tensor:
+def _forward(
+    x: Tensor, p: Parameters, o: Options, factors: Tensor | None, kept: list[Tensor] | None = None
+) -> Tensor:
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     table, out_table = x.reshape(-1, x.shape[-1]), out.view(-1, x.shape[-1])
     for tile, rows, scales in _tiles(x, p, o, factors):
@@ -50,6 +62,8 @@ def _forward(x: Tensor, p: Parameters, o: Options, factors: Tensor | None) -> Te
         attended = attend(_windows(qkv, o), p.bias, tile.mask, o.scale).flatten(0, 1)
         # From here on each token is by itself, and padded ones are of no more use.
         tokens, attended = _real(tokens, tile), _real(attended, tile)
+        if kept is not None:
+            kept.append(attended)
         tokens = _add(tokens, linear(attended, p.proj_weight, p.proj_bias), scales, 0)
         normed = F.layer_norm(tokens, x.shape[-1:], p.norm2_weight, p.norm2_bias, o.eps2)
         hidden = linear(normed, p.fc1_weight, p.fc1_bias, gelu=True)
@@ -82,26 +96,30 @@ class _Norm(NamedTuple):
 
 class _Block(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, factors, options, *parameters):
+    def forward(ctx, x, factors, options, keep_attended, *parameters):
         ctx.options = options
-        ctx.save_for_backward(x, factors, *parameters)
-        return _forward(x, Parameters(*parameters), options, factors)
+        attended = [] if keep_attended else None
+        out = _forward(x, Parameters(*parameters), options, factors, attended)
+        ctx.save_for_backward(x, factors, *parameters, *(attended or ()))
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, factors, *parameters = ctx.saved_tensors
-        needed = Parameters(*ctx.needs_input_grad[3:])
-        p, o = Parameters(*parameters), ctx.options
+        x, factors, *saved = ctx.saved_tensors
+        count = len(Parameters._fields)
+        p, o, kept = Parameters(*saved[:count]), ctx.options, saved[count:]
+        needed = Parameters(*ctx.needs_input_grad[-count:])
         sums = _Sums(p, needed)
         grad = grad.reshape(-1, x.shape[-1])
         d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
         table, d_table = x.reshape(grad.shape), d_x.view(grad.shape)
-        for tile, rows, scales in _tiles(x, p, o, factors):
-            tokens = table.index_select(0, tile.rows)
-            d_tokens = _tile_backward(grad.index_select(0, rows), tokens, tile, scales, p, o, sums)
+        tiles = _tiles(x, p, o, factors)
+        for (tile, rows, scales), attended in zip_longest(tiles, kept):
+            tokens, d_out = table.index_select(0, tile.rows), grad.index_select(0, rows)
+            d_tokens = _tile_backward(d_out, tokens, attended, tile, scales, p, o, sums)
             d_table.index_copy_(0, rows, d_tokens)
-        return d_x, None, None, *sums.result()
+        return d_x, None, None, None, *sums.result()
 
 
 class _Sums:
@@ -130,6 +148,7 @@ class _Sums:
 def _tile_backward(
     grad: Tensor,
     tokens: Tensor,
+    attended: Tensor | None,
     tile: Tile,
     scales: Tensor | None,
     p: Parameters,
@@ -141,8 +160,9 @@ def _tile_backward(
     norm1 = _Norm.of(tokens, p.norm1_weight, p.norm1_bias, o.eps1)
     normed = _without_padding(norm1.out, tile)
     qkv = linear(normed, p.qkv_weight, p.qkv_bias)
-    attended = attend(_windows(qkv, o), p.bias, tile.mask, o.scale).flatten(0, 1)
-    attended = _real(attended, tile)
+    if attended is None:
+        attended = attend(_windows(qkv, o), p.bias, tile.mask, o.scale).flatten(0, 1)
+        attended = _real(attended, tile)
     middle = _add(_real(tokens, tile), linear(attended, p.proj_weight, p.proj_bias), scales, 0)
     norm2 = _Norm.of(middle, p.norm2_weight, p.norm2_bias, o.eps2)
     hidden = linear(norm2.out, p.fc1_weight, p.fc1_bias)
