@@ -13,7 +13,8 @@ stamp=.venv/.set-up
 wanted=$(cat requirements/*.txt requirements/set_up.sh pyproject.toml setup.py | cksum)
 if [ "$(cat $stamp 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 
-if [ ! -x .venv/bin/python ]; then
+# None yet, or one whose making was interrupted, or whose Python is gone.
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     for python in ${PYTHON:-python3.11 python3.12 python3.10 python3 python}; do
         version_fits "$python" && break
         python=
@@ -22,9 +23,9 @@ if [ ! -x .venv/bin/python ]; then
     say "Making .venv with $("$python" --version); a few minutes in all, 20 more if mmcv must be built"
     # A torch with CUDA that is there already is kept, and mmcv is built for it.
     if "$python" -c 'import torch; assert torch.version.cuda' 2>/dev/null; then
-        "$python" -m venv --system-site-packages .venv
+        "$python" -m venv --clear --system-site-packages .venv
     else
-        "$python" -m venv .venv
+        "$python" -m venv --clear .venv
     fi
 fi
 export PATH="$PWD/.venv/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1

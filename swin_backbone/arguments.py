@@ -37,6 +37,9 @@ def named_arguments(variants: Mapping[str, Mapping[str, Any]]) -> Callable[[Call
         @functools.wraps(init)
         def wrapper(self, *args: Any, **kwargs: Any) -> None:
             owner = type(self).__name__
+            if len(args) >= len(signature.parameters):
+                most = len(signature.parameters) - 1
+                raise TypeError(f'{owner} takes up to {most} arguments, got {len(args)}')
             given = dict(zip(list(signature.parameters)[1:], args, strict=False))
             for name, value in kwargs.items():
                 canonical = ALIASES.get(name, name)
@@ -50,8 +53,7 @@ def named_arguments(variants: Mapping[str, Mapping[str, Any]]) -> Callable[[Call
                 given[canonical] = value
             if given.get('arch') is not None:
                 given |= _variant(owner, given, variants)
-            # More positional arguments than there are parameters: let Python say so.
-            init(self, *args[len(signature.parameters) - 1 :], **given)
+            init(self, **given)
 
         return wrapper
 
@@ -68,7 +70,12 @@ def _unknown(owner: str, name: str, signature: inspect.Signature) -> str:
 def _variant(owner: str, given: Mapping, variants: Mapping) -> Mapping[str, Any]:
     arch = given['arch']
     if isinstance(arch, Mapping):
-        variant = arch
+        variant = {ALIASES.get(name, name): value for name, value in arch.items()}
+        allowed = next(iter(variants.values()))
+        if variant.keys() != allowed.keys():
+            raise ArgumentError(
+                f'{owner}: arch={dict(arch)} must be a dict of exactly {", ".join(allowed)}'
+            )
     elif str(arch).lower() in variants:
         variant = variants[str(arch).lower()]
     else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from numbers import Integral
 
 import torch
 from mmcv.cnn import build_norm_layer
@@ -106,6 +107,11 @@ class SwinTransformer(BaseModule):
         arch: str | dict | None = None,
     ) -> None:
         super().__init__(_pretrained_init_cfg(pretrained, init_cfg))
+        _check_counts(embed_dims=embed_dims, in_channels=in_channels)
+        _check_lists(depths=depths, num_heads=num_heads, strides=strides, out_indices=out_indices)
+        _check_rates(
+            drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
+        )
         stages = len(depths)
         _check_stages(stages, num_heads, strides, out_indices, frozen_stages)
         _check_sizes(patch_size, strides, window_size)
@@ -259,6 +265,10 @@ class SwinTransformer(BaseModule):
 
 
 def _pretrained_init_cfg(pretrained: str | None, init_cfg: dict | None) -> dict | None:
+    if not isinstance(init_cfg, Mapping | list | tuple | None):
+        raise ArgumentError(
+            f"init_cfg={init_cfg!r} must be a dict, dict(type='Pretrained', checkpoint=…) for one"
+        )
     if pretrained is None:
         return init_cfg
     if not isinstance(pretrained, str):
@@ -269,10 +279,28 @@ def _pretrained_init_cfg(pretrained: str | None, init_cfg: dict | None) -> dict 
 
 
 def _image_size(size: int | Sequence[int]) -> tuple[int, int]:
-    size = (size,) if isinstance(size, int) else tuple(size)
-    if len(size) not in (1, 2):
+    size = tuple(size) if isinstance(size, list | tuple) else (size,)
+    if len(size) not in (1, 2) or not all(isinstance(side, int) for side in size):
         raise ArgumentError(f'pretrain_img_size must be one or two numbers, got {size}')
     return size[0], size[-1]
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if not isinstance(count, Integral) or count < 1:
+            raise ArgumentError(f'{name}={count!r} must be a positive int')
+
+
+def _check_lists(**lists: Sequence[int]) -> None:
+    for name, values in lists.items():
+        if not isinstance(values, list | tuple | range):
+            raise ArgumentError(f'{name}={values!r} must be a list or tuple, for several stages')
+
+
+def _check_rates(**rates: float) -> None:
+    for name, rate in rates.items():
+        if not 0 <= rate <= 1:
+            raise ArgumentError(f'{name}={rate} must be a probability, 0 to 1')
 
 
 def _check_stages(

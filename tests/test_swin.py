@@ -308,6 +308,18 @@ def test_copies_and_pickles(small_model):
             assert torch.equal(out, expected)
 
 
+def test_models_built_on_the_meta_device_come_to_life(small, small_model):
+    x = torch.randn(1, 3, 45, 70)
+    with torch.device('meta'):
+        assigned, drawn = SwinTransformer(**small), SwinTransformer(**small)
+    assigned.load_state_dict(small_model.state_dict(), assign=True)
+    assert not any(t.is_meta for t in assigned.state_dict().values())
+    torch.testing.assert_close(assigned.eval()(x), small_model(x), rtol=0, atol=0)
+    drawn.to_empty(device='cpu').init_weights()
+    index = 'stages.0.blocks.0.attn.w_msa.relative_position_index'
+    assert torch.equal(drawn.state_dict()[index], small_model.state_dict()[index])
+
+
 def test_from_scratch_is_drawn_as_officially():
     model = SwinTransformer(arch='tiny', use_abs_pos_embed=True)
     model.init_weights()
@@ -357,6 +369,14 @@ def test_arch_and_official_spellings():
         (dict(arch='huge'), ArgumentError, "arch='huge'"),
         (dict(pretrained='a.pth', init_cfg=dict(type='Pretrained')), ArgumentError, 'pretrained'),
         (dict(pretrained=123), TypeError, 'pretrained'),
+        (dict(init_cfg='a.pth'), ArgumentError, "init_cfg='a.pth' must be a dict"),
+        (dict(arch=dict(embed_dims=96, depth=(2, 2))), ArgumentError, 'arch=.* dict of exactly'),
+        (dict(embed_dims='96'), ArgumentError, "embed_dims='96' must be a positive int"),
+        (dict(in_channels=0), ArgumentError, 'in_channels=0 must be a positive int'),
+        (dict(depths=2), ArgumentError, 'depths=2 must be a list or tuple'),
+        (dict(out_indices=3), ArgumentError, 'out_indices=3 must be a list or tuple'),
+        (dict(drop_path_rate=1.5), ArgumentError, 'drop_path_rate=1.5 must be a probability'),
+        (dict(pretrain_img_size='224'), ArgumentError, 'pretrain_img_size'),
         (dict(pretrain_img_size=(1, 2, 3)), ArgumentError, 'pretrain_img_size'),
         (dict(num_heads=(3, 6, 12, 23)), ArgumentError, 'num_heads=23 does not divide'),
         (dict(num_heads=(3, 6, 12)), ArgumentError, 'num_heads='),
@@ -373,6 +393,16 @@ def test_arch_and_official_spellings():
 def test_bad_arguments_are_named(arguments, error, message):
     with pytest.raises(error, match=message):
         SwinTransformer(**arguments)
+
+
+def test_too_many_arguments_are_counted():
+    with pytest.raises(TypeError, match='takes up to 25 arguments, got 30'):
+        SwinTransformer(*[None] * 30)
+
+
+def test_the_official_spellings_in_a_dict_of_arch():
+    arch = dict(embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8))
+    assert SwinTransformer(arch=arch).num_features == [16, 32, 64, 128]
 
 
 @pytest.mark.parametrize('shape', [(1, 3, 3, 64), (1, 3, 64, 3), (1, 4, 64, 64), (3, 64, 64)])

@@ -71,7 +71,11 @@ class WindowMSA(BaseModule):
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
     def init_weights(self) -> None:
-        """Draws the bias table from a truncated normal of deviation 0.02, as the official code."""
+        """Draws the bias table from a truncated normal of deviation 0.02, as the official code.
+
+        Also sets the index, which has no values where the model was built on the meta device.
+        """
+        self.relative_position_index.copy_(relative_position_index(self.window_size))
         trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def relative_position_bias(self) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,11 @@ def has_average(checkpoint: Any) -> bool:
     return isinstance(checkpoint, Mapping) and any(
         isinstance(checkpoint.get(name), Mapping) for name in (*_AVERAGES, _MMENGINE_AS_TRAINED)
     )
+
+
+def wrapped_in(keys: Iterable[str]) -> str | None:
+    """The one of a file's keys under which files hold weights, if any."""
+    return next((key for key in keys if key in _WEIGHTS), None)
 
 
 def _select(checkpoint: Any, ema: bool | None) -> tuple[str, Mapping[str, Any]]:

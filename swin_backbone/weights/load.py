@@ -13,8 +13,9 @@ from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
 from ..errors import ArgumentError, CheckpointError
+from ..layers.attention import relative_position_index
 from . import channels, formats
-from .containers import Contents, unpack
+from .containers import Contents, unpack, wrapped_in
 from .inspect import describe
 from .resize import as_map, resize_bias_table, resize_position_embedding
 from .safe_load import read_checkpoint
@@ -55,7 +56,10 @@ def load_pretrained(model: nn.Module, init_cfg: Mapping[str, Any]) -> None:
         CheckpointError: The file cannot be read, or is not of this model. Output norms, which
             ImageNet checkpoints lack, may be missing or left over; nothing else may.
     """
-    path = init_cfg['checkpoint']
+    if not (path := init_cfg.get('checkpoint')):
+        raise ArgumentError(
+            f'init_cfg: checkpoint={path!r} names no file; init_cfg=None starts from scratch'
+        )
     if unknown := [name for name in init_cfg if name not in _OPTIONS]:
         raise ArgumentError(
             f'init_cfg: unknown {", ".join(unknown)}; it takes {", ".join(_OPTIONS)}'
@@ -100,13 +104,20 @@ def _backbone_only(layout: formats.Layout, weights: Mapping[str, Tensor]) -> dic
     return {k: v for k, v in layout.to_openmmlab(weights).items() if not _NO_BACKBONE.match(k)}
 
 
-def _translate(model: nn.Module, state_dict: dict, prefix: str, *_: Any) -> None:
+def _translate(
+    model: nn.Module,
+    state_dict: dict,
+    prefix: str,
+    local_metadata: dict,
+    strict: bool,
+    missing: list[str],
+    unexpected: list[str],
+    *_: Any,
+) -> None:
     """The load-state-dict pre-hook: rewrites in place what is under ``prefix``."""
     found = formats.under(state_dict, prefix)
     if not found:
-        # Strict loading goes on to say so itself.
-        message = f'{type(model).__name__}: nothing loaded, the checkpoint has no {prefix}*'
-        print_log(message, logger='current', level=logging.WARNING)
+        _explain_nothing(model, prefix, unexpected)
         return
     # Also here: what is loaded into the backbone itself may be a whole file's content.
     contents = unpack(found)
@@ -118,11 +129,28 @@ def _translate(model: nn.Module, state_dict: dict, prefix: str, *_: Any) -> None
         )
     translated = _fit(model, _backbone_only(contents.layout, contents.weights), wanted)
     if not contents.layout.has_output_norms:
-        absent = {k: v for k, v in wanted.items() if _OUTPUT_NORM.fullmatch(k)}
+        absent = {k: v for k, v in wanted.items() if _OUTPUT_NORM.fullmatch(k) and not v.is_meta}
         translated = {**absent, **translated}
     for key in found:
         del state_dict[prefix + key]
     state_dict.update({prefix + key: value for key, value in translated.items()})
+
+
+def _explain_nothing(model: nn.Module, prefix: str, unexpected: list[str]) -> None:
+    """Says that nothing is under the backbone's prefix; an error if it is a backbone's file."""
+    name = type(model).__name__
+    if not prefix:
+        raise CheckpointError(f'{name}: nothing to load, the state dict is empty')
+    # What the modules around the backbone had no place for, seen before it.
+    if formats.detect(dict.fromkeys(unexpected)) or wrapped_in(unexpected):
+        raise CheckpointError(
+            f'{name}: nothing is under {prefix!r}, where the model has its backbone; found '
+            f"{', '.join(unexpected[:4])}. If the file is a backbone's, it goes into the "
+            "backbone's init_cfg=dict(type='Pretrained', checkpoint=…), not into load_from"
+        )
+    # It may be a head's; strict loading goes on to say so itself.
+    message = f'{name}: nothing loaded, the checkpoint has no {prefix}*'
+    print_log(message, logger='current', level=logging.WARNING)
 
 
 def _fit(
@@ -143,8 +171,13 @@ def _fit(
             elif key == channels.KEY:
                 channels.check_input_channels(value, tuple(shape))
         fitted[key] = value
-    # The index is a function of the window alone; a file's may be of another window, or absent.
-    fitted |= {k: v for k, v in wanted.items() if k.endswith('relative_position_index')}
+    # The index is a function of the window alone; a file's may be of another window, or absent,
+    # and the model's own without values where it was built on the meta device.
+    fitted |= {
+        key: relative_position_index(math.isqrt(len(index)))
+        for key, index in wanted.items()
+        if key.endswith('relative_position_index')
+    }
 
     wrong = [
         f'{key}: found {_shape(value)}, wanted {_shape(wanted[key])}'

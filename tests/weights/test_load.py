@@ -11,7 +11,8 @@ from mmengine.runner import load_checkpoint
 from small import SMALL, randomized
 from torch import nn
 
-from swin_backbone import CheckpointError, SwinTransformer
+from swin_backbone import ArgumentError, CheckpointError, SwinTransformer
+from swin_backbone.weights import convert
 
 GEOMETRY = dict(embed_dims=16, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=4)
 
@@ -235,6 +236,30 @@ def test_even_a_lax_load_is_never_a_silent_random_start():
         model().load_state_dict(official.random_state_dict(embed_dim=24), strict=False)
     with pytest.raises(CheckpointError, match='known Swin layout'):
         Detector(model()).load_state_dict({'backbone.conv1.weight': torch.zeros(1)}, strict=False)
+
+    with pytest.raises(CheckpointError, match='the state dict is empty'):
+        model().load_state_dict({}, strict=False)
+
+
+@pytest.mark.parametrize('wrap', ['bare', 'model', 'module.'])
+@pytest.mark.parametrize('layout', ['openmmlab', 'microsoft'])
+def test_a_backbones_file_as_load_from_is_an_error_with_the_way_out(layout, wrap, tmp_path):
+    state_dict = convert(model().state_dict(), to=layout)
+    torch.save(WRAPPINGS[wrap](state_dict), tmp_path / 'backbone.pth')
+    with pytest.raises(CheckpointError, match=r"nothing is under 'backbone\.'(.|\n)*init_cfg"):
+        load_checkpoint(Detector(model()), str(tmp_path / 'backbone.pth'))
+
+
+def test_a_heads_weights_alone_may_be_loaded():
+    detector = Detector(model())
+    detector.load_state_dict({'head.weight': torch.ones(2, 2)}, strict=False)
+    assert (detector.head.weight == 1).all()
+
+
+@pytest.mark.parametrize('checkpoint', [dict(checkpoint=None), dict(checkpoint=''), {}])
+def test_no_file_named_is_an_error(checkpoint):
+    with pytest.raises(ArgumentError, match='names no file'):
+        model(init_cfg=dict(type='Pretrained', **checkpoint)).init_weights()
 
 
 def test_output_norms_alone_may_differ(tmp_path):
