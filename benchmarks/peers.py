@@ -57,11 +57,15 @@ def _timm(width: int, depths: tuple[int, ...], heads: tuple[int, ...]) -> nn.Mod
     from timm.models.swin_transformer import SwinTransformer
 
     class Features(SwinTransformer):
+        @torch.compiler.disable
+        def resize(self, x):
+            # Without a window given, timm takes an eighth of the map.
+            self.set_input_size(tuple(x.shape[2:]), window_size=(7, 7))
+
         def forward(self, x):
             # Rebuilding its masks takes seconds; a user would do it once for each size.
             if self.patch_embed.img_size != tuple(x.shape[2:]):
-                # Without a window given, timm takes an eighth of the map.
-                self.set_input_size(tuple(x.shape[2:]), window_size=(7, 7))
+                self.resize(x)
             return self.forward_intermediates(x, intermediates_only=True)
 
     return Features(

@@ -51,12 +51,20 @@ class PatchMerging(BaseModule):
         # A compiled graph pads by what may be nothing: it would else be one graph for each case.
         if torch.compiler.is_compiling() or bottom or right:
             x = F.pad(x, (0, 0, 0, right, 0, bottom))
-        # Windows of 2×2 tokens: (B, H', W', C, 2, 2), a view until it is flattened.
-        x = x.unfold(1, self.kernel_size, self.stride).unfold(2, self.kernel_size, self.stride)
-        x = x.flatten(3).flatten(1, 2)
+        x = self._neighbours(x, rows, columns).flatten(1, 2)
         if self.norm is not None:
             x = self.norm(x)
         return self.reduction(x), (rows, columns)
+
+    def _neighbours(self, x: Tensor, rows: int, columns: int) -> Tensor:
+        """The channels of 2×2 tokens each: a map (B, H, W, C) that fits to (B, H', W', 4C)."""
+        if self.stride != self.kernel_size:
+            # (B, H', W', C, 2, 2) is a view until it is flattened.
+            x = x.unfold(1, self.kernel_size, self.stride).unfold(2, self.kernel_size, self.stride)
+            return x.flatten(3)
+        # The same in two copies, first of whole tokens, which is faster than one of lone elements.
+        x = x.unflatten(1, (rows, 2)).unflatten(3, (columns, 2)).transpose(2, 3)
+        return x.flatten(3, 4).transpose(3, 4).flatten(3)
 
     def _padding(self, steps: int, length: int) -> int:
         """Tokens that an axis lacks for so many steps; none where it has tokens to spare."""
