@@ -29,7 +29,7 @@ def test_losses_stay_together(tmp_path):
     assert list(curves) == ['reference', 'sdpa', 'auto']
     for curve in curves.values():
         assert len(set(curve)) == ITERATIONS  # it does train
-        for ours, exact in zip(curve, curves['reference'], strict=True):
-            assert abs(ours - exact) <= 0.01 * exact
+        for i, (ours, exact) in enumerate(zip(curve, curves['reference'], strict=True)):
+            assert abs(ours - exact) <= (1e-4 if i < 2 else 0.1) * exact
     # They are not one and the same path.
     assert curves['reference'] != curves['sdpa'] != curves['auto'] != curves['reference']
