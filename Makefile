@@ -6,7 +6,7 @@ PYTEST_WORKERS ?= 2
 
 help:
 	@echo 'make demo    train and test a detector and a segmentor on little drawn scenes (about 8 minutes)'
-	@echo 'make test    the whole suite (about 20 minutes)'
+	@echo 'make test    the whole suite (about 9 minutes)'
 	@echo 'make lint    formatting and lint checks'
 	@echo 'make clean   remove what the demo and the tests made; .venv and built wheels stay'
 
@@ -18,7 +18,7 @@ demo: .venv
 	@.venv/bin/python -m swin_backbone.demo
 
 test: .venv
-	@echo '==> The whole suite, $(PYTEST_WORKERS) tests at a time: about 20 minutes on 2 cores'
+	@echo '==> The whole suite, $(PYTEST_WORKERS) tests at a time: about 9 minutes on 2 cores'
 	@.venv/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --durations 15 $(TESTS)
 
 lint: .venv
