@@ -14,7 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from swin_backbone import ArgumentError
 from swin_backbone.ops import tiles
 from swin_backbone.ops.backends import use_backend
-from swin_backbone.ops.window_attention import explain_backend, shifted_window_attention
+from swin_backbone.ops.window_attention import (
+    dispatch,
+    explain_backend,
+    shifted_window_attention,
+)
 from swin_backbone.ops.window_attention.operator import attention_op
 
 BACKENDS = ('sdpa', 'cpu')
@@ -156,6 +160,17 @@ def test_choice_by_device_and_why():
     assert explain_backend('meta').backend == 'sdpa'
     choice = explain_backend('cpu', dropout_p=0.1)
     assert choice.backend == 'reference' and 'dropout' in choice.rejected['cpu']
+
+
+@pytest.mark.parametrize('fault, taken', [(None, 'triton'), ('its kernels are wrong', 'sdpa')])
+def test_kernels_are_tried_before_they_are_chosen(monkeypatch, fault, taken):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: False)
+    monkeypatch.setattr(dispatch, 'can_run', lambda name, problem: None)
+    monkeypatch.setattr(dispatch, 'fault', lambda *args: fault)
+    choice = explain_backend('cuda', torch.bfloat16)
+    assert choice.backend == taken and choice.rejected.get('triton') == fault
+    assert explain_backend('cuda', torch.bfloat16, backend='triton').backend == 'triton'
 
 
 def test_argument_over_context_over_environment(monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from swin_backbone.ops.window_attention import reference, triton
+from swin_backbone.ops.window_attention import reference, trial, triton
 from swin_backbone.ops.window_attention.problem import Problem
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -258,3 +258,41 @@ def test_can_run_here_and_says_why_not():
     assert 'no weight is kept' in triton.can_run(problem._replace(dropout_p=1.0))
     assert 'int64' in triton.can_run(problem._replace(dtype=torch.int64))
     assert '65 wide' in triton.can_run(problem._replace(head_dim=65))
+
+
+@pytest.mark.parametrize('window', [4, 9])
+@pytest.mark.parametrize('dtype', trial.TOLERANCE)
+def test_trial_passes(dtype, window):
+    before = torch.get_rng_state()
+    with torch.inference_mode():
+        assert trial.fault(DEVICE, dtype, window, 8) is None
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize('result', [0, 1, 2, 3])
+def test_trial_finds_any_wrong_result(result, monkeypatch):
+    name = 'backward' if result else 'forward'
+    right = getattr(triton, name)
+
+    def wrong(*args):
+        results = right(*args)
+        if not result:
+            return results * 0.9
+        return tuple(r * 0.9 if i == result else r for i, r in enumerate(results, 1))
+
+    monkeypatch.setattr(triton, name, wrong)
+    trial.fault.cache_clear()
+    with pytest.warns(UserWarning, match='does without triton: its kernels are wrong'):
+        assert 'wrong' in trial.fault(DEVICE, torch.float32, 4, 8)
+    trial.fault.cache_clear()
+
+
+def test_trial_survives_kernels_that_fail(monkeypatch):
+    def fail(*args):
+        raise RuntimeError('out of registers')
+
+    monkeypatch.setattr(triton, 'forward', fail)
+    trial.fault.cache_clear()
+    with pytest.warns(UserWarning, match='out of registers'):
+        assert 'RuntimeError' in trial.fault(DEVICE, torch.float32, 4, 8)
+    trial.fault.cache_clear()

@@ -11,6 +11,7 @@ from ...errors import ArgumentError
 from ..backends import checked, requested_backend
 from .operator import load
 from .problem import Problem
+from .trial import fault
 
 # What is tried on each kind of device, the fastest first; `reference` runs anywhere. On a CPU
 # PyTorch's own kernel is not tried by itself: with dropout it writes all scores just as well.
@@ -53,7 +54,7 @@ def choose(problem: Problem, backend: str | None = None) -> Choice:
         return _asked(problem, name, 'by context or environment')
     rejected: dict[str, str] = {}
     for name in ORDER.get(problem.device, OTHERWISE):
-        why_not = can_run(name, problem)
+        why_not = can_run(name, problem) or _fault(name, problem)
         if why_not is None:
             return Choice(name, f'the fastest for {problem.device} tensors', rejected)
         rejected[name] = why_not
@@ -81,6 +82,15 @@ def can_run(backend: str, problem: Problem) -> str | None:
     if backend == 'triton' and importlib.util.find_spec('triton') is None:
         return 'triton is not installed'
     return load(backend).can_run(problem)
+
+
+def _fault(backend: str, problem: Problem) -> str | None:
+    """What a trial finds wrong with a backend that is not asked for by name."""
+    if backend != 'triton' or not torch.cuda.is_available():
+        return None
+    if torch.cuda.is_current_stream_capturing():  # a graph must not record the trial
+        return None
+    return fault(problem.device, problem.dtype, problem.window_size, problem.head_dim)
 
 
 def _asked(problem: Problem, backend: str, by: str) -> Choice:
