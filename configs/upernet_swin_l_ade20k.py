@@ -1,13 +1,7 @@
 # UPerNet, Swin-L from ImageNet-22K, 640 × 640, 160k iterations.
-_base_ = [
-    '_base_/models/upernet_swin.py',
-    '_base_/datasets/ade20k_640.py',
-    '_base_/schedules/ade20k_160k.py',
-    '_base_/runtime/mmseg.py',
-]
+_base_ = 'upernet_swin_b_22k_ade20k.py'
 
 model = dict(
-    data_preprocessor=dict(size=(640, 640)),
     backbone=dict(
         arch='large',
         init_cfg=dict(checkpoint={{_base_.weights.large_22k}}),
