@@ -71,6 +71,9 @@ class SwinTransformer(BaseModule):
         init_cfg: ``dict(type='Pretrained', checkpoint=path_or_url)`` or an mmengine initialiser.
         arch: A variant, ``'tiny'``, ``'small'``, ``'base'`` or ``'large'``: sets ``embed_dims``,
             ``depths`` and ``num_heads``. Also a dict of the three.
+        pad_small_map: Whether a map that is no larger than the window is padded to it and shifted
+            all the same, the official rule for detection and segmentation. False is that for
+            classification: the window shrinks to the map's smaller side, and is not shifted.
 
     Raises:
         TypeError: An unknown argument, or ``pretrained`` that is no string.
@@ -105,6 +108,7 @@ class SwinTransformer(BaseModule):
         frozen_stages: int = -1,
         init_cfg: dict | list[dict] | None = None,
         arch: str | dict | None = None,
+        pad_small_map: bool = True,
     ) -> None:
         super().__init__(_pretrained_init_cfg(pretrained, init_cfg))
         _check_counts(embed_dims=embed_dims, in_channels=in_channels)
@@ -164,6 +168,7 @@ class SwinTransformer(BaseModule):
                 act_cfg=act_cfg,
                 norm_cfg=norm_cfg,
                 with_cp=with_cp,
+                pad_small_map=pad_small_map,
             )
             self.stages.append(stage)
         for i in self.out_indices:

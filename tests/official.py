@@ -6,6 +6,7 @@ pads before the projection, builds the mask by slices, and merges patches in the
 
 from __future__ import annotations
 
+import math
 import re
 
 import torch
@@ -69,8 +70,13 @@ def random_state_dict(
     return sd
 
 
-def forward(sd: dict[str, Tensor], x: Tensor, window: int) -> list[Tensor]:
-    """The feature maps (B, C, H, W) of every stage, normed where the state dict has the norm."""
+def forward(
+    sd: dict[str, Tensor], x: Tensor, window: int, classification: bool = False
+) -> list[Tensor]:
+    """The feature maps (B, C, H, W) of every stage, normed where the state dict has the norm.
+
+    The code for classification shrinks the window to a map that is no larger, and does not shift.
+    """
 
     def norm(x: Tensor, name: str) -> Tensor:
         weight = sd.get(f'{name}.weight')
@@ -92,8 +98,10 @@ def forward(sd: dict[str, Tensor], x: Tensor, window: int) -> list[Tensor]:
         blocks = {int(m[1]) for k in sd if (m := re.match(rf'layers\.{i}\.blocks\.(\d+)', k))}
         for j in sorted(blocks):
             at = f'layers.{i}.blocks.{j}'
-            shift = window // 2 if j % 2 else 0
-            x = x + _attention(norm(x, f'{at}.norm1'), sd, f'{at}.attn', window, shift)
+            M, shift = window, window // 2 if j % 2 else 0
+            if classification and min(x.shape[1:3]) <= window:
+                M, shift = min(x.shape[1:3]), 0
+            x = x + _attention(norm(x, f'{at}.norm1'), sd, f'{at}.attn', M, shift)
             hidden = F.gelu(linear(norm(x, f'{at}.norm2'), f'{at}.mlp.fc1'))
             x = x + linear(hidden, f'{at}.mlp.fc2')
         outs.append(norm(x, f'norm{i}').permute(0, 3, 1, 2))
@@ -107,7 +115,7 @@ def forward(sd: dict[str, Tensor], x: Tensor, window: int) -> list[Tensor]:
 
 def _attention(x: Tensor, sd: dict[str, Tensor], at: str, M: int, shift: int) -> Tensor:
     table = sd[f'{at}.relative_position_bias_table']
-    heads = table.shape[1]
+    heads, reach = table.shape[1], math.isqrt(len(table)) // 2
     _, H, W, C = x.shape
     x = F.pad(x, (0, 0, 0, -W % M, 0, -H % M))
     qkv = F.linear(x, sd[f'{at}.qkv.weight'], sd[f'{at}.qkv.bias'])
@@ -122,7 +130,7 @@ def _attention(x: Tensor, sd: dict[str, Tensor], at: str, M: int, shift: int) ->
     tokens = [(r, c) for r in range(M) for c in range(M)]
     for a, (ra, ca) in enumerate(tokens):
         for b, (rb, cb) in enumerate(tokens):
-            bias[:, a, b] = table[(ra - rb + M - 1) * (2 * M - 1) + ca - cb + M - 1]
+            bias[:, a, b] = table[(ra - rb + reach) * (2 * reach + 1) + ca - cb + reach]
 
     out = torch.empty_like(x)
     for top in range(0, x.shape[1], M):

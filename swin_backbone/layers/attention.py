@@ -78,17 +78,30 @@ class WindowMSA(BaseModule):
         self.relative_position_index.copy_(relative_position_index(self.window_size))
         trunc_normal_(self.relative_position_bias_table, std=0.02)
 
-    def relative_position_bias(self) -> Tensor:
-        """The bias of every pair of tokens, (heads, M², M²)."""
-        bias = self.relative_position_bias_table[self.relative_position_index]
-        return bias.permute(2, 0, 1).contiguous()
+    def relative_position_bias(self, window_size: int | None = None) -> Tensor:
+        """The bias of every pair of tokens, (heads, M², M²), of a window no larger than its own."""
+        index = self.relative_position_index
+        if window_size not in (None, self.window_size):
+            index = index.view([self.window_size] * 4)
+            index = index[:window_size, :window_size, :window_size, :window_size]
+            index = index.reshape(window_size**2, window_size**2)
+        return self.relative_position_bias_table[index].permute(2, 0, 1).contiguous()
 
-    def forward(self, x: Tensor, shift_size: int = 0) -> Tensor:
-        """A map (B, H, W, C) to the same shape, attending within windows shifted by the size."""
+    def forward(self, x: Tensor, shift_size: int = 0, window_size: int | None = None) -> Tensor:
+        """Attends within shifted windows.
+
+        Args:
+            x: A map (B, H, W, C).
+            shift_size: Cyclic shift of the map up and left, below the window's side.
+            window_size: Side of the window, up to the module's, which it is if None.
+
+        Returns:
+            (B, H, W, C).
+        """
         x = shifted_window_attention(
             self.qkv(x),
-            self.relative_position_bias(),
-            window_size=self.window_size,
+            self.relative_position_bias(window_size),
+            window_size=window_size or self.window_size,
             shift_size=shift_size,
             scale=self.scale,
             padding=self.qkv.bias,
@@ -107,6 +120,8 @@ class ShiftWindowMSA(BaseModule):
         shift_size: Cyclic shift of the map up and left, 0 <= shift_size < window_size.
         qkv_bias, qk_scale, attn_drop_rate, proj_drop_rate: As for :class:`WindowMSA`.
         drop_path: Probability of dropping the whole path for a sample.
+        pad_small_map: Whether a map that is no larger than the window is padded to it and shifted
+            all the same, as in detection; else see :meth:`windows`.
         init_cfg: As for every mmengine module.
     """
 
@@ -121,6 +136,7 @@ class ShiftWindowMSA(BaseModule):
         attn_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         drop_path: float = 0.0,
+        pad_small_map: bool = True,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -130,6 +146,7 @@ class ShiftWindowMSA(BaseModule):
             )
         self.window_size = window_size
         self.shift_size = shift_size
+        self.pad_small_map = pad_small_map
         self.w_msa = WindowMSA(
             embed_dims,
             num_heads,
@@ -141,7 +158,18 @@ class ShiftWindowMSA(BaseModule):
         )
         self.drop = DropPath(drop_path)
 
+    def windows(self, hw_shape: tuple[int, int]) -> tuple[int, int]:
+        """Side and shift of the windows on a map (H, W).
+
+        Without ``pad_small_map`` a map whose smaller side is not larger than the window gets
+        windows of that side, and no shift: the official rule for classification, and for V2.
+        """
+        if self.pad_small_map or min(hw_shape) > self.window_size:
+            return self.window_size, self.shift_size
+        return min(hw_shape), 0
+
     def forward(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Tokens (B, H * W, C) of a map (H, W) to the same shape."""
-        x = self.w_msa(query.unflatten(1, hw_shape), self.shift_size)
+        window_size, shift_size = self.windows(hw_shape)
+        x = self.w_msa(query.unflatten(1, hw_shape), shift_size, window_size)
         return self.drop(x.flatten(1, 2))

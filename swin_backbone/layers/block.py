@@ -48,6 +48,7 @@ class SwinBlock(BaseModule):
         norm_cfg: Normalisation.
         with_cp: What to recompute in the backward pass, which saves memory: True or ``'block'``,
             the block; ``'attention'`` or ``'mlp'``, that half of it.
+        pad_small_map: As for :class:`ShiftWindowMSA`.
         init_cfg: As for every mmengine module.
     """
 
@@ -66,6 +67,7 @@ class SwinBlock(BaseModule):
         act_cfg: dict = dict(type='GELU'),
         norm_cfg: dict = dict(type='LN'),
         with_cp: bool | str = False,
+        pad_small_map: bool = True,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -81,6 +83,7 @@ class SwinBlock(BaseModule):
             attn_drop_rate=attn_drop_rate,
             proj_drop_rate=drop_rate,
             drop_path=drop_path_rate,
+            pad_small_map=pad_small_map,
         )
         self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
         self.ffn = FFN(
@@ -115,18 +118,19 @@ class SwinBlock(BaseModule):
     def _in_one_piece(self, x: Tensor, hw_shape: Grid) -> Tensor:
         """The same without calling the modules, and with the same random draws."""
         attention, (fc1, *_), fc2 = self.attn.w_msa, *self.ffn.layers[:2]
+        window_size, shift_size = self.attn.windows(hw_shape)
         parameters = Parameters(
             *(self.norm1.weight, self.norm1.bias),
             *(attention.qkv.weight, attention.qkv.bias),
-            attention.relative_position_bias(),
+            attention.relative_position_bias(window_size),
             *(attention.proj.weight, attention.proj.bias),
             *(self.norm2.weight, self.norm2.bias),
             *(fc1.weight, fc1.bias),
             *(fc2.weight, fc2.bias),
         )
         options = Options(
-            attention.window_size,
-            self.attn.shift_size,
+            window_size,
+            shift_size,
             attention.scale,
             self.norm1.eps,
             self.norm2.eps,
@@ -152,8 +156,8 @@ class SwinBlockSequence(BaseModule):
         depth: Number of blocks.
         drop_path_rate: Probability of dropping a path for a sample, one for all or one a block.
         downsample: What makes the next stage's tokens, or None.
-        window_size, qkv_bias, qk_scale, drop_rate, attn_drop_rate, act_cfg, norm_cfg, with_cp: As
-            for :class:`SwinBlock`.
+        window_size, qkv_bias, qk_scale, drop_rate, attn_drop_rate, act_cfg, norm_cfg, with_cp,
+            pad_small_map: As for :class:`SwinBlock`.
         init_cfg: As for every mmengine module.
     """
 
@@ -173,6 +177,7 @@ class SwinBlockSequence(BaseModule):
         act_cfg: dict = dict(type='GELU'),
         norm_cfg: dict = dict(type='LN'),
         with_cp: bool | str = False,
+        pad_small_map: bool = True,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -192,6 +197,7 @@ class SwinBlockSequence(BaseModule):
                 act_cfg=act_cfg,
                 norm_cfg=norm_cfg,
                 with_cp=with_cp,
+                pad_small_map=pad_small_map,
             )
             for i in range(depth)
         )
