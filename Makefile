@@ -2,13 +2,14 @@
 SHELL := bash
 PYTEST_WORKERS ?= 2
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test test-all lint format clean
 
 help:
-	@echo 'make demo    train and test a detector and a segmentor on little drawn scenes (about 8 minutes)'
-	@echo 'make test    the whole suite (about 9 minutes)'
-	@echo 'make lint    formatting and lint checks'
-	@echo 'make clean   remove what the demo and the tests made; .venv and built wheels stay'
+	@echo 'make demo      train and test a detector and a segmentor on little drawn scenes (about 8 minutes)'
+	@echo 'make test      the suite without its slow tests (about 9 minutes)'
+	@echo 'make test-all  every test; those marked slow take minutes each'
+	@echo 'make lint      formatting and lint checks'
+	@echo 'make clean     remove what the demo and the tests made; .venv and built wheels stay'
 
 .venv: FORCE
 	@bash requirements/set_up.sh
@@ -17,9 +18,16 @@ FORCE:
 demo: .venv
 	@.venv/bin/python -m swin_backbone.demo
 
+# A later -m wins: make test TESTS='tests/ops -m slow'.
+PYTEST = .venv/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --durations 15
+
 test: .venv
-	@echo '==> The whole suite, $(PYTEST_WORKERS) tests at a time: about 9 minutes on 2 cores'
-	@.venv/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --durations 15 $(TESTS)
+	@echo '==> The quick tests, $(PYTEST_WORKERS) at a time: about 9 minutes on 2 cores'
+	@$(PYTEST) -m 'not slow' $(TESTS)
+
+test-all: .venv
+	@echo '==> Every test, $(PYTEST_WORKERS) at a time'
+	@$(PYTEST) $(TESTS)
 
 lint: .venv
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
