@@ -62,7 +62,9 @@ def shifted_window_attention(
     )
     name = 'reference'
     if not _transformed():
-        name = chosen(device, qkv.dtype, window_size, head_dim, dropout_p, backend)
+        # All that a choice depends on. A module's attribute itself is no constant to a compiler.
+        dropping = 0.0 if not dropout_p else 1.0 if dropout_p >= 1 else 0.5
+        name = chosen(device, qkv.dtype, window_size, head_dim, dropping, backend)
     if name == 'reference':
         return reference.shifted_window_attention(qkv, bias, **options)
     if dropout_p:
