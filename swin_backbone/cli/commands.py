@@ -13,6 +13,7 @@ from mmengine.logging import MMLogger
 
 from ..errors import ArgumentError, CheckpointError
 from ..version import __version__
+from .complexity import complexity
 from .weights import weights
 
 
@@ -59,4 +60,5 @@ def commands() -> None:
     """
 
 
-commands.add_command(weights)
+for command in (weights, complexity):
+    commands.add_command(command)
