@@ -14,6 +14,7 @@ from mmengine.logging import MMLogger
 from ..errors import ArgumentError, CheckpointError
 from ..version import __version__
 from .complexity import complexity
+from .configs import configs
 from .doctor import doctor
 from .weights import weights
 
@@ -61,5 +62,5 @@ def commands() -> None:
     """
 
 
-for command in (weights, complexity, doctor):
+for command in (weights, configs, complexity, doctor):
     commands.add_command(command)

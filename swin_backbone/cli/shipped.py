@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import re
 import warnings
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from torch import nn
 from .. import configs_dir
 from ..errors import ArgumentError
 from ..registration import register
+
+TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
+_FRAMEWORK = re.compile(r"'(\w+)::|^default_scope = '(\w+)'", re.MULTILINE)
+_LEADING_COMMENT = re.compile(r'(#.*\n)*')
 
 
 def shipped() -> dict[str, Path]:
@@ -34,6 +40,34 @@ def find(name: str) -> Path:
         hint = f'the nearest are {", ".join(near)}' if near else 'see `swin-backbone configs list`'
         raise ArgumentError(f'no config is called {name!r}; {hint}')
     return found
+
+
+def summary(name: str) -> dict[str, str | None]:
+    """Name, task, title and path of a shipped config, told from its text: no framework is needed.
+
+    The title is the first sentence of the leading comment or docstring. The task is None where
+    neither the config nor a base of it names a framework.
+    """
+    path = find(name)
+    text = path.read_text()
+    comment = _LEADING_COMMENT.match(text)[0].replace('#', ' ')
+    leading = ' '.join((comment or ast.get_docstring(ast.parse(text)) or '').split())
+    title = leading.split('. ')[0].rstrip('.')
+    framework = _framework(path)
+    return dict(name=path.stem, task=TASKS.get(framework), title=title, path=str(path))
+
+
+def _framework(path: Path) -> str | None:
+    """What a config is for: the framework whose bases, or whose scope, it or a base of it names."""
+    text = path.read_text()
+    if named := _FRAMEWORK.search(text):
+        return named[1] or named[2]
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '_base_':
+            bases = ast.literal_eval(node.value)
+            bases = [bases] if isinstance(bases, str) else bases
+            return next(filter(None, (_framework(path.parent / base) for base in bases)), None)
+    return None
 
 
 def read(config: str | Path) -> Config:
