@@ -12,6 +12,7 @@ published, and ``flops_executed`` without them, which is what runs.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
@@ -109,12 +111,15 @@ def complexity(model: nn.Module, shape: Sequence[int]) -> Complexity:
         shape: Of the image: (channels, height, width).
 
     Raises:
-        ArgumentError: The model is not on the meta device, or the shape is none of an image.
+        ArgumentError: The model is not on the meta device, or the shape is none of an image, or a
+            framework's model has no ``backbone``.
     """
     if len(shape) != 3 or min(shape) < 1:
         raise ArgumentError(f'shape={tuple(shape)} must be (channels, height, width) of an image')
     if any(parameter.device.type != 'meta' for parameter in model.parameters()):
         raise ArgumentError("the model has weights; build it within `with torch.device('meta')`")
+    if isinstance(model, BaseModel) and not _has(model, 'backbone'):
+        raise ArgumentError(f'{type(model).__name__} has no backbone; give the model within it')
     parts, modules = _split(model)
     # One attention operator for all backends. Both counters see every call.
     operator = {torch.ops.swin_backbone.shifted_window_attention: _attention_of_padded_map}
@@ -149,7 +154,7 @@ def default_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
         height, width = size[0], 4 * size[1]
     elif 'head' in model:
         height, width = _crop(config)
-    return model['backbone'].get('in_channels', 3), height, width
+    return (model.get('backbone') or {}).get('in_channels', 3), height, width
 
 
 def _crop(config: Mapping[str, Any]) -> tuple[int, int]:
@@ -174,7 +179,7 @@ def _split(model: nn.Module) -> tuple[list[Part], list[list[nn.Module]]]:
         own = [p for m in members for p in m.parameters() if id(p) not in seen]
         seen.update(map(id, own))
         parts.append(Part(name, sum(p.numel() for p in dict.fromkeys(own))))
-        modules.append([m for m in members if isinstance(m, nn.Module)])
+        modules.append(members)
     rest = sum(p.numel() for p in model.parameters() if id(p) not in seen)
     return [*parts, Part('other', rest, ran=True)], [*modules, []]
 
@@ -272,30 +277,40 @@ def _run(model: nn.Module, image: Tensor) -> None:
         _run_roi_head(model.roi_head, features)
 
 
+@contextlib.contextmanager
+def _counted_if_it_runs(name: str) -> Iterator[None]:
+    """Leaves out heads of another kind: those that features alone do not suffice."""
+    try:
+        yield
+    except Exception as error:  # whatever such a head makes of them
+        print_log(f'{name} takes more than features: {error}', logger='current')
+
+
 def _run_dense_heads(name: str, heads: list[nn.Module], features: Any) -> None:
     """One head; or those of a cascade, each of which refines what the one before gave."""
     results: list[Any] = []
-    try:
+    with _counted_if_it_runs(name):
         for head in heads:
             results.append(head(features, *results[-1:]))
-    except Exception as error:  # a head of another kind, whatever it makes of features alone
-        print_log(f'{name} takes more than features: {error}', logger='current')
 
 
 def _run_roi_head(roi_head: nn.Module, features: Sequence[Tensor]) -> None:
     """Its heads on regions as the extractors would cut them out, which is no multiply-add."""
     if _has(roi_head, 'semantic_head'):
-        roi_head.semantic_head(features)
+        with _counted_if_it_runs('semantic_head'):
+            roi_head.semantic_head(features)
     if _has(roi_head, 'bbox_head'):
         regions = _regions(roi_head.bbox_roi_extractor, BOXES)
-        for head in _listed(roi_head.bbox_head):
-            head(regions)
+        with _counted_if_it_runs('bbox_head'):
+            for head in _listed(roi_head.bbox_head):
+                head(regions)
     if _has(roi_head, 'mask_head'):
         regions, flow = _regions(roi_head.mask_roi_extractor, MASKS), ()
-        for head in _listed(roi_head.mask_head):
-            result = head(regions, *flow)
-            # Hybrid task cascade's heads hand their features on to the next.
-            flow = result[1:] if isinstance(result, list) and roi_head.mask_info_flow else ()
+        with _counted_if_it_runs('mask_head'):
+            for head in _listed(roi_head.mask_head):
+                result = head(regions, *flow)
+                # Hybrid task cascade's heads hand their features on to the next.
+                flow = result[1:] if getattr(roi_head, 'mask_info_flow', False) else ()
 
 
 def _regions(extractor: nn.Module, number: int) -> Tensor:

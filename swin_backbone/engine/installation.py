@@ -131,7 +131,8 @@ def mmcv_operators() -> Iterator[Finding]:
         )
         if not needed:
             why += ' (the backbone alone does without)'
-        yield Finding('mmcv operators', 'loading', False if needed else None, why, fix)
+        remedy = _fix_of(error, fix)
+        yield Finding('mmcv operators', 'loading', False if needed else None, why, remedy)
         return
     right = kept == [0, 2]
     yield Finding('mmcv operators', 'nms', right, 'right' if right else f'kept {kept}', fix)
@@ -313,11 +314,11 @@ def _said(error: Exception) -> str:
 
 
 def _fix_of(error: Exception, otherwise: str | None = None) -> str | None:
-    """The command that mends a failed import: of the module that is missing, if one is."""
-    missing = error.name if isinstance(error, ModuleNotFoundError) else None
-    known = {**REQUIRED, **OPTIONAL}
-    if missing in known:
-        return f"pip install '{known[missing][1]}'"
+    """The command that mends a failed import: of the package that is missing, if one is."""
+    missing = ((isinstance(error, ModuleNotFoundError) and error.name) or '').partition('.')[0]
+    if not missing or _installed(missing):
+        return otherwise
     if missing == 'pkg_resources':  # which newer setuptools do without
         return "pip install 'setuptools<81'"
-    return f'pip install {missing}' if missing and '.' not in missing else otherwise
+    known = {**REQUIRED, **OPTIONAL}
+    return f"pip install '{known[missing][1]}'" if missing in known else f'pip install {missing}'

@@ -7,6 +7,7 @@ import torch
 from mmdet.models.backbones.swin import SwinTransformer as StockSwin
 from mmengine.config import Config
 from mmengine.hub import get_config
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -117,6 +118,12 @@ def test_heads_that_need_more_than_features_are_named():
     assert flops_of(found, 'decoder') == 0
 
 
+def test_box_heads_that_need_more_than_regions_are_named():
+    found = complexity(stock('double_heads/dh-faster-rcnn_r50_fpn_1x_coco.py'), (3, 64, 64))
+    assert found.not_counted == ['roi_head.bbox_head']
+    assert flops_of(found, 'roi_head.bbox_head') == 0 < flops_of(found, 'rpn_head')
+
+
 def test_segmentor_of_inference_has_no_auxiliary_head():
     widths = [24, 48, 96, 192]
     head = dict(channels=16, num_classes=4)
@@ -159,11 +166,18 @@ def test_classifier(small):
     assert (head.params, head.flops) == (1930, 1920)
 
 
+class Wrapper(BaseModel):
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        raise AssertionError('nothing to run')
+
+
 def test_wrong_arguments(small):
     with pytest.raises(ArgumentError, match='has weights'):
         complexity(SwinTransformer(**small), SHAPE)
     with pytest.raises(ArgumentError, match=r'shape=\(64, 64\)'):
         complexity(on_meta(SwinTransformer, **small), (64, 64))
+    with pytest.raises(ArgumentError, match='no backbone'):
+        complexity(Wrapper(), SHAPE)
     with pytest.raises(ArgumentError, match='in_channels='):
         complexity(on_meta(SwinTransformer, **small), (4, 64, 64))
 
