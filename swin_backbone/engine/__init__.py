@@ -1,1 +1,1 @@
-"""What mmengine is handed beside the models, imported when a config asks; and counts of models."""
+"""What mmengine is handed beside the models, imported when a config asks; and what `cli` calls."""
