@@ -8,10 +8,18 @@ import sys
 from pathlib import Path
 
 from .errors import ArgumentError, CheckpointError
-from .registration import RegistrationWarning, register
-from .swin import SwinTransformer
 from .version import __version__
-from .weights import allow_mmengine_checkpoints
+
+_COMMAND_LINE = Path(sys.argv[0] if sys.argv else '').stem == 'swin-backbone'
+try:
+    from .registration import RegistrationWarning, register
+    from .swin import SwinTransformer
+    from .weights import allow_mmengine_checkpoints
+except Exception:  # whatever broken dependencies may raise: `swin-backbone doctor` looks for it
+    if not _COMMAND_LINE:
+        raise
+else:
+    allow_mmengine_checkpoints()
 
 __all__ = [
     'ArgumentError',
@@ -30,7 +38,6 @@ def configs_dir() -> Path:
     return inside if inside.is_dir() else here.parent / 'configs'
 
 
-allow_mmengine_checkpoints()
 # The command line registers when it builds a config: importing the frameworks takes seconds.
-if Path(sys.argv[0] if sys.argv else '').stem != 'swin-backbone':
+if not _COMMAND_LINE:
     register()

@@ -45,6 +45,17 @@ def register() -> None:
         )
 
 
+def registered(name: str) -> dict[str, type | None]:
+    """The class of a name in mmengine's registry and in every framework's that can be imported."""
+    found = {'mmengine': MODELS.get(name)}
+    for framework in FRAMEWORKS:
+        try:
+            found[framework] = importlib.import_module(f'{framework}.registry').MODELS.get(name)
+        except Exception:  # whatever a broken installation may raise: register() warns of it
+            continue
+    return found
+
+
 def _register_in(registry) -> None:
     for backbone, names in NAMES.items():
         registry.register_module(name=list(names), force=True, module=backbone)

@@ -62,6 +62,11 @@ def test_an_installed_user_finds_the_configs(wheel, tmp_path):
         '    print(path.name)\n'
         'from swin_backbone.weights.download import target\n'
         'assert target("swin_tiny_in1k").path.parent.name == "swin_backbone"\n'
+        'from click.testing import CliRunner\n'
+        'from swin_backbone.cli.commands import commands\n'
+        'CliRunner().invoke(commands, ["configs", "copy", "cascade_swin_l_coco", "mine.py"])\n'
+        f'assert {str(site)!r} in open("mine.py").read()\n'
+        'assert Config.fromfile("mine.py").model.backbone.arch == "large"\n'
     )
     env = {name: value for name, value in os.environ.items() if name != 'SWIN_CHECKPOINTS'}
     result = subprocess.run(

@@ -1,7 +1,7 @@
 """The command line, ``swin-backbone``. Exit codes:
 
 - 0: done, and nothing is wrong
-- 1: what was compared differs, what was verified is wrong, or a checkpoint does not fit a config
+- 1: what was compared differs, what was verified or examined is wrong, or a checkpoint does not fit
 - 2: the command line is wrong
 - 3: it could not be done: no such file or name, an unreadable file, a failed download
 """
@@ -14,10 +14,20 @@ import sys
 def main() -> None:
     """What the console script calls."""
     try:
-        from .commands import commands
-    except ModuleNotFoundError as error:
-        if error.name not in ('click', 'rich'):
-            raise
+        import click  # noqa: F401
+        import rich  # noqa: F401
+    except ImportError as error:
         print(f"swin-backbone needs click and rich ({error}): pip install 'swin_backbone[cli]'")
         sys.exit(3)
-    commands(prog_name='swin-backbone')
+    try:
+        from .commands import commands
+    except Exception as error:  # whatever broken torch, mmengine or mmcv may raise
+        if sys.argv[1:2] != ['doctor']:
+            cause = f'{type(error).__name__}: {error}'
+            print(f'swin-backbone cannot start ({cause}): `swin-backbone doctor` says why')
+            sys.exit(3)
+        from .doctor import doctor
+
+        doctor(sys.argv[2:], prog_name='swin-backbone doctor')
+    else:
+        commands(prog_name='swin-backbone')

@@ -13,6 +13,9 @@ from mmengine.logging import MMLogger
 
 from ..errors import ArgumentError, CheckpointError
 from ..version import __version__
+from .complexity import complexity
+from .configs import configs
+from .doctor import doctor
 from .weights import weights
 
 
@@ -59,4 +62,5 @@ def commands() -> None:
     """
 
 
-commands.add_command(weights)
+for command in (weights, configs, complexity, doctor):
+    commands.add_command(command)

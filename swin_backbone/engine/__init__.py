@@ -1,1 +1,1 @@
-"""What mmengine is handed beside the models; nothing here is imported unless a config asks."""
+"""What mmengine is handed beside the models, imported when a config asks; and what `cli` calls."""

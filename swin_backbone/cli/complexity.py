@@ -1,0 +1,56 @@
+"""``swin-backbone complexity``: parameters and FLOPs of a config's model."""
+
+from __future__ import annotations
+
+import click
+
+from ..engine.complexity import Complexity, Part, default_shape
+from ..engine.complexity import complexity as count
+from .output import json_option, print_json, print_table
+from .shipped import build_on_meta, read
+
+
+@click.command()
+@click.argument('config')
+@click.option(
+    '--shape',
+    nargs=3,
+    type=click.IntRange(1),
+    metavar='C H W',
+    help='Of the image. Default: 3 800 1280 for detectors; for segmentors the height of their crop '
+    'and four times its width; for classifiers the crop of their test pipeline.',
+)
+@json_option
+def complexity(config: str, shape: tuple[int, int, int] | None, as_json: bool) -> None:
+    """Count parameters and FLOPs of a config's model, part by part.
+
+    CONFIG is a path or the name of a shipped config. As in the papers a multiply-add counts once,
+    detectors have 1000 boxes and 100 masks a stage, and heads that only training needs do not run.
+    "executed" leaves out what the official code spends on projecting padded tokens.
+    """
+    content = read(config)
+    model = build_on_meta(content, config)
+    found = count(model, shape or default_shape(content))
+    if as_json:
+        print_json({'config': config, **found.as_dict()})
+    else:
+        _print(found)
+
+
+def _print(found: Complexity) -> None:
+    rows = [_row(part.name, part) for part in found.parts]
+    print_table(
+        ('part', 'parameters', 'FLOPs', 'executed'), [*rows, _row('the whole model', found)]
+    )
+    click.echo(f'one image of {" × ".join(map(str, found.shape))}, a multiply-add counted once')
+    if found.not_counted:
+        click.echo(f'not counted, as they need more than features: {", ".join(found.not_counted)}')
+
+
+def _row(name: str, counted: Part | Complexity) -> tuple[str, ...]:
+    return (
+        name,
+        f'{counted.params / 1e6:.2f} M',
+        f'{counted.flops / 1e9:.2f} G',
+        f'{counted.flops_executed / 1e9:.2f} G',
+    )

@@ -1,0 +1,71 @@
+"""``swin-backbone configs``: the configs that come with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..errors import ArgumentError
+from .output import json_option, print_json, print_table
+from .shipped import find, read, shipped, summary
+
+
+@click.group()
+def configs() -> None:
+    """The package's own configs: what there is, what is in them, copies to change.
+
+    NAME is a file's name in configs/, with or without .py.
+    """
+
+
+@configs.command('list')
+@click.option('--task', help='Those whose task has this word in it.')
+@json_option
+def list_(task: str | None, as_json: bool) -> None:
+    """List the configs: name, task and title."""
+    found = [summary(name) for name in shipped()]
+    found = [entry for entry in found if (task or '').lower() in (entry['task'] or '')]
+    if as_json:
+        print_json(found)
+        return
+    print_table(('name', 'task', 'title'), [(e['name'], e['task'], e['title']) for e in found])
+
+
+@configs.command()
+@click.argument('name')
+@click.option('--resolved', is_flag=True, help='With its bases merged, as a Runner gets it.')
+def show(name: str, resolved: bool) -> None:
+    """Print a config, as it is written or with its bases merged."""
+    path = find(name)
+    click.echo(read(path).pretty_text if resolved else path.read_text(), nl=resolved)
+
+
+@configs.command()
+@click.argument('name')
+@click.argument('destination', required=False, type=click.Path(path_type=Path))
+@click.option('--force', is_flag=True, help='Overwrite what is there.')
+def copy(name: str, destination: Path | None, force: bool) -> None:
+    """Write a config of your own that starts from NAME, to DESTINATION (a file or a folder).
+
+    Without one it goes to the current folder. The file inherits from the installed config by its
+    path, rather than being a copy of it and its bases: it works from anywhere on this machine, what
+    you add says all that is different, and corrections of the package reach it. Where it must
+    depend on nothing, `configs show NAME --resolved` prints all in one file.
+    """
+    source = find(name)
+    target = destination or Path()
+    if target.is_dir():
+        target = target / source.name
+    if target.exists() and not force:
+        raise ArgumentError(f'{target} is there already; --force overwrites it')
+    if target.exists() and target.samefile(source):
+        raise ArgumentError(f'{target} is the config itself')
+    target.parent.mkdir(parents=True, exist_ok=True)
+    title = summary(source.stem)['title']
+    target.write_text(
+        f'# {title}\n'
+        '# Inherits all of it; what is set below replaces or adds to what is there.\n'
+        f'_base_ = {source.resolve().as_posix()!r}\n'
+    )
+    click.echo(str(target))

@@ -1,0 +1,108 @@
+"""The package's own configs by name, and models built from configs as mmengine's Runner does."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import re
+import warnings
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+from .. import configs_dir
+from ..errors import ArgumentError
+from ..registration import register
+
+TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
+_FRAMEWORK = re.compile(r"'(\w+)::|^default_scope = '(\w+)'", re.MULTILINE)
+_LEADING_COMMENT = re.compile(r'(#.*\n)*')
+
+
+def shipped() -> dict[str, Path]:
+    """The configs that come with the package, by their names without ``.py``."""
+    paths = sorted(configs_dir().glob('*.py'))
+    return {path.stem: path for path in paths if path.stem != '__init__'}
+
+
+def find(name: str) -> Path:
+    """The file of a shipped config.
+
+    Raises:
+        ArgumentError: There is none of that name; the message names the nearest.
+    """
+    found = shipped().get(name.removesuffix('.py'))
+    if found is None:
+        near = difflib.get_close_matches(name, shipped(), cutoff=0.4)
+        hint = f'the nearest are {", ".join(near)}' if near else 'see `swin-backbone configs list`'
+        raise ArgumentError(f'no config is called {name!r}; {hint}')
+    return found
+
+
+def summary(name: str) -> dict[str, str | None]:
+    """Name, task, title and path of a shipped config, told from its text: no framework is needed.
+
+    The title is the first sentence of the leading comment or docstring. The task is None where
+    neither the config nor a base of it names a framework.
+    """
+    path = find(name)
+    text = path.read_text()
+    comment = _LEADING_COMMENT.match(text)[0].replace('#', ' ')
+    leading = ' '.join((comment or ast.get_docstring(ast.parse(text)) or '').split())
+    title = leading.split('. ')[0].rstrip('.')
+    framework = _framework(path)
+    return dict(name=path.stem, task=TASKS.get(framework), title=title, path=str(path))
+
+
+def _framework(path: Path) -> str | None:
+    """What a config is for: the framework whose bases, or whose scope, it or a base of it names."""
+    text = path.read_text()
+    if named := _FRAMEWORK.search(text):
+        return named[1] or named[2]
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '_base_':
+            bases = ast.literal_eval(node.value)
+            bases = [bases] if isinstance(bases, str) else bases
+            return next(filter(None, (_framework(path.parent / base) for base in bases)), None)
+    return None
+
+
+def read(config: str | Path) -> Config:
+    """A config with its bases merged, by its path or a shipped one's name.
+
+    Raises:
+        ArgumentError: There is none, or it cannot be read.
+    """
+    path = Path(config).expanduser()
+    path = path if path.is_file() else find(str(config))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the frameworks' own, as their parts are imported
+        register()
+        try:
+            return Config.fromfile(path)
+        except Exception as error:  # a config is code, and mmengine's errors are of many kinds
+            raise ArgumentError(f'{config} cannot be read: {_said(error)}') from error
+
+
+def build_on_meta(config: Config, name: str) -> nn.Module:
+    """A config's model with shapes alone: no memory, no weights.
+
+    Raises:
+        ArgumentError: It cannot be built; ``name`` says in the error which config it is.
+    """
+    if 'model' not in config:
+        raise ArgumentError(f'{name} has no model')
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    with warnings.catch_warnings(), torch.device('meta'):
+        warnings.simplefilter('ignore')
+        try:
+            return MODELS.build(config.model)
+        except Exception as error:  # whatever a model's constructor may raise
+            raise ArgumentError(f'the model of {name} cannot be built: {_said(error)}') from error
+
+
+def _said(error: Exception) -> str:
+    return f'{type(error).__name__}: {error}; `swin-backbone doctor` looks for what is amiss'

@@ -1,0 +1,327 @@
+"""Parameters and FLOPs of a model, part by part, counted without running it.
+
+The convention is that of the papers' tables: a multiply-add counts once; products of convolutions,
+linear layers and attention count, and nothing else; the network of inference, without the auxiliary
+heads of training; detectors with 1000 boxes for each box head and 100 for each mask head.
+
+The official code pads a map to whole windows before it projects queries, keys and values, and
+projects the padded tokens as well. The operator here does not: a padded token's projection is the
+bias. So there are two counts: ``flops`` with the padded tokens' projections, which is what is
+published, and ``flops_executed`` without them, which is what runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
+
+from ..errors import ArgumentError
+from ..ops.backends import use_backend
+
+BOXES, MASKS = 1000, 100  # for each box head and each mask head, as in mmdet's count
+DETECTION, SEGMENTATION, CLASSIFICATION = (800, 1280), (512, 512), (224, 224)
+
+# Heads that take the feature maps and nothing else, by their names in the frameworks' models.
+_DENSE_HEADS = ('rpn_head', 'bbox_head', 'mask_head', 'seg_head', 'decode_head', 'head')
+_TRAINING_ONLY = re.compile(r'auxiliary_head\b')
+
+
+@dataclass
+class Part:
+    """A part of a model: its parameters, and its multiply-adds by either count."""
+
+    name: str
+    params: int
+    flops: int = 0
+    flops_executed: int = 0
+    ran: bool = field(default=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What :func:`complexity` counted. ``parts`` add up to the whole."""
+
+    shape: tuple[int, int, int]
+    parts: list[Part]
+
+    @property
+    def params(self) -> int:
+        """All parameters, those of auxiliary heads too."""
+        return sum(part.params for part in self.parts)
+
+    @property
+    def flops(self) -> int:
+        """Multiply-adds of the official code, which projects padded tokens."""
+        return sum(part.flops for part in self.parts)
+
+    @property
+    def flops_executed(self) -> int:
+        """Multiply-adds of this package's code."""
+        return sum(part.flops_executed for part in self.parts)
+
+    @property
+    def not_counted(self) -> list[str]:
+        """Parts with parameters that did not run, as they need more than features; see ``flops``.
+
+        Those of training alone are not among them: that they do not run is the convention.
+        """
+        return [
+            part.name
+            for part in self.parts
+            if part.params and not part.ran and not _TRAINING_ONLY.match(part.name)
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            'shape': list(self.shape),
+            'params': self.params,
+            'flops': self.flops,
+            'flops_executed': self.flops_executed,
+            'not_counted': self.not_counted,
+            'parts': [
+                {
+                    name: getattr(part, name)
+                    for name in ('name', 'params', 'flops', 'flops_executed')
+                }
+                for part in self.parts
+            ],
+        }
+
+
+def complexity(model: nn.Module, shape: Sequence[int]) -> Complexity:
+    """Counts a model's parameters and the multiply-adds of a forward pass of one image.
+
+    It takes a second and no memory, and gives the same on every machine and for every backend:
+    the model is on the meta device, where tensors have shapes alone.
+
+    Args:
+        model: A detector, segmentor or classifier of OpenMMLab's frameworks, or a backbone, built
+            within ``with torch.device('meta')``. It is put into evaluation mode.
+        shape: Of the image: (channels, height, width).
+
+    Raises:
+        ArgumentError: The model is not on the meta device, or the shape is none of an image, or a
+            framework's model has no ``backbone``.
+    """
+    if len(shape) != 3 or min(shape) < 1:
+        raise ArgumentError(f'shape={tuple(shape)} must be (channels, height, width) of an image')
+    if any(parameter.device.type != 'meta' for parameter in model.parameters()):
+        raise ArgumentError("the model has weights; build it within `with torch.device('meta')`")
+    if isinstance(model, BaseModel) and not _has(model, 'backbone'):
+        raise ArgumentError(f'{type(model).__name__} has no backbone; give the model within it')
+    parts, modules = _split(model)
+    # One attention operator for all backends. Both counters see every call.
+    operator = {torch.ops.swin_backbone.shifted_window_attention: _attention_of_padded_map}
+    published = FlopCounterMode(display=False, custom_mapping=operator)
+    executed = FlopCounterMode(display=False)
+    handles = [
+        handle
+        for part, of_part in zip(parts, modules, strict=True)
+        for module in of_part
+        for handle in _watch(module, part, published, executed)
+    ]
+    model.eval()  # mmdet's own Swin returns nothing from it
+    try:
+        with published, executed, torch.device('meta'), torch.no_grad(), use_backend('sdpa'):
+            _run(model, torch.empty(1, *shape))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Complexity(tuple(shape), [part for part in parts if part.params or part.flops])
+
+
+def default_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """The image that a config's model is usually counted with: (channels, height, width).
+
+    Detectors 800 × 1280; segmentors their crop's height and four times its width, 512 × 2048 for
+    one; classifiers the crop of their test pipeline, 224 × 224 where there is none.
+    """
+    model = config['model']
+    height, width = DETECTION
+    if 'decode_head' in model:
+        size = (model.get('data_preprocessor') or {}).get('size') or SEGMENTATION
+        height, width = size[0], 4 * size[1]
+    elif 'head' in model:
+        height, width = _crop(config)
+    return (model.get('backbone') or {}).get('in_channels', 3), height, width
+
+
+def _crop(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of what a test pipeline makes of an image."""
+    dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
+    for transform in reversed(dataset.get('pipeline') or []):
+        size = transform.get('crop_size')
+        if size is None and transform.get('type') == 'Resize':
+            size = transform.get('scale')
+        if size is not None:
+            return (size, size) if isinstance(size, int) else (size[0], size[-1])
+    return CLASSIFICATION
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def _split(model: nn.Module) -> tuple[list[Part], list[list[nn.Module]]]:
+    """The parts of a model, and the modules of each; 'other' holds parameters of none."""
+    parts, modules, seen = [], [], set()
+    for name, members in _parts(model):
+        own = [p for m in members for p in m.parameters() if id(p) not in seen]
+        seen.update(map(id, own))
+        parts.append(Part(name, sum(p.numel() for p in dict.fromkeys(own))))
+        modules.append(members)
+    rest = sum(p.numel() for p in model.parameters() if id(p) not in seen)
+    return [*parts, Part('other', rest, ran=True)], [*modules, []]
+
+
+def _parts(model: nn.Module) -> Iterator[tuple[str, list[nn.Module]]]:
+    if not hasattr(model, 'backbone'):
+        yield from _backbone_parts(model, '')
+        return
+    for name, child in model.named_children():
+        if name == 'backbone':
+            yield from _backbone_parts(child, 'backbone.')
+        elif name == 'roi_head':
+            for inner, head in child.named_children():
+                yield from _one_by_one(f'roi_head.{inner}', head)
+        else:
+            yield from _one_by_one(name, child)
+
+
+def _one_by_one(name: str, module: nn.Module) -> Iterator[tuple[str, list[nn.Module]]]:
+    if isinstance(module, nn.ModuleList):
+        for i, child in enumerate(module):
+            yield f'{name}.{i}', [child]
+    else:
+        yield name, [module]
+
+
+def _backbone_parts(backbone: nn.Module, prefix: str) -> Iterator[tuple[str, list[nn.Module]]]:
+    """A Swin Transformer's parts, this package's or another's of the same names; else the whole."""
+    stages = getattr(backbone, 'stages', None)
+    if stages is None or not all(hasattr(stage, 'blocks') for stage in stages):
+        yield prefix.rstrip('.') or 'backbone', [backbone]
+        return
+    yield f'{prefix}patch_embed', [backbone.patch_embed]
+    for i, stage in enumerate(stages):
+        blocks = stage.blocks
+        yield f'{prefix}stages.{i}.attention', [m for b in blocks for m in (b.norm1, b.attn)]
+        yield f'{prefix}stages.{i}.mlp', [m for b in blocks for m in (b.norm2, b.ffn)]
+        if stage.downsample is not None:
+            yield f'{prefix}stages.{i}.merging', [stage.downsample]
+    norms = [m for name, m in backbone.named_children() if re.fullmatch(r'norm\d*', name)]
+    yield f'{prefix}norms', norms
+
+
+# --- counting ------------------------------------------------------------------------------------
+
+
+def _attention_of_padded_map(
+    qkv_shape: Sequence[int],
+    bias_shape: Any,
+    padding_shape: Any,
+    window_size: int,
+    *_: Any,
+    **__: Any,
+) -> int:
+    """FLOPs of attention, and of what projecting the padded tokens would add to its neighbours."""
+    B, H, W, channels = qkv_shape
+    tokens = B * -(-H // window_size) * -(-W // window_size) * window_size**2
+    width = channels // 3
+    attention = 2 * tokens * window_size**2 * width
+    projections = (tokens - B * H * W) * (channels + width) * width
+    return 2 * (attention + projections)
+
+
+def _watch(
+    module: nn.Module, part: Part, published: FlopCounterMode, executed: FlopCounterMode
+) -> list[RemovableHandle]:
+    """Adds to ``part`` what is counted while the module runs."""
+
+    start = [0, 0]
+
+    def before(*_: Any) -> None:
+        start[:] = published.get_total_flops(), executed.get_total_flops()
+
+    def after(*_: Any) -> None:
+        part.flops += (published.get_total_flops() - start[0]) // 2
+        part.flops_executed += (executed.get_total_flops() - start[1]) // 2
+        part.ran = True
+
+    return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+
+
+def _run(model: nn.Module, image: Tensor) -> None:
+    """What inference runs of a model, with as many boxes as the convention says."""
+    backbone = getattr(model, 'backbone', None)
+    if backbone is None:
+        model(image)
+        return
+    features = backbone(image)
+    if _has(model, 'neck'):
+        features = model.neck(features)
+    for name in _DENSE_HEADS:
+        if _has(model, name):
+            _run_dense_heads(name, _listed(getattr(model, name)), features)
+    if _has(model, 'roi_head'):
+        _run_roi_head(model.roi_head, features)
+
+
+@contextlib.contextmanager
+def _counted_if_it_runs(name: str) -> Iterator[None]:
+    """Leaves out heads of another kind: those that features alone do not suffice."""
+    try:
+        yield
+    except Exception as error:  # whatever such a head makes of them
+        print_log(f'{name} takes more than features: {error}', logger='current')
+
+
+def _run_dense_heads(name: str, heads: list[nn.Module], features: Any) -> None:
+    """One head; or those of a cascade, each of which refines what the one before gave."""
+    results: list[Any] = []
+    with _counted_if_it_runs(name):
+        for head in heads:
+            results.append(head(features, *results[-1:]))
+
+
+def _run_roi_head(roi_head: nn.Module, features: Sequence[Tensor]) -> None:
+    """Its heads on regions as the extractors would cut them out, which is no multiply-add."""
+    if _has(roi_head, 'semantic_head'):
+        with _counted_if_it_runs('semantic_head'):
+            roi_head.semantic_head(features)
+    if _has(roi_head, 'bbox_head'):
+        regions = _regions(roi_head.bbox_roi_extractor, BOXES)
+        with _counted_if_it_runs('bbox_head'):
+            for head in _listed(roi_head.bbox_head):
+                head(regions)
+    if _has(roi_head, 'mask_head'):
+        regions, flow = _regions(roi_head.mask_roi_extractor, MASKS), ()
+        with _counted_if_it_runs('mask_head'):
+            for head in _listed(roi_head.mask_head):
+                result = head(regions, *flow)
+                # Hybrid task cascade's heads hand their features on to the next.
+                flow = result[1:] if getattr(roi_head, 'mask_info_flow', False) else ()
+
+
+def _regions(extractor: nn.Module, number: int) -> Tensor:
+    extractor = _listed(extractor)[0]
+    height, width = extractor.roi_layers[0].output_size
+    return torch.empty(number, extractor.out_channels, height, width)
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    return isinstance(getattr(model, name, None), nn.Module)
+
+
+def _listed(module: nn.Module) -> list[nn.Module]:
+    return list(module) if isinstance(module, nn.ModuleList) else [module]

@@ -1,0 +1,324 @@
+"""What of an installation works: each check apart, so that one that breaks hides no other.
+
+Nothing but the standard library is imported before a check runs: torch, mmengine or mmcv may be
+what is broken.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# By import name: the distribution's name, and what must be installed. Others are optional.
+REQUIRED = {
+    'torch': ('torch', 'torch>=2.6'),
+    'mmengine': ('mmengine', 'mmengine>=0.10.4'),
+    'mmcv': ('mmcv', 'mmcv>=2.0.0,<2.2.0'),
+}
+OPTIONAL = {
+    'mmdet': ('mmdet', 'mmdet>=3.0.0'),
+    'mmseg': ('mmsegmentation', 'mmsegmentation>=1.0.0'),
+    'mmpretrain': ('mmpretrain', 'mmpretrain>=1.0.0'),
+    'triton': ('triton', 'triton'),
+}
+NEED_OPERATORS = ('mmdet', 'mmseg')
+VARIABLES = ('SWIN_BACKEND', 'SWIN_CHECKPOINTS', 'SWIN_COCO128', 'SWIN_MIRROR', 'SWIN_OFFLINE')
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        check: Which check it belongs to.
+        name: What was looked at.
+        ok: True; False if it is wrong; None if it is not wrong, but less than could be.
+        detail: What was found.
+        fix: The command that mends what is wrong, or None.
+    """
+
+    check: str
+    name: str
+    ok: bool | None
+    detail: str
+    fix: str | None = None
+
+
+def examine(plugins: Iterable[str] = ()) -> list[Finding]:
+    """Looks at everything; see the functions below.
+
+    Args:
+        plugins: Modules to import before the registries are looked at: what a config's
+            ``custom_imports`` names beside this package.
+    """
+    checks: dict[str, Callable[[], Iterable[Finding]]] = {
+        'versions': versions,
+        'mmcv operators': mmcv_operators,
+        'registries': lambda: registries(plugins),
+        'GPU': gpus,
+        'backends': backends,
+        'checkpoints': checkpoints,
+        'environment': environment,
+    }
+    return [finding for name, check in checks.items() for finding in _apart(name, check)]
+
+
+def _apart(name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """A check's findings; an exception is one more."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the frameworks' own, as they are imported
+        try:
+            yield from check()
+        except Exception as error:  # whatever a broken installation may raise
+            yield Finding(name, 'the check itself', False, _said(error), _fix_of(error))
+
+
+def versions() -> Iterator[Finding]:
+    """Python, this package, and what it needs and can work with: there, new enough, importable."""
+    from ..version import __version__
+
+    number = '.'.join(map(str, sys.version_info[:3]))
+    yield Finding('versions', 'python', sys.version_info >= (3, 10), f'{number} ({sys.executable})')
+    yield Finding('versions', 'swin_backbone', True, f'{__version__} ({Path(__file__).parents[1]})')
+    for module, (distribution, wanted) in {**REQUIRED, **OPTIONAL}.items():
+        yield _version(module, distribution, wanted)
+
+
+def _version(module: str, distribution: str, wanted: str) -> Finding:
+    install = f"pip install '{wanted}'"
+    if not _installed(module):
+        needed = module in REQUIRED
+        detail = 'not installed' if needed else 'not installed, and not needed by the backbone'
+        return Finding('versions', module, False if needed else None, detail, install)
+    version = _distributed(distribution)
+    try:
+        imported = importlib.import_module(module)
+    except Exception as error:  # whatever a broken installation may raise
+        detail = f'{version or "it"} cannot be imported: {_said(error)}'
+        return Finding('versions', module, False, detail, _fix_of(error, install))
+    version = version or getattr(imported, '__version__', 'of unknown version')
+    if _older(version, wanted):
+        return Finding('versions', module, False, f'{version}, but it must be {wanted}', install)
+    return Finding('versions', module, True, version)
+
+
+def mmcv_operators() -> Iterator[Finding]:
+    """Whether mmcv's compiled operators load, give what they should, and know the GPU."""
+    import torch
+
+    needed = [name for name in NEED_OPERATORS if _installed(name)]
+    version = _distributed('mmcv') or '2.1.0'
+    fix = (
+        f'MMCV_WITH_OPS=1 pip install --force-reinstall --no-deps --no-cache-dir '
+        f"--no-build-isolation --no-binary mmcv 'mmcv=={version}'"
+    )
+    try:
+        from mmcv.ops import get_compiling_cuda_version, nms
+
+        boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]])
+        kept = nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5)[1].tolist()
+    except Exception as error:  # whatever a broken installation may raise
+        why = (
+            f'they do not load: {_said(error)}; mmcv {version} must be compiled for the installed '
+            f'torch {torch.__version__}'
+        )
+        if not needed:
+            why += ' (the backbone alone does without)'
+        remedy = _fix_of(error, fix)
+        yield Finding('mmcv operators', 'loading', False if needed else None, why, remedy)
+        return
+    right = kept == [0, 2]
+    yield Finding('mmcv operators', 'nms', right, 'right' if right else f'kept {kept}', fix)
+    cuda = get_compiling_cuda_version()
+    built = f'built for CUDA: {cuda}; torch: {torch.version.cuda or "not available"}'
+    lacking = torch.cuda.is_available() and cuda == 'not available'
+    yield Finding('mmcv operators', 'CUDA', not lacking, built, fix if lacking else None)
+
+
+def registries(plugins: Iterable[str] = ()) -> Iterator[Finding]:
+    """Which class ``SwinTransformer`` is in each framework's registry once all is imported."""
+    from ..registration import FRAMEWORKS, NAMES, register, registered
+
+    register()
+    for plugin in plugins:
+        try:
+            importlib.import_module(plugin)
+        except Exception as error:  # whatever somebody's code may raise
+            detail = f'cannot be imported: {_said(error)}'
+            yield Finding('registries', plugin, False, detail, f'python -c "import {plugin}"')
+    for framework in FRAMEWORKS:
+        if _installed(framework):
+            yield from _models(framework)
+    for name, backbone in ((name, b) for b, names in NAMES.items() for name in names):
+        for registry, found in registered(name).items():
+            where = 'nothing' if found is None else _place(found)
+            well = found is backbone
+            yield Finding(
+                'registries', f'{registry}: {name}', well, where, None if well else _OVERRIDDEN
+            )
+
+
+_OVERRIDDEN = (
+    "name 'swin_backbone' last in the config's custom_imports, or write type='SwinBackbone', which "
+    'is the same class'
+)
+
+
+def _models(framework: str) -> Iterator[Finding]:
+    try:
+        importlib.import_module(f'{framework}.models')
+    except Exception as error:  # whatever a broken installation may raise
+        detail = f'its models cannot be imported, so nothing is registered there: {_said(error)}'
+        yield Finding('registries', framework, False, detail, _fix_of(error))
+
+
+def _place(found: type) -> str:
+    module = sys.modules.get(found.__module__)
+    return f'{found.__module__}.{found.__qualname__} ({getattr(module, "__file__", None)})'
+
+
+def gpus() -> Iterator[Finding]:
+    """The GPUs, and whether the installed torch has kernels for them."""
+    import torch
+
+    cuda = torch.version.cuda
+    if not torch.cuda.is_available():
+        built = f'torch is built for CUDA {cuda}' if cuda else 'torch is built without CUDA'
+        card = any(Path('/dev').glob('nvidia[0-9]*'))
+        fix = 'nvidia-smi' if cuda else 'pip install --force-reinstall torch  # with CUDA'
+        detail = f'there is one, but torch cannot use it: {built}' if card else f'none; {built}'
+        yield Finding('GPU', 'CUDA', False if card else None, detail, fix if card else None)
+        return
+    get_driver = getattr(torch._C, '_cuda_getDriverVersion', lambda: None)
+    for i in range(torch.cuda.device_count()):
+        capability = torch.cuda.get_device_capability(i)
+        detail = (
+            f'{torch.cuda.get_device_name(i)}, compute capability {capability[0]}.{capability[1]}; '
+            f"torch's CUDA {cuda}, the driver's {_cuda(get_driver())}"
+        )
+        works, fix = True, None
+        try:
+            torch.ones(1, device=f'cuda:{i}').add_(1).item()
+        except Exception as error:  # a driver too old, or no kernel for this card
+            works = False
+            detail += f'; it does not compute: {_said(error)}'
+            fix = 'pip install --force-reinstall torch  # one for this GPU and driver'
+        yield Finding('GPU', f'cuda:{i}', works, detail, fix)
+
+
+def _cuda(number: int | None) -> str:
+    return 'unknown' if number is None else f'{number // 1000}.{number % 1000 // 10}'
+
+
+def backends() -> Iterator[Finding]:
+    """Which backend attention would run on, for each device and dtype, and why."""
+    import torch
+
+    from ..ops.window_attention import explain_backend
+
+    devices = ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
+    for device in devices:
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            name = f'{device}, {str(dtype).removeprefix("torch.")}'
+            try:
+                choice = explain_backend(device, dtype)
+            except Exception as error:  # one that was asked for and cannot run
+                fix = 'unset SWIN_BACKEND' if 'SWIN_BACKEND' in os.environ else None
+                yield Finding('backends', name, False, _said(error), fix)
+                continue
+            rejected = ''.join(f'; not {other}: {why}' for other, why in choice.rejected.items())
+            detail = f'{choice.backend}: {choice.reason}{rejected}'
+            yield Finding('backends', name, True, detail)
+
+
+def checkpoints() -> Iterator[Finding]:
+    """The folder of downloaded files: where it is, what it holds, whether it can be written."""
+    from ..weights.download import folder
+
+    place = folder()
+    suffixes = ('.pth', '.pt', '.pkl', '.bin', '.safetensors')
+    files = [path for path in place.rglob('*') if path.suffix in suffixes and path.is_file()]
+    size = sum(path.stat().st_size for path in files) / 1e6
+    yield Finding('checkpoints', 'folder', True, f'{place}: {len(files)} files, {size:.0f} MB')
+    existing = next(path for path in (place, *place.parents) if path.exists())
+    writable = existing.is_dir() and os.access(existing, os.W_OK)
+    yield Finding(
+        'checkpoints',
+        'writable',
+        writable,
+        f'{existing} {"can" if writable else "cannot"} be written',
+        None if writable else 'export SWIN_CHECKPOINTS=~/.cache/swin_backbone',
+    )
+    if not _installed('pooch'):
+        fix = "pip install 'swin_backbone[weights]'"
+        yield Finding('checkpoints', 'downloads', None, 'pooch is not installed', fix)
+
+
+def environment() -> Iterator[Finding]:
+    """The variables ``SWIN_…``: what they are set to, and whether they mean anything."""
+    for name in sorted(name for name in os.environ if name.startswith('SWIN_')):
+        value = os.environ[name]
+        if name not in VARIABLES:
+            detail = f'{value!r}: nothing here reads it; known are {", ".join(VARIABLES)}'
+            yield Finding('environment', name, None, detail)
+        elif name == 'SWIN_MIRROR' and value and '://' not in value:
+            detail = f'{value!r} is no URL'
+            yield Finding('environment', name, False, detail, f'export {name}=https://{value}')
+        else:
+            yield Finding('environment', name, True, repr(value))
+
+
+# --- what the checks share -----------------------------------------------------------------------
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # what an import hook or a half-removed module gives
+        return False
+
+
+def _distributed(name: str) -> str | None:
+    """The version of an installed distribution."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _older(version: str, wanted: str) -> bool:
+    """Whether a version is below the ``>=`` of a requirement; False where it is no number."""
+    minimum = _numbers(wanted.partition('>=')[2].partition(',')[0])
+    return bool(_numbers(version)) and _numbers(version) < minimum
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    numbers = []
+    for part in version.split('+')[0].split('.'):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+def _said(error: Exception) -> str:
+    text = ' '.join(str(error).split())
+    return f'{type(error).__name__}: {text}'
+
+
+def _fix_of(error: Exception, otherwise: str | None = None) -> str | None:
+    """The command that mends a failed import: of the package that is missing, if one is."""
+    missing = ((isinstance(error, ModuleNotFoundError) and error.name) or '').partition('.')[0]
+    if not missing or _installed(missing):
+        return otherwise
+    if missing == 'pkg_resources':  # which newer setuptools do without
+        return "pip install 'setuptools<81'"
+    known = {**REQUIRED, **OPTIONAL}
+    return f"pip install '{known[missing][1]}'" if missing in known else f'pip install {missing}'

@@ -1,0 +1,84 @@
+"""``swin-backbone complexity``: its JSON, its table and its errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from click.testing import CliRunner, Result
+
+from swin_backbone import configs_dir
+from swin_backbone.cli.commands import commands
+
+
+def run(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(commands, ['complexity', *map(str, arguments)])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def as_json(*arguments: object) -> dict:
+    return json.loads(run(*arguments, '--json').stdout)
+
+
+def test_json_adds_up():
+    found = as_json('mask_rcnn_swin_t_coco')
+    assert found['shape'] == [3, 800, 1280] and found['not_counted'] == []
+    for name in ('params', 'flops', 'flops_executed'):
+        assert type(found[name]) is int
+        assert found[name] == sum(part[name] for part in found['parts'])
+    assert found['flops'] > found['flops_executed']
+    parts = {part['name'] for part in found['parts']}
+    assert {'backbone.stages.2.attention', 'neck', 'rpn_head', 'roi_head.mask_head'} <= parts
+
+
+def test_config_by_name_and_by_path(tmp_path):
+    shape = ('--shape', 3, 128, 128)
+    by_name = as_json('demo_upernet_shapes', *shape)
+    base = configs_dir() / 'demo_upernet_shapes.py'
+    (tmp_path / 'mine.py').write_text(f'_base_ = {str(base)!r}')
+    for config in ('demo_upernet_shapes.py', base, tmp_path / 'mine.py'):
+        assert as_json(config, *shape) == {**by_name, 'config': str(config)}
+
+
+def test_default_shape_is_the_crop_of_a_segmentor():
+    assert as_json('demo_upernet_shapes')['shape'] == [3, 128, 512]
+
+
+def test_table():
+    output = run('upernet_swin_t_ade20k').output
+    for row in ('backbone.stages.3.mlp', 'decode_head', 'auxiliary_head', 'the whole model'):
+        assert row in output
+    assert '59.94 M' in output and '3 × 512 × 2048' in output
+
+
+def test_table_names_what_was_not_counted(tmp_path):
+    (tmp_path / 'detr.py').write_text("_base_ = 'mmdet::detr/detr_r50_8xb2-150e_coco.py'")
+    output = run(tmp_path / 'detr.py', '--shape', 3, 64, 64).output
+    assert 'not counted' in output and 'decoder' in output
+
+
+def test_errors(tmp_path):
+    assert 'mask_rcnn_swin_t_coco' in run('mask_rcnn_swin_t_cocoa', code=3).stderr
+    run('mask_rcnn_swin_t_coco', '--shape', 3, 0, 64, code=2)
+    broken = tmp_path / 'broken.py'
+    for text, message in (
+        ('model = dict(', 'cannot be read'),
+        ('a = 1', 'has no model'),
+        ("model = dict(type='NoSuchModel')", 'cannot be built'),
+        ("_base_ = 'mmdet::no/such.py'", 'cannot be read'),
+    ):
+        broken.write_text(text)
+        error = run(broken, code=3).stderr
+        assert error.startswith('Error: ') and message in error
+
+
+def test_the_script_registers_the_backbone():
+    """The package is imported as the console script imports it, which registers nothing."""
+    script = 'import sys; sys.argv[0] = "swin-backbone"; from swin_backbone.cli import main; main()'
+    command = [sys.executable, '-W', 'ignore', '-c', script, 'complexity', 'upernet_swin_t_ade20k']
+    done = subprocess.run([*command, '--json'], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr == '', done.stderr
+    found = json.loads(done.stdout)
+    assert found['flops'] > found['flops_executed'] > 0

@@ -1,0 +1,169 @@
+"""The checks of ``swin-backbone doctor``, each with what it looks at made wrong."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+
+import pytest
+import torch
+
+from swin_backbone import SwinTransformer
+from swin_backbone.engine import installation
+from swin_backbone.engine.installation import Finding
+from swin_backbone.registration import register
+
+
+def by_name(findings) -> dict[str, Finding]:
+    return {finding.name: finding for finding in findings}
+
+
+def test_all_is_well_here():
+    findings = installation.examine()
+    assert [f for f in findings if f.ok is False] == []
+    versions = by_name(f for f in findings if f.check == 'versions')
+    assert versions['torch'].detail == torch.__version__
+    assert {'python', 'swin_backbone', 'mmengine', 'mmcv', 'mmdet', 'mmseg'} <= set(versions)
+    assert by_name(findings)['mmdet: SwinTransformer'].detail.startswith(
+        f'swin_backbone.swin.SwinTransformer ({sys.modules[SwinTransformer.__module__].__file__})'
+    )
+
+
+def test_a_check_that_breaks_hides_no_other(monkeypatch):
+    def broken():
+        yield Finding('versions', 'first', True, '')
+        raise RuntimeError('no\nluck')
+
+    monkeypatch.setattr(installation, 'versions', broken)
+    found = by_name(installation.examine())
+    assert found['first'].ok and found['nms'].ok
+    assert found['the check itself'].ok is False
+    assert found['the check itself'].detail == 'RuntimeError: no luck'
+
+
+def test_a_missing_framework_is_not_wrong_and_a_missing_dependency_is(monkeypatch):
+    installed = installation._installed
+    missing = ('mmdet', 'mmcv')
+    monkeypatch.setattr(
+        installation, '_installed', lambda name: name not in missing and installed(name)
+    )
+    found = by_name(installation.versions())
+    assert found['mmdet'].ok is None and found['mmcv'].ok is False
+    assert found['mmcv'].fix == "pip install 'mmcv>=2.0.0,<2.2.0'"
+
+
+def test_versions_too_old(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, 'version', lambda name: '0.10.3+cpu')
+    found = by_name(installation.versions())
+    assert found['mmengine'].ok is False and 'mmengine>=0.10.4' in found['mmengine'].detail
+    assert found['triton'].ok in (True, None)
+
+
+def test_a_framework_that_cannot_be_imported(monkeypatch, tmp_path):
+    (tmp_path / 'mmpretrain.py').write_text('import not_there_at_all')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, 'mmpretrain', raising=False)
+    found = by_name(installation.versions())['mmpretrain']
+    assert found.ok is False and found.fix == 'pip install not_there_at_all'
+
+
+PLUGIN = """
+from mmdet.registry import MODELS
+
+@MODELS.register_module(force=True)
+class SwinTransformer:
+    pass
+"""
+
+
+def test_another_module_takes_the_name(monkeypatch, tmp_path):
+    (tmp_path / 'their_swin.py').write_text(PLUGIN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        found = by_name(installation.registries(['their_swin', 'not_there_at_all']))
+    finally:
+        register()
+        sys.modules.pop('their_swin', None)
+    wrong = found['mmdet: SwinTransformer']
+    assert wrong.ok is False and 'their_swin.SwinTransformer' in wrong.detail
+    assert str(tmp_path / 'their_swin.py') in wrong.detail and 'SwinBackbone' in wrong.fix
+    assert found['mmseg: SwinTransformer'].ok and found['mmdet: SwinBackbone'].ok
+    assert found['not_there_at_all'].ok is False
+    assert all(f.ok for f in installation.registries() if 'Swin' in f.name)
+
+
+def test_operators_built_without_cuda(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr('mmcv.ops.get_compiling_cuda_version', lambda: 'not available')
+    found = by_name(installation.mmcv_operators())['CUDA']
+    assert found.ok is False and 'MMCV_WITH_OPS=1 pip install' in found.fix
+
+
+def test_operators_that_give_something_else(monkeypatch):
+    monkeypatch.setattr('mmcv.ops.nms', lambda boxes, *_: (boxes, torch.tensor([0, 1])))
+    assert by_name(installation.mmcv_operators())['nms'].ok is False
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU that is there, and of which nothing else works here."""
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda i: 'A GPU')
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda i: (9, 0))
+    monkeypatch.setattr(torch._C, '_cuda_getDriverVersion', lambda: 12040, raising=False)
+
+
+def test_a_gpu_that_does_not_compute(gpu, monkeypatch):
+    def no_kernel(*_, **__):
+        raise RuntimeError('no kernel image')
+
+    monkeypatch.setattr(torch, 'ones', no_kernel)
+    found = by_name(installation.gpus())['cuda:0']
+    assert found.ok is False and 'no kernel image' in found.detail and found.fix
+    assert 'A GPU, compute capability 9.0' in found.detail and "driver's 12.4" in found.detail
+
+
+def test_a_gpu_that_computes(gpu, monkeypatch):
+    ones = torch.ones
+    monkeypatch.setattr(torch, 'ones', lambda *size, device: ones(*size))
+    assert by_name(installation.gpus())['cuda:0'].ok
+
+
+def test_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(installation.Path, 'glob', lambda *_: iter(()))
+    assert by_name(installation.gpus())['CUDA'].ok is None
+    monkeypatch.setattr(installation.Path, 'glob', lambda *_: iter(['nvidia0']))
+    assert by_name(installation.gpus())['CUDA'].ok is False
+
+
+def test_backends(monkeypatch):
+    found = by_name(installation.backends())
+    assert found['cpu, float32'].detail == 'cpu: the fastest for cpu tensors'
+    monkeypatch.setenv('SWIN_BACKEND', 'quickest')
+    wrong = by_name(installation.backends())['cpu, float32']
+    assert wrong.ok is False and wrong.fix == 'unset SWIN_BACKEND'
+
+
+def test_checkpoints(monkeypatch, tmp_path):
+    monkeypatch.setenv('SWIN_CHECKPOINTS', str(tmp_path))
+    (tmp_path / 'host').mkdir()
+    (tmp_path / 'host' / 'a.pth').write_bytes(bytes(2_000_000))
+    (tmp_path / 'host' / 'a.pth.sha256').touch()
+    found = by_name(installation.checkpoints())
+    assert found['folder'].detail == f'{tmp_path}: 1 files, 2 MB' and found['writable'].ok
+    monkeypatch.setenv('SWIN_CHECKPOINTS', str(tmp_path / 'to' / 'be' / 'made'))
+    assert by_name(installation.checkpoints())['writable'].ok
+    monkeypatch.setenv('SWIN_CHECKPOINTS', str(tmp_path / 'host' / 'a.pth' / 'below'))
+    found = by_name(installation.checkpoints())['writable']
+    assert found.ok is False and found.fix.startswith('export SWIN_CHECKPOINTS=')
+
+
+def test_variables(monkeypatch):
+    monkeypatch.setenv('SWIN_MIRROR', 'mirror.example')
+    monkeypatch.setenv('SWIN_OFFLINE', '1')
+    monkeypatch.setenv('SWIN_CHECKPOINT', 'x')
+    found = by_name(installation.environment())
+    assert found['SWIN_MIRROR'].fix == 'export SWIN_MIRROR=https://mirror.example'
+    assert found['SWIN_OFFLINE'].ok and found['SWIN_CHECKPOINT'].ok is None
