@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
+from collections.abc import Mapping
 
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, Registry
 
+from .classification import ClassificationSwinTransformer
 from .swin import SwinTransformer
 
 # A framework's module that registers its own models, beside its registry.
@@ -15,6 +17,8 @@ FRAMEWORKS = ('mmdet', 'mmseg', 'mmpretrain')
 
 # Names under which a class is registered: the frameworks' own, then one that is ours alone.
 NAMES = {SwinTransformer: ('SwinTransformer', 'SwinBackbone')}
+# What is registered in their place in mmpretrain, whose arguments and defaults are others.
+IN_MMPRETRAIN = {SwinTransformer: ClassificationSwinTransformer}
 
 
 class RegistrationWarning(UserWarning):
@@ -35,7 +39,8 @@ def register() -> None:
             continue
         try:
             importlib.import_module(f'{framework}.models')
-            _register_in(importlib.import_module(f'{framework}.registry').MODELS)
+            instead = IN_MMPRETRAIN if framework == 'mmpretrain' else {}
+            _register_in(importlib.import_module(f'{framework}.registry').MODELS, instead)
         except Exception as error:  # whatever a broken installation may raise
             skipped[framework] = f'broken: {type(error).__name__}: {error}'
     if skipped:
@@ -45,6 +50,7 @@ def register() -> None:
         )
 
 
-def _register_in(registry) -> None:
+def _register_in(registry: Registry, instead: Mapping[type, type] = {}) -> None:
     for backbone, names in NAMES.items():
-        registry.register_module(name=list(names), force=True, module=backbone)
+        module = instead.get(backbone, backbone)
+        registry.register_module(name=list(names), force=True, module=module)
