@@ -1,5 +1,5 @@
-# Swin-B, trained on ImageNet-1K at 224 × 224 and fine-tuned at 384 × 384 for 30 epochs, with windows
-# of 12: the bias tables of 7 are resized. 8 × 64 images a step, two steps an update.
+# Swin-B, trained on ImageNet-1K at 224 × 224 and fine-tuned at 384 × 384 for 30 epochs, with
+# windows of 12: the bias tables of 7 are resized. 8 × 64 images a step, two steps an update.
 _base_ = [
     'mmpretrain::_base_/models/swin_transformer/tiny_224.py',
     '_base_/datasets/imagenet_384.py',

@@ -1,5 +1,5 @@
-# Swin-L from ImageNet-22K, fine-tuned on ImageNet-1K at 384 × 384 for 30 epochs, with windows of 12.
-# 8 × 64 images a step, two steps an update.
+# Swin-L from ImageNet-22K, fine-tuned on ImageNet-1K at 384 × 384 for 30 epochs, with windows of
+# 12. 8 × 64 images a step, two steps an update.
 _base_ = 'swin_b_384_imagenet.py'
 
 model = dict(

@@ -93,6 +93,7 @@ class ClassificationBackbone:
             raise ArgumentError(f"interpolate_mode={interpolate_mode!r} must be 'bicubic'")
         # Innermost settings go first in mmpretrain, too.
         arguments |= _translated(stage_cfgs, self._stage_settings(), 'stage_cfgs')
+        arguments.setdefault('strides', _strides(arch, arguments))
         super().__init__(
             arch=arch,
             out_indices=out_indices,
@@ -181,6 +182,12 @@ def _translated(settings: Any, table: Mapping[str, Any], path: str) -> dict[str,
         elif isinstance(meaning, Mapping):
             found |= _translated(value, meaning, f'{path}.{name}')
     return found
+
+
+def _strides(arch: str | dict | None, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The patch's side, then 2 for each later stage: mmpretrain has no argument for them."""
+    depths = arch.get('depths') if isinstance(arch, Mapping) else arguments.get('depths')
+    return (arguments.get('patch_size', 4), *[2] * (len(depths or (2, 2, 6, 2)) - 1))
 
 
 def _choices(table: Mapping[str, Any]) -> str:

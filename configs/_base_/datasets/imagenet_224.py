@@ -1,5 +1,5 @@
-# ImageNet-1K at 224 × 224, 128 images a GPU, augmented as DeiT's. The folder, with train/ and val/, is
-# data/imagenet, or what the environment variable IMAGENET_ROOT says.
+# ImageNet-1K at 224 × 224, 128 images a GPU, augmented as DeiT's. The folder, with train/ and val/,
+# is data/imagenet, or what the environment variable IMAGENET_ROOT says.
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
 
 data_root = '{{$IMAGENET_ROOT:data/imagenet}}'
