@@ -132,7 +132,7 @@ def test_what_is_missing_or_broken_is_one_warning(tmp_path):
     'torchvision, served',
     [
         ('sys.modules["torchvision"] = None', ['mmengine', 'mmdet', 'mmseg']),
-        # Without its operators, which mmdet and mmseg stumble over where there is mmpretrain or timm.
+        # Without its operators. Where there is mmpretrain or timm, mmdet and mmseg need it, too.
         ('', ['mmengine']),
     ],
     ids=['missing', 'broken'],

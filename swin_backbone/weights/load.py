@@ -22,7 +22,7 @@ from .safe_load import read_checkpoint
 
 _OUTPUT_NORM = re.compile(r'norm\d+\.(weight|bias)')
 # What classifiers and masked pretraining bring along, in OpenMMLab's names.
-_NO_BACKBONE = re.compile(r'(norm|head)\.|mask_token$')
+_NO_BACKBONE = re.compile(r'head\.|mask_token$')
 _OPTIONS = ('type', 'checkpoint', 'prefix', 'map_location', 'ema', 'in_channels', 'source_grid')
 
 
@@ -88,7 +88,7 @@ def _adapted(model: nn.Module, contents: Contents, options: Mapping[str, Any]) -
     """The weights in OpenMMLab's layout, adapted as the options say; untouched if of none."""
     if contents.layout is None:
         return contents.weights
-    weights = _backbone_only(model, contents.layout, contents.weights)
+    weights = _backbone_only(contents.layout, contents.weights)
     embedding, weight = weights.get('absolute_pos_embed'), weights.get(channels.KEY)
     if options.get('source_grid') and embedding is not None:
         weights['absolute_pos_embed'] = as_map(embedding, options['source_grid'])
@@ -99,14 +99,9 @@ def _adapted(model: nn.Module, contents: Contents, options: Mapping[str, Any]) -
     return weights
 
 
-def _backbone_only(
-    model: nn.Module, layout: formats.Layout, weights: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def _backbone_only(layout: formats.Layout, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     formats.check_version(layout, weights)
-    neutral = layout.to_openmmlab(weights)
-    if getattr(model, 'takes_classifiers_norm', False):
-        neutral = formats.with_norm_of_last_output(neutral)
-    return {k: v for k, v in neutral.items() if not _NO_BACKBONE.match(k)}
+    return {k: v for k, v in layout.to_openmmlab(weights).items() if not _NO_BACKBONE.match(k)}
 
 
 def _translate(
@@ -132,8 +127,7 @@ def _translate(
             'nothing in it is of a known Swin layout:'
             f'{_listed("found", contents.weights)}{_listed("wanted", wanted)}'
         )
-    backbone = _backbone_only(model, contents.layout, contents.weights)
-    translated = _fit(model, backbone, wanted)
+    translated = _fit(model, _backbone_only(contents.layout, contents.weights), wanted)
     if not contents.layout.has_output_norms:
         absent = {k: v for k, v in wanted.items() if _OUTPUT_NORM.fullmatch(k) and not v.is_meta}
         translated = {**absent, **translated}
@@ -163,6 +157,9 @@ def _fit(
     model: nn.Module, weights: dict[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Resizes what may be resized, fills in what follows from the model, refuses the rest."""
+    if getattr(model, 'takes_classifiers_norm', False):
+        weights = formats.with_norm_of_last_output(weights)
+    weights = {key: value for key, value in weights.items() if not key.startswith('norm.')}
     fitted, resized = {}, set()
     for key, value in weights.items():
         shape = wanted[key].shape if key in wanted else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .layout import OFFICIAL_BLOCK, OFFICIAL_STEM, Layout, with_norm_of_last_output
+from .layout import OFFICIAL_BLOCK, OFFICIAL_STEM, Layout, last_stage
 
 
 class MMPretrain(Layout):
@@ -20,7 +20,13 @@ class MMPretrain(Layout):
         self, state_dict: Mapping[str, Tensor], dropped: list[str] | None = None
     ) -> dict[str, Tensor]:
         """As for every layout; the norm before the classifier is the last output's here."""
-        return super().from_openmmlab(with_norm_of_last_output(state_dict), dropped)
+        last = f'norm{last_stage(state_dict)}.'
+        if f'{last}weight' not in state_dict:
+            state_dict = {
+                last + key.removeprefix('norm.') if key.startswith('norm.') else key: value
+                for key, value in state_dict.items()
+            }
+        return super().from_openmmlab(state_dict, dropped)
 
 
 MMPRETRAIN = MMPretrain(
