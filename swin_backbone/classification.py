@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .errors import ArgumentError
 from .swin import SwinTransformer
+from .swin_v2 import SwinTransformerV2
 from .weights import translate_classifier
 
 _LN = dict(type='LN')
@@ -37,9 +38,13 @@ _DOWNSAMPLE = dict(
     dilation=(1,),
     bias=(False,),
     norm_cfg=(_LN,),
-    is_post_norm=(False,),
 )
 _STAGE = _SHARED | dict(block_cfgs=_BLOCK, downsample_cfg=_DOWNSAMPLE)
+_STAGE_V2 = _SHARED | dict(
+    extra_norm_every_n_blocks='extra_norm_every_n_blocks',
+    block_cfgs=_BLOCK | dict(attn_cfgs=dict(qkv_bias='qkv_bias', attn_drop='attn_drop_rate')),
+    downsample_cfg=_DOWNSAMPLE | dict(use_post_norm=(True,)),
+)
 
 
 class ClassificationBackbone:
@@ -157,6 +162,22 @@ class ClassificationSwinTransformer(ClassificationBackbone, SwinTransformer):
 
     def __init__(self, arch: str | dict | None = None, **arguments: Any) -> None:
         super().__init__(arch, **{'pad_small_map': False, **arguments})
+
+
+class ClassificationSwinTransformerV2(ClassificationBackbone, SwinTransformerV2):
+    """:class:`SwinTransformerV2` with mmpretrain's arguments and defaults.
+
+    Windows have a side of 8, for images of 256 × 256, unless said otherwise. All other arguments
+    are those of the two base classes.
+    """
+
+    def __init__(self, arch: str | dict | None = None, **arguments: Any) -> None:
+        if 'pretrain_img_size' not in arguments:
+            arguments.setdefault('img_size', 256)
+        super().__init__(arch, **{'window_size': 8, **arguments})
+
+    def _stage_settings(self) -> Mapping[str, Any]:
+        return _STAGE_V2
 
 
 def _translated(settings: Any, table: Mapping[str, Any], path: str) -> dict[str, Any]:

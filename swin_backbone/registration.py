@@ -9,16 +9,23 @@ from collections.abc import Mapping
 
 from mmengine.registry import MODELS, Registry
 
-from .classification import ClassificationSwinTransformer
+from .classification import ClassificationSwinTransformer, ClassificationSwinTransformerV2
 from .swin import SwinTransformer
+from .swin_v2 import SwinTransformerV2
 
 # A framework's module that registers its own models, beside its registry.
 FRAMEWORKS = ('mmdet', 'mmseg', 'mmpretrain')
 
 # Names under which a class is registered: the frameworks' own, then one that is ours alone.
-NAMES = {SwinTransformer: ('SwinTransformer', 'SwinBackbone')}
+NAMES = {
+    SwinTransformer: ('SwinTransformer', 'SwinBackbone'),
+    SwinTransformerV2: ('SwinTransformerV2', 'SwinBackboneV2'),
+}
 # What is registered in their place in mmpretrain, whose arguments and defaults are others.
-IN_MMPRETRAIN = {SwinTransformer: ClassificationSwinTransformer}
+IN_MMPRETRAIN = {
+    SwinTransformer: ClassificationSwinTransformer,
+    SwinTransformerV2: ClassificationSwinTransformerV2,
+}
 
 
 class RegistrationWarning(UserWarning):

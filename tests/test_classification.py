@@ -13,8 +13,11 @@ import pytest
 import torch
 from small import SMALL, randomized
 
-from swin_backbone import ArgumentError, SwinTransformer
-from swin_backbone.classification import ClassificationSwinTransformer
+from swin_backbone import ArgumentError, SwinTransformer, SwinTransformerV2
+from swin_backbone.classification import (
+    ClassificationSwinTransformer,
+    ClassificationSwinTransformerV2,
+)
 
 HERE = Path(__file__).parent
 ARCH = {name: SMALL[name] for name in ('embed_dims', 'depths', 'num_heads')}
@@ -91,7 +94,7 @@ def test_takes_the_norm_before_the_classifier(tmp_path):
         (dict(window_size=6), 'window_size', 6),
         ([dict(block_cfgs=[dict(window_size=6)] * 2)] * 4, 'window_size', 6),
         (dict(block_cfgs=dict(attn_cfgs=dict(qkv_bias=False))), 'qkv_bias', False),
-        (dict(with_cp=True, downsample_cfg=dict(is_post_norm=False)), 'with_cp', True),
+        (dict(with_cp=True, downsample_cfg=dict(kernel_size=2)), 'with_cp', True),
     ],
 )
 def test_stage_settings_are_the_backbones_arguments(settings, name, value):
@@ -150,3 +153,25 @@ def test_layer_depth(name, depth):
     assert model.get_layer_depth(name) == (depth, 10)
     assert model.get_layer_depth(f'backbone.{name}', 'backbone.') == (depth, 10)
     assert model.get_layer_depth('head.fc.weight', 'backbone.') == (9, 10)
+
+
+def test_v2_has_mmpretrains_defaults():
+    with torch.device('meta'):
+        model = ClassificationSwinTransformerV2('tiny', use_abs_pos_embed=True)
+        (out,) = model(torch.empty(1, 3, 256, 256))
+    assert out.shape == (1, 768, 8, 8)
+    assert model.absolute_pos_embed.shape == (1, 64 * 64, 96)
+    assert {block.attn.window_size for stage in model.stages for block in stage.blocks} == {8}
+
+
+def test_v2_takes_its_own_stage_settings():
+    settings = dict(extra_norm_every_n_blocks=2, downsample_cfg=dict(use_post_norm=True))
+    model = ClassificationSwinTransformerV2(ARCH, window_size=4, stage_cfgs=settings)
+    plain = SwinTransformerV2(
+        **SMALL, out_indices=(3,), extra_norm_every_n_blocks=2, pretrain_img_size=256
+    )
+    assert repr(model.stages) == repr(plain.stages)
+    with pytest.raises(ArgumentError, match='use_post_norm=False'):
+        ClassificationSwinTransformerV2(
+            ARCH, stage_cfgs=dict(downsample_cfg=dict(use_post_norm=False))
+        )
