@@ -14,6 +14,7 @@ _COMMAND_LINE = Path(sys.argv[0] if sys.argv else '').stem == 'swin-backbone'
 try:
     from .registration import RegistrationWarning, register
     from .swin import SwinTransformer
+    from .swin_v2 import SwinTransformerV2
     from .weights import allow_mmengine_checkpoints
 except Exception:  # whatever broken dependencies may raise: `swin-backbone doctor` looks for it
     if not _COMMAND_LINE:
@@ -26,6 +27,7 @@ __all__ = [
     'CheckpointError',
     'RegistrationWarning',
     'SwinTransformer',
+    'SwinTransformerV2',
     '__version__',
     'configs_dir',
 ]

@@ -5,16 +5,27 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
+from collections.abc import Mapping
 
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, Registry
 
+from .classification import ClassificationSwinTransformer, ClassificationSwinTransformerV2
 from .swin import SwinTransformer
+from .swin_v2 import SwinTransformerV2
 
 # A framework's module that registers its own models, beside its registry.
 FRAMEWORKS = ('mmdet', 'mmseg', 'mmpretrain')
 
 # Names under which a class is registered: the frameworks' own, then one that is ours alone.
-NAMES = {SwinTransformer: ('SwinTransformer', 'SwinBackbone')}
+NAMES = {
+    SwinTransformer: ('SwinTransformer', 'SwinBackbone'),
+    SwinTransformerV2: ('SwinTransformerV2', 'SwinBackboneV2'),
+}
+# What is registered in their place in mmpretrain, whose arguments and defaults are others.
+IN_MMPRETRAIN = {
+    SwinTransformer: ClassificationSwinTransformer,
+    SwinTransformerV2: ClassificationSwinTransformerV2,
+}
 
 
 class RegistrationWarning(UserWarning):
@@ -35,7 +46,8 @@ def register() -> None:
             continue
         try:
             importlib.import_module(f'{framework}.models')
-            _register_in(importlib.import_module(f'{framework}.registry').MODELS)
+            instead = IN_MMPRETRAIN if framework == 'mmpretrain' else {}
+            _register_in(importlib.import_module(f'{framework}.registry').MODELS, instead)
         except Exception as error:  # whatever a broken installation may raise
             skipped[framework] = f'broken: {type(error).__name__}: {error}'
     if skipped:
@@ -56,6 +68,7 @@ def registered(name: str) -> dict[str, type | None]:
     return found
 
 
-def _register_in(registry) -> None:
+def _register_in(registry: Registry, instead: Mapping[type, type] = {}) -> None:
     for backbone, names in NAMES.items():
-        registry.register_module(name=list(names), force=True, module=backbone)
+        module = instead.get(backbone, backbone)
+        registry.register_module(name=list(names), force=True, module=module)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 
+import peers
 import pytest
 
 
@@ -124,3 +125,32 @@ def test_what_is_missing_or_broken_is_one_warning(tmp_path):
     assert len(warnings) == 1
     assert 'mmseg (not installed)' in warnings[0]
     assert 'mmpretrain (broken: ImportError: wrong mmcv)' in warnings[0]
+
+
+@pytest.mark.skipif(not peers.APART.is_dir(), reason='no mmpretrain: requirements/set_up.sh has it')
+@pytest.mark.parametrize(
+    'torchvision, served',
+    [
+        ('sys.modules["torchvision"] = None', ['mmengine', 'mmdet', 'mmseg']),
+        # Without its operators. Where there is mmpretrain or timm, mmdet and mmseg need it, too.
+        ('', ['mmengine']),
+    ],
+    ids=['missing', 'broken'],
+)
+def test_mmpretrain_is_left_out_without_torchvision(torchvision, served):
+    output = run(
+        f"""
+        import sys
+        sys.path.append(sys.argv[1])
+        {torchvision}
+        import swin_backbone
+        from importlib import import_module
+        for name in {served}:
+            registry = import_module(f'{{name}}.registry').MODELS
+            assert registry.get('SwinTransformer') is swin_backbone.SwinTransformer
+        """,
+        str(peers.APART),
+    )
+    warnings = [line for line in output.splitlines() if 'RegistrationWarning' in line]
+    assert len(warnings) == 1
+    assert 'mmpretrain (broken: ' in warnings[0] and 'torchvision' in warnings[0]

@@ -77,7 +77,11 @@ def _missing(node: Any, name: str) -> Iterator[tuple[str, str]]:
         yield f'{name}.data_root', root
         return
     paths = {'ann_file': node.get('ann_file')}
-    paths |= {f'data_prefix.{key}': path for key, path in (node.get('data_prefix') or {}).items()}
+    prefix = node.get('data_prefix') or {}
+    if isinstance(prefix, str):  # mmpretrain's
+        paths['data_prefix'] = prefix
+    else:
+        paths |= {f'data_prefix.{key}': path for key, path in prefix.items()}
     for option, path in paths.items():
         if path and _absent(os.path.join(root, path)):
             yield f'{name}.{option}', os.path.join(root, path)

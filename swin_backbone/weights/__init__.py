@@ -1,5 +1,6 @@
 """Checkpoints: read safely, told by their keys, translated and resized to fit a model."""
 
+from .classifier import translate_classifier
 from .convert import Conversion, convert, convert_file
 from .inspect import Description, describe, what_would_be_resized
 from .load import is_pretrained, load_pretrained, register_state_dict_translation
@@ -16,5 +17,6 @@ __all__ = [
     'load_pretrained',
     'read_checkpoint',
     'register_state_dict_translation',
+    'translate_classifier',
     'what_would_be_resized',
 ]

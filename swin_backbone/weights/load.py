@@ -22,7 +22,7 @@ from .safe_load import read_checkpoint
 
 _OUTPUT_NORM = re.compile(r'norm\d+\.(weight|bias)')
 # What classifiers and masked pretraining bring along, in OpenMMLab's names.
-_NO_BACKBONE = re.compile(r'(norm|head)\.|mask_token$')
+_NO_BACKBONE = re.compile(r'head\.|mask_token$')
 _OPTIONS = ('type', 'checkpoint', 'prefix', 'map_location', 'ema', 'in_channels', 'source_grid')
 
 
@@ -157,6 +157,9 @@ def _fit(
     model: nn.Module, weights: dict[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Resizes what may be resized, fills in what follows from the model, refuses the rest."""
+    if getattr(model, 'takes_classifiers_norm', False):
+        weights = formats.with_norm_of_last_output(weights)
+    weights = {key: value for key, value in weights.items() if not key.startswith('norm.')}
     fitted, resized = {}, set()
     for key, value in weights.items():
         shape = wanted[key].shape if key in wanted else None

@@ -62,6 +62,13 @@ def test_lists_all_that_is_missing(root):
     assert 'prefix.seg' not in text
 
 
+def test_knows_folders_that_are_a_string(root):
+    data = dict(data_root=str(root), data_prefix='images')
+    check_data(config(data), 'train')
+    text = message(config(dict(data, data_prefix='absent')), 'train')
+    assert f"train_dataloader.dataset.data_prefix = '{root / 'absent'}'" in text
+
+
 def test_asks_only_for_the_phases_that_run(root):
     cfg = config(dataset(root), ann_file='absent.json')
     check_data(cfg, 'train')

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import ArgumentError, CheckpointError
 from .detectron2 import DETECTRON2
-from .layout import Layout, last_stage, version_of
+from .layout import Layout, last_stage, version_of, with_norm_of_last_output
 from .microsoft import MICROSOFT
 from .mmpretrain import MMPRETRAIN
 from .openmmlab import OPENMMLAB
@@ -24,6 +24,7 @@ __all__ = [
     'last_stage',
     'locate',
     'version_of',
+    'with_norm_of_last_output',
 ]
 
 # The more particular of two that are alike comes first.

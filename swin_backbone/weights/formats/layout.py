@@ -244,6 +244,20 @@ def last_stage(neutral: Mapping[str, Any]) -> int:
     return max((int(m[1]) for k in neutral if (m := re.match(r'stages\.(\d+)\.', k))), default=0)
 
 
+def with_norm_of_last_output(neutral: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The neutral layout with the norm before a classifier as the last output's, if that has none.
+
+    A backbone whose last output a classifier takes has the one where the other layouts have both.
+    """
+    last = f'norm{last_stage(neutral)}.'
+    if f'{last}weight' in neutral:
+        return dict(neutral)
+    return {
+        last + key.removeprefix('norm.') if key.startswith('norm.') else key: value
+        for key, value in neutral.items()
+    }
+
+
 def to_unfold_order(merged: Tensor) -> Tensor:
     """4C merged channels: the official order, (column, row, C), to nn.Unfold's, (C, row, column).
 

@@ -1,0 +1,4 @@
+# Swin-S, ImageNet-1K from scratch, 224 × 224, 300 epochs.
+_base_ = 'swin_t_imagenet.py'
+
+model = dict(backbone=dict(arch='small', drop_path_rate=0.3))

@@ -1,0 +1,432 @@
+"""What test_classification.py runs in a process of its own: everything that needs mmpretrain.
+
+Float64 logits agree with the official definition and with every peer's to 1e-10 of their size.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import cv2
+import mmpretrain
+import numpy as np
+import official
+import peers
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner, load_checkpoint
+from mmpretrain.models import ImageClassifier
+from mmpretrain.models.backbones import SwinTransformer as Theirs
+from mmpretrain.registry import MODELS
+from safetensors.torch import save_file
+from small import randomized
+from torch.nn import functional as F
+
+from swin_backbone import CheckpointError, SwinTransformer, configs_dir
+from swin_backbone.classification import (
+    ClassificationSwinTransformer,
+    ClassificationSwinTransformerV2,
+)
+from swin_backbone.engine.check_classes import check_classes
+from swin_backbone.engine.check_data import DataCheckingRunner
+from swin_backbone.weights import convert
+
+STOCK = Path(mmpretrain.__file__).parent / '.mim'
+STOCK_CONFIGS = sorted((STOCK / 'configs/swin_transformer').glob('*.py'))
+# Less those of ImageNet-21K, which mmpretrain 1.2 itself cannot read: they change a pipeline that
+# their base does not have.
+STOCK_V2 = sorted((STOCK / 'configs/swin_transformer_v2').glob('*in1k*.py'))
+OURS = sorted(path.stem for path in configs_dir().glob('*_imagenet.py'))
+# In millions, as published.
+PARAMETERS = {'t': 28, 's': 50, 'b': 88, 'l': 197}
+SMALL = dict(embed_dims=24, depths=(2, 1, 3, 2), num_heads=(1, 2, 3, 4))
+SIDE = 128  # the last stage's map is a window of 4 then
+FORMATS = ('microsoft', 'timm', 'torchvision', 'transformers', 'mmpretrain')
+
+init_default_scope('mmpretrain')
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def classifier(backbone=None, classes: int = 10, width: int = 192, **options) -> ImageClassifier:
+    """A small one, with this package's backbone unless one is given."""
+    backbone = backbone or dict(type='SwinTransformer', arch=SMALL, window_size=4)
+    head = dict(type='LinearClsHead', num_classes=classes, in_channels=width)
+    neck = dict(type='GlobalAveragePooling')
+    model = dict(type='ImageClassifier', backbone=backbone, neck=neck, head=head, **options)
+    return MODELS.build(model)
+
+
+def official_weights() -> dict:
+    return official.random_state_dict(24, (2, 1, 3, 2), (1, 2, 3, 4), 4, classification=True)
+
+
+def official_logits(weights: dict, x: torch.Tensor, window: int) -> torch.Tensor:
+    last = official.forward(weights, x, window, classification=True)[-1].permute(0, 2, 3, 1)
+    last = F.layer_norm(last, last.shape[-1:], weights['norm.weight'], weights['norm.bias'])
+    return F.linear(last.mean((1, 2)), weights['head.weight'], weights['head.bias'])
+
+
+@torch.no_grad()
+def logits(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    model = model.to(x.dtype).eval()
+    return model(x, mode='tensor') if isinstance(model, ImageClassifier) else model(x)
+
+
+def assert_same(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-10) -> None:
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < tolerance * expected.abs().max()
+
+
+def draw(*sides: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(2, 3, *(sides or (SIDE, SIDE)), dtype=dtype)
+
+
+# --- registry -------------------------------------------------------------------------------------
+
+
+def test_registries_hold_their_frameworks_arguments():
+    from mmdet.registry import MODELS as DET
+    from mmseg.registry import MODELS as SEG
+
+    assert MODELS.get('SwinTransformerV2') is ClassificationSwinTransformerV2
+    for name in ('SwinTransformer', 'SwinBackbone'):
+        assert MODELS.get(name) is ClassificationSwinTransformer
+        assert DET.get(name) is SEG.get(name) is SwinTransformer
+    assert DET.get('mmpretrain.SwinTransformer') is ClassificationSwinTransformer
+
+
+# --- whole classifiers' files ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(request, tmp_path) -> tuple[dict, Path]:
+    """Official weights of a small classifier, and a file of them in the layout asked for."""
+    weights = official_weights()
+    converted = convert(weights, request.param)
+    if request.param == 'transformers':
+        path = tmp_path / 'model.safetensors'
+        save_file({k: v.contiguous() for k, v in converted.items()}, path)
+        return weights, path
+    container = dict(microsoft='model', mmpretrain='state_dict').get(request.param)
+    path = tmp_path / 'checkpoint.pth'
+    torch.save({container: converted} if container else converted, path)
+    return weights, path
+
+
+@pytest.mark.parametrize('file', FORMATS, indirect=True)
+@pytest.mark.parametrize('size', [(SIDE, SIDE), (140, 172)])
+def test_any_layouts_file_gives_the_official_logits(file, size):
+    weights, path = file
+    model, x = classifier().double(), draw(*size)
+    load_checkpoint(model, str(path), strict=True)  # as --checkpoint and load_from
+    assert_same(logits(model, x), official_logits(weights, x, 4))
+
+
+@pytest.mark.parametrize('file', FORMATS, indirect=True)
+def test_as_init_cfg_of_a_classifier(file):
+    weights, path = file
+    model = classifier(init_cfg=dict(type='Pretrained', checkpoint=str(path))).double()
+    model.init_weights()
+    x = draw()
+    assert_same(logits(model, x), official_logits(weights, x, 4))
+
+
+def test_in_memory_with_all_that_a_training_checkpoint_holds():
+    weights = official_weights()
+    model, x = classifier().double(), draw()
+    model.load_state_dict({'model': weights, 'epoch': 299, 'optimizer': {'state': {}}})
+    assert_same(logits(model, x), official_logits(weights, x, 4))
+
+
+def test_swin_t_in_float32():
+    weights = official.random_state_dict(
+        96, (2, 2, 6, 2), (3, 6, 12, 24), window=7, classification=True
+    )
+    weights = {k: v if 'norm' in k else v / 4 for k, v in weights.items()}
+    model = classifier(dict(type='SwinTransformer', arch='tiny'), width=768)
+    model.load_state_dict(weights)
+    x = draw(224, 224, dtype=torch.float32)
+    expected = official_logits(weights, x.double(), 7)
+    assert 0.1 < expected.abs().max() < 100
+    assert (logits(model, x) - expected).abs().max() < 1e-4
+
+
+def timm(side: int, window: int, arch: dict) -> torch.nn.Module:
+    from timm.models.swin_transformer import SwinTransformer
+
+    arch = dict(depths=arch['depths'], num_heads=arch['num_heads'], embed_dim=arch['embed_dims'])
+    return SwinTransformer(img_size=side, window_size=window, num_classes=10, **arch)
+
+
+def torchvision(side: int, window: int, arch: dict) -> torch.nn.Module:
+    return peers.Torchvision(dict(arch, window_size=window)).model
+
+
+@pytest.mark.parametrize('peer', [timm, torchvision])
+@pytest.mark.parametrize(
+    ('side', 'window', 'arch', 'backbone'),
+    [
+        (SIDE, 4, SMALL, dict(arch=SMALL, window_size=4)),
+        (224, 7, peers.GEOMETRIES['tiny'], dict(arch='tiny')),
+    ],
+    ids=['small', 'tiny'],
+)
+def test_peers_classifiers_and_ours(peer, side, window, arch, backbone):
+    theirs = randomized(peer(side, window, arch)).double()
+    ours = classifier(dict(type='SwinTransformer', **backbone), width=8 * arch['embed_dims'])
+    ours.double().load_state_dict(theirs.state_dict())
+    x = draw(side, side)
+    assert_same(logits(ours, x), logits(theirs, x))
+
+
+def test_a_backbones_own_file_is_the_error_that_it_is_for_detectors():
+    weights = {k: v for k, v in official_weights().items() if not k.startswith('head.')}
+    with pytest.raises(CheckpointError, match='init_cfg'):
+        classifier().load_state_dict(weights, strict=False)
+
+
+def test_backbone_takes_the_classifiers_norm(tmp_path):
+    weights = official_weights()
+    torch.save({'model': weights}, tmp_path / 'file.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'file.pth'))
+    model = classifier(dict(type='SwinTransformer', arch=SMALL, window_size=4, init_cfg=init_cfg))
+    model.init_weights()
+    torch.testing.assert_close(model.backbone.norm3.weight, weights['norm.weight'].float())
+
+
+def test_other_number_of_classes_is_named():
+    weights = official_weights()
+    with pytest.raises(CheckpointError, match=r'10 classes, the model 7 .*init_cfg'):
+        check_classes({'model': weights}, classifier(classes=7))
+    check_classes({'model': weights}, classifier())
+    check_classes({'model': weights}, torch.nn.Linear(1, 1))
+    check_classes({'other': torch.zeros(1)}, classifier(classes=7))
+    wrapped = MODELS.build(dict(type='AverageClsScoreTTA', module=classifier(classes=7)))
+    with pytest.raises(CheckpointError, match='10 classes'):
+        check_classes({'model': weights}, wrapped)
+
+
+# --- mmpretrain's own -----------------------------------------------------------------------------
+
+
+THREE = dict(embed_dims=24, depths=(2, 1, 2), num_heads=(1, 2, 3))
+
+
+def both(**arguments) -> tuple[ImageClassifier, ImageClassifier]:
+    """This package's classifier and mmpretrain's, with the same random weights in float64."""
+    ours = classifier(dict(type='SwinTransformer', **arguments)).double()
+    theirs = randomized(classifier(Theirs(**arguments)).double())
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    randomized(ours)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    return ours, theirs
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        {},
+        dict(stage_cfgs=dict(block_cfgs=dict(ffn_ratio=2, attn_cfgs=dict(qkv_bias=False)))),
+        dict(stage_cfgs=[dict(downsample_cfg=dict(kernel_size=2))] * 4, norm_cfg=None),
+        dict(norm_cfg=dict(type='LN', eps=0.1), out_indices=(1, 3)),
+        dict(use_abs_pos_embed=True, img_size=SIDE),
+        dict(pad_small_map=True),
+        dict(drop_rate=0.1, interpolate_mode='bicubic', norm_eval=True, with_cp=True),
+        dict(patch_size=2, patch_cfg=dict(norm_cfg=dict(type='LN'))),
+    ],
+    ids=lambda arguments: ','.join(arguments) or 'defaults',
+)
+def test_arguments_mean_what_they_do_in_mmpretrain(arguments):
+    ours, theirs = both(arch=SMALL, window_size=4, **arguments)
+    # mmpretrain resizes position embeddings in float32.
+    resized = 1e-6 if 'use_abs_pos_embed' in arguments else 1e-10
+    for size, tolerance in [((SIDE, SIDE), 1e-10), ((140, 172), resized)]:
+        x = draw(*size)
+        assert_same(logits(ours, x), logits(theirs, x), tolerance)
+
+
+@pytest.mark.parametrize('path', STOCK_CONFIGS, ids=lambda path: path.stem)
+def test_stock_configs_with_our_backbone(path, monkeypatch):
+    # Which mmpretrain reads, also where the model is on the meta device.
+    monkeypatch.setattr(torch, 'linspace', functools.partial(torch.linspace, device='cpu'))
+    config = Config.fromfile(path).model
+    config.backbone.init_cfg = None
+    with torch.device('meta'):
+        ours = MODELS.build(config)
+        settings = {k: v for k, v in config.backbone.items() if k not in ('type', '_scope_')}
+        theirs = Theirs(**settings)
+    assert type(ours.backbone) is ClassificationSwinTransformer
+    shapes = {k: v.shape for k, v in ours.backbone.state_dict().items()}
+    assert shapes == {k: v.shape for k, v in theirs.state_dict().items()}
+
+    settings['arch'] = dict(embed_dims=8, depths=(2, 1, 2, 2), num_heads=(1, 1, 2, 2))
+    ours = classifier(dict(type='SwinTransformer', **settings), width=64)
+    theirs = randomized(classifier(Theirs(**settings), width=64)).double()
+    ours.double().load_state_dict(theirs.state_dict(), strict=True)
+    for size in [(settings['img_size'],) * 2, (settings['img_size'] + 36,) * 2]:
+        x = draw(*size)[:1]
+        assert_same(logits(ours, x), logits(theirs, x))
+
+
+@pytest.mark.parametrize('path', STOCK_V2, ids=lambda path: path.stem)
+def test_stock_configs_of_v2_with_our_backbone(path):
+    config = Config.fromfile(path).model
+    with torch.device('meta'):
+        model = MODELS.build(config)
+    assert type(model.backbone) is ClassificationSwinTransformerV2
+    side, classes = config.backbone.img_size, config.head.num_classes
+    assert model(torch.empty(1, 3, side, side, device='meta')).shape == (1, classes)
+
+
+@pytest.mark.parametrize('stages', [-1, 0, 2, 3])
+def test_freezes_what_mmpretrain_freezes(stages):
+    ours, theirs = both(arch=SMALL, window_size=4, frozen_stages=stages, out_indices=(0, 1, 2, 3))
+    ours.train(), theirs.train()
+    trained = {name: p.requires_grad for name, p in ours.named_parameters()}
+    assert trained == {name: p.requires_grad for name, p in theirs.named_parameters()}
+
+
+def test_layer_wise_decay_of_mmpretrain():
+    def groups(model: torch.nn.Module) -> dict:
+        wrapper = dict(
+            type='OptimWrapper',
+            constructor='mmpretrain.LearningRateDecayOptimWrapperConstructor',
+            optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+            paramwise_cfg=dict(layer_decay_rate=0.5),
+        )
+        names = {id(p): name for name, p in model.named_parameters()}
+        optimizer = build_optim_wrapper(model, wrapper).optimizer
+        return {
+            names[id(p)]: (group['lr'], group['weight_decay'])
+            for group in optimizer.param_groups
+            for p in group['params']
+        }
+
+    ours, theirs = both(arch=SMALL, window_size=4)
+    assert groups(ours) == groups(theirs)
+
+
+# --- the configs ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def imagenet(tmp_path_factory) -> Path:
+    """Two images of each of two classes to train on, and as many to test on."""
+    root = tmp_path_factory.mktemp('imagenet')
+    images = np.random.default_rng(0).integers(0, 255, (4, 40, 52, 3), dtype=np.uint8)
+    (root / 'meta').mkdir()
+    for phase in ('train', 'val'):
+        (root / phase).mkdir()
+        for i, image in enumerate(images):
+            cv2.imwrite(str(root / phase / f'{i}.png'), image)
+        (root / 'meta' / f'{phase}.txt').write_text('0.png 0\n1.png 1\n2.png 0\n3.png 1\n')
+    return root
+
+
+def load(name: str) -> Config:
+    return Config.fromfile(configs_dir() / f'{name}.py')
+
+
+def side_of(name: str) -> int:
+    return 384 if '384' in name else 256 if name.startswith('swinv2') else 224
+
+
+@pytest.mark.parametrize('name', OURS)
+def test_config_builds_what_was_published(name, monkeypatch):
+    monkeypatch.setenv('IMAGENET_ROOT', '/elsewhere')
+    config = load(name)
+    with torch.device('meta'):
+        model = MODELS.build(config.model)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert round(parameters / 1e6) == PARAMETERS[name.split('_')[1]]
+    side = side_of(name)
+    windows = [stage.blocks[0].attn.window_size for stage in model.backbone.stages]
+    assert windows[-1] == side // 32  # the last map is a window, which is not shifted
+    named = re.search(r'w(\d+)', name)
+    assert set(windows[:-1]) == {int(named[1]) if named else side // 32}
+    assert model(torch.empty(1, 3, side, side, device='meta')).shape == (1, 1000)
+    for phase in ('train', 'val', 'test'):
+        assert config[f'{phase}_dataloader'].dataset.data_root == '/elsewhere'
+    processes, updates = 8, config.optim_wrapper.get('accumulative_counts', 1)
+    batch = config.train_dataloader.batch_size * processes
+    assert batch * updates == 1024 and config.auto_scale_lr.base_batch_size == batch
+
+
+@pytest.mark.parametrize('name', OURS)
+def test_pipelines(name, imagenet, monkeypatch):
+    monkeypatch.setenv('IMAGENET_ROOT', str(imagenet))
+    from mmpretrain.registry import DATASETS
+
+    config, side = load(name), side_of(name)
+    for phase in ('train', 'test'):
+        data = DATASETS.build(config[f'{phase}_dataloader'].dataset)
+        assert [data[i]['data_samples'].gt_label.item() for i in range(4)] == [0, 1, 0, 1]
+        assert data[0]['inputs'].shape == (3, side, side)
+
+
+def run_tool(name: str, *words: str | Path) -> None:
+    """mmpretrain's own script, as mim runs it."""
+    argv, sys.argv = sys.argv, [name, *map(str, words)]
+    try:
+        runpy.run_path(str(STOCK / 'tools' / f'{name}.py'), run_name='__main__')
+    finally:
+        sys.argv = argv
+
+
+METRICS = ('--out-item', 'metrics')
+# A config on four images, with a little backbone of its variant's window.
+REDUCED = """
+_base_ = '{config}'
+arch = dict(_delete_=True, embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))
+model = dict(
+    backbone=dict(arch=arch, init_cfg=None), head=dict(in_channels=64, num_classes=2)
+)
+data_preprocessor = dict(num_classes=2)
+load_from = None
+train_dataloader = dict(batch_size=4, num_workers=0)
+val_dataloader = dict(batch_size=2, num_workers=0)
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=1)
+param_scheduler = []
+val_evaluator = dict(topk=(1,))
+test_evaluator = val_evaluator
+work_dir = 'work'
+"""
+
+
+@pytest.mark.parametrize('name', OURS)
+def test_config_trains_and_tests(name, imagenet, tmp_path, monkeypatch):
+    monkeypatch.setenv('IMAGENET_ROOT', str(imagenet))
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / 'reduced.py'
+    config.write_text(REDUCED.format(config=configs_dir() / f'{name}.py'))
+    started = []
+    monkeypatch.setattr(DataCheckingRunner, 'setup_env', spy(started, Runner.setup_env))
+    run_tool('train', config, '--no-pin-memory', '--no-persistent-workers')
+    run_tool('test', config, 'work/epoch_1.pth', '--no-pin-memory', '--out', 'out.json', *METRICS)
+    assert 0 <= json.loads(Path('out.json').read_text())['accuracy/top1'] <= 100
+    assert len(started) == 2  # both scripts heed runner_type
+
+    config.write_text(config.read_text().replace('num_classes=2', 'num_classes=3'))
+    with pytest.raises(CheckpointError, match='2 classes, the model 3'):
+        run_tool('test', config, 'work/epoch_1.pth', '--no-pin-memory')
+
+
+def spy(calls: list, method):
+    def called(self, *args):
+        calls.append(self)
+        return method(self, *args)
+
+    return called
