@@ -80,6 +80,8 @@ class SwinTransformer(BaseModule):
         ArgumentError: An argument whose value cannot be used, or two that contradict each other.
     """
 
+    version = 1
+
     @named_arguments(VARIANTS)
     def __init__(
         self,
