@@ -10,6 +10,7 @@ from pathlib import Path
 from .errors import ArgumentError, CheckpointError
 from .registration import RegistrationWarning, register
 from .swin import SwinTransformer
+from .swin_v2 import SwinTransformerV2
 from .version import __version__
 from .weights import allow_mmengine_checkpoints
 
@@ -18,6 +19,7 @@ __all__ = [
     'CheckpointError',
     'RegistrationWarning',
     'SwinTransformer',
+    'SwinTransformerV2',
     '__version__',
     'configs_dir',
 ]

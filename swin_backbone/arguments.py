@@ -71,10 +71,12 @@ def _variant(owner: str, given: Mapping, variants: Mapping) -> Mapping[str, Any]
     arch = given['arch']
     if isinstance(arch, Mapping):
         variant = {ALIASES.get(name, name): value for name, value in arch.items()}
-        allowed = next(iter(variants.values()))
-        if variant.keys() != allowed.keys():
+        needed = next(iter(variants.values())).keys()
+        extra = {name: None for other in variants.values() for name in other if name not in needed}
+        if not needed <= variant.keys() <= needed | extra.keys():
+            more = f', and maybe {", ".join(extra)}' if extra else ''
             raise ArgumentError(
-                f'{owner}: arch={dict(arch)} must be a dict of exactly {", ".join(allowed)}'
+                f'{owner}: arch={dict(arch)} must be a dict of exactly {", ".join(needed)}{more}'
             )
     elif str(arch).lower() in variants:
         variant = variants[str(arch).lower()]

@@ -9,12 +9,16 @@ import warnings
 from mmengine.registry import MODELS
 
 from .swin import SwinTransformer
+from .swin_v2 import SwinTransformerV2
 
 # A framework's module that registers its own models, beside its registry.
 FRAMEWORKS = ('mmdet', 'mmseg', 'mmpretrain')
 
 # Names under which a class is registered: the frameworks' own, then one that is ours alone.
-NAMES = {SwinTransformer: ('SwinTransformer', 'SwinBackbone')}
+NAMES = {
+    SwinTransformer: ('SwinTransformer', 'SwinBackbone'),
+    SwinTransformerV2: ('SwinTransformerV2', 'SwinBackboneV2'),
+}
 
 
 class RegistrationWarning(UserWarning):

@@ -1,7 +1,9 @@
 """Modules shared by the Swin family, with OpenMMLab's names and call signatures."""
 
 from .attention import ShiftWindowMSA, WindowMSA
-from .block import RECOMPUTABLE, SwinBlock, SwinBlockSequence
+from .attention_v2 import ShiftWindowMSAV2, WindowMSAV2
+from .block import RECOMPUTABLE, Stage, SwinBlock, SwinBlockSequence
+from .block_v2 import SwinBlockV2, SwinBlockV2Sequence
 from .embedding import PatchEmbed
 from .merging import PatchMerging
 from .mlp import FFN
@@ -12,7 +14,12 @@ __all__ = [
     'PatchEmbed',
     'PatchMerging',
     'ShiftWindowMSA',
+    'ShiftWindowMSAV2',
+    'Stage',
     'SwinBlock',
     'SwinBlockSequence',
+    'SwinBlockV2',
+    'SwinBlockV2Sequence',
     'WindowMSA',
+    'WindowMSAV2',
 ]

@@ -110,18 +110,49 @@ class WindowMSA(BaseModule):
         return self.proj_drop(self.proj(x))
 
 
-class ShiftWindowMSA(BaseModule):
+class ShiftedWindows(BaseModule):
+    """The windows that maps of any size are cut into.
+
+    Args:
+        window_size: Side M of a window, in tokens.
+        shift_size: Cyclic shift of the map up and left, 0 <= shift_size < window_size.
+        pad_small_map: Whether a map that is no larger than the window is padded to it and shifted
+            all the same, as in detection; else see :meth:`windows`.
+        init_cfg: As for every mmengine module.
+    """
+
+    def __init__(
+        self, window_size: int, shift_size: int, pad_small_map: bool, init_cfg: dict | None
+    ) -> None:
+        super().__init__(init_cfg)
+        if not 0 <= shift_size < window_size:
+            raise ArgumentError(
+                f'shift_size={shift_size} must be at least 0 and below window_size={window_size}'
+            )
+        self.window_size = window_size
+        self.shift_size = shift_size
+        self.pad_small_map = pad_small_map
+
+    def windows(self, hw_shape: tuple[int, int]) -> tuple[int, int]:
+        """Side and shift of the windows on a map (H, W).
+
+        Without ``pad_small_map`` a map whose smaller side is not larger than the window gets
+        windows of that side, and no shift: the official rule for classification, and for V2.
+        """
+        if self.pad_small_map or min(hw_shape) > self.window_size:
+            return self.window_size, self.shift_size
+        return min(hw_shape), 0
+
+
+class ShiftWindowMSA(ShiftedWindows):
     """W-MSA or, where ``shift_size`` is not 0, SW-MSA (section 3.2), with drop path.
 
     Args:
         embed_dims: Width C of a token.
         num_heads: Attention heads.
-        window_size: Side M of a window, in tokens.
-        shift_size: Cyclic shift of the map up and left, 0 <= shift_size < window_size.
+        window_size, shift_size, pad_small_map: As for :class:`ShiftedWindows`.
         qkv_bias, qk_scale, attn_drop_rate, proj_drop_rate: As for :class:`WindowMSA`.
         drop_path: Probability of dropping the whole path for a sample.
-        pad_small_map: Whether a map that is no larger than the window is padded to it and shifted
-            all the same, as in detection; else see :meth:`windows`.
         init_cfg: As for every mmengine module.
     """
 
@@ -139,14 +170,7 @@ class ShiftWindowMSA(BaseModule):
         pad_small_map: bool = True,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
-        if not 0 <= shift_size < window_size:
-            raise ArgumentError(
-                f'shift_size={shift_size} must be at least 0 and below window_size={window_size}'
-            )
-        self.window_size = window_size
-        self.shift_size = shift_size
-        self.pad_small_map = pad_small_map
+        super().__init__(window_size, shift_size, pad_small_map, init_cfg)
         self.w_msa = WindowMSA(
             embed_dims,
             num_heads,
@@ -157,16 +181,6 @@ class ShiftWindowMSA(BaseModule):
             proj_drop_rate=proj_drop_rate,
         )
         self.drop = DropPath(drop_path)
-
-    def windows(self, hw_shape: tuple[int, int]) -> tuple[int, int]:
-        """Side and shift of the windows on a map (H, W).
-
-        Without ``pad_small_map`` a map whose smaller side is not larger than the window gets
-        windows of that side, and no shift: the official rule for classification, and for V2.
-        """
-        if self.pad_small_map or min(hw_shape) > self.window_size:
-            return self.window_size, self.shift_size
-        return min(hw_shape), 0
 
     def forward(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Tokens (B, H * W, C) of a map (H, W) to the same shape."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -146,7 +146,60 @@ class SwinBlock(BaseModule):
         return swin_block(x, parameters, options, factors, keep_attended).flatten(1, 2)
 
 
-class SwinBlockSequence(BaseModule):
+class Stage(BaseModule):
+    """Blocks, then, maybe, a downsampling.
+
+    Args:
+        blocks: Each takes tokens and their grid, and returns tokens.
+        downsample: What makes the next stage's tokens, or None.
+        with_cp: ``'stage'`` recomputes all blocks together in the backward pass.
+        init_cfg: As for every mmengine module.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterable[BaseModule],
+        downsample: PatchMerging | None,
+        with_cp: bool | str,
+        init_cfg: dict | None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.blocks = ModuleList(blocks)
+        self.downsample = downsample
+        self.with_cp = with_cp
+
+    def forward(
+        self, x: Tensor, hw_shape: Grid, downsample: bool = True
+    ) -> tuple[Tensor, Grid, Tensor, Grid]:
+        """Tokens (B, H * W, C) of a map (H, W) through the stage.
+
+        Args:
+            x: The tokens.
+            hw_shape: (H, W).
+            downsample: False where nobody needs the next stage's tokens.
+
+        Returns:
+            The next stage's tokens (B, H' * W', C') and grid (H', W'), then this stage's tokens
+            (B, H * W, C) and grid (H, W). Without a downsampling the two are the same.
+        """
+        x = self.through_blocks(x, hw_shape)
+        if self.downsample is None or not downsample:
+            return x, hw_shape, x, hw_shape
+        return *self.downsample(x, hw_shape), x, hw_shape
+
+    def through_blocks(self, x: Tensor, hw_shape: Grid) -> Tensor:
+        """Tokens (B, H * W, C) of a map (H, W) to the same shape."""
+        if self.with_cp == 'stage':
+            return recomputed(self._blocks, x, hw_shape)
+        return self._blocks(x, hw_shape)
+
+    def _blocks(self, x: Tensor, hw_shape: Grid) -> Tensor:
+        for block in self.blocks:
+            x = block(x, hw_shape)
+        return x
+
+
+class SwinBlockSequence(Stage):
     """One stage: blocks with plain and shifted windows in turn, then, maybe, a downsampling.
 
     Args:
@@ -180,9 +233,8 @@ class SwinBlockSequence(BaseModule):
         pad_small_map: bool = True,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
         rates = drop_path_rate if isinstance(drop_path_rate, Sequence) else [drop_path_rate] * depth
-        self.blocks = ModuleList(
+        blocks = [
             SwinBlock(
                 embed_dims,
                 num_heads,
@@ -200,33 +252,5 @@ class SwinBlockSequence(BaseModule):
                 pad_small_map=pad_small_map,
             )
             for i in range(depth)
-        )
-        self.downsample = downsample
-        self.with_cp = with_cp
-
-    def forward(
-        self, x: Tensor, hw_shape: Grid, downsample: bool = True
-    ) -> tuple[Tensor, Grid, Tensor, Grid]:
-        """Tokens (B, H * W, C) of a map (H, W) through the stage.
-
-        Args:
-            x: The tokens.
-            hw_shape: (H, W).
-            downsample: False where nobody needs the next stage's tokens.
-
-        Returns:
-            The next stage's tokens (B, H' * W', C') and grid (H', W'), then this stage's tokens
-            (B, H * W, C) and grid (H, W). Without a downsampling the two are the same.
-        """
-        if self.with_cp == 'stage':
-            x = recomputed(self._blocks, x, hw_shape)
-        else:
-            x = self._blocks(x, hw_shape)
-        if self.downsample is None or not downsample:
-            return x, hw_shape, x, hw_shape
-        return *self.downsample(x, hw_shape), x, hw_shape
-
-    def _blocks(self, x: Tensor, hw_shape: Grid) -> Tensor:
-        for block in self.blocks:
-            x = block(x, hw_shape)
-        return x
+        ]
+        super().__init__(blocks, downsample, with_cp, init_cfg)

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 class PatchMerging(BaseModule):
     """Concatenates 2×2 neighbouring tokens, normalises and projects them (section 3.1).
 
+    V2 projects first and normalises then.
+
     A map whose sides do not fit is padded with zero tokens at the bottom and right. The
     concatenated channels are in the order of ``nn.Unfold``, OpenMMLab's: input channel first, then
     row, then column. The official code orders them by column, row, channel.
@@ -21,6 +23,7 @@ class PatchMerging(BaseModule):
         out_channels: Width of the merged tokens.
         stride: Step between merged neighbourhoods, in tokens.
         norm_cfg: Normalisation of the 4 * in_channels concatenated channels, or None.
+        use_post_norm: Whether it is that of the out_channels projected ones instead.
         init_cfg: As for every mmengine module.
     """
 
@@ -32,14 +35,17 @@ class PatchMerging(BaseModule):
         out_channels: int,
         stride: int = 2,
         norm_cfg: dict | None = dict(type='LN'),
+        use_post_norm: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.stride = stride
+        self.use_post_norm = use_post_norm
         merged = self.kernel_size**2 * in_channels
-        self.norm = build_norm_layer(norm_cfg, merged)[1] if norm_cfg else None
+        normed = out_channels if use_post_norm else merged
+        self.norm = build_norm_layer(norm_cfg, normed)[1] if norm_cfg else None
         self.reduction = nn.Linear(merged, out_channels, bias=False)
 
     def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
@@ -52,9 +58,11 @@ class PatchMerging(BaseModule):
         if torch.compiler.is_compiling() or bottom or right:
             x = F.pad(x, (0, 0, 0, right, 0, bottom))
         x = self._neighbours(x, rows, columns).flatten(1, 2)
+        if self.use_post_norm:
+            x = self.reduction(x)
         if self.norm is not None:
             x = self.norm(x)
-        return self.reduction(x), (rows, columns)
+        return x if self.use_post_norm else self.reduction(x), (rows, columns)
 
     def _neighbours(self, x: Tensor, rows: int, columns: int) -> Tensor:
         """The channels of 2×2 tokens each: a map (B, H, W, C) that fits to (B, H', W', 4C)."""

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 class FFN(BaseModule):
     """Two linear layers with an activation between them, added to the identity (equation 3).
 
+    In V2, where a norm comes between, they are not added here.
+
     Args:
         embed_dims: Width C of a token.
         feedforward_channels: Width of the hidden layer.
         act_cfg: Activation.
         ffn_drop: Probability of dropping an element after each linear layer.
         drop_path: Probability of dropping the whole path for a sample.
+        add_identity: Whether the result is added to the identity.
         init_cfg: As for every mmengine module.
     """
 
@@ -27,6 +30,7 @@ class FFN(BaseModule):
         act_cfg: dict = dict(type='GELU'),
         ffn_drop: float = 0.0,
         drop_path: float = 0.0,
+        add_identity: bool = True,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -42,7 +46,11 @@ class FFN(BaseModule):
             hidden, nn.Linear(feedforward_channels, embed_dims), nn.Dropout(ffn_drop)
         )
         self.dropout_layer = DropPath(drop_path)
+        self.add_identity = add_identity
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         """(B, L, C) to (B, L, C); ``identity`` is what the path is added to, ``x`` if None."""
-        return (x if identity is None else identity) + self.dropout_layer(self.layers(x))
+        out = self.dropout_layer(self.layers(x))
+        if not self.add_identity:
+            return out
+        return (x if identity is None else identity) + out

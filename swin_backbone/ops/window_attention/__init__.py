@@ -6,15 +6,26 @@ backend agrees with that or is wrong.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
-from . import reference
+from ..backends import checked, requested_backend
+from . import cosine, reference
 from .dispatch import Choice, chosen, explain_backend
 from .operator import attention_op, load
 
-__all__ = ['Choice', 'explain_backend', 'shifted_window_attention']
+__all__ = [
+    'Choice',
+    'explain_backend',
+    'shifted_window_attention',
+    'shifted_window_cosine_attention',
+]
+
+# The official V2's bound on the logarithm of the factor on cosines: a temperature of 0.01.
+MAX_LOGIT_SCALE = math.log(1.0 / 0.01)
 
 
 def shifted_window_attention(
@@ -69,6 +80,59 @@ def shifted_window_attention(
         # The operator would have to draw again in its backward pass; autograd keeps what it needs.
         return load(name).shifted_window_attention(qkv, bias, **options)
     return attention_op(qkv, bias, padding, window_size, shift_size, options['scale'], name)
+
+
+def shifted_window_cosine_attention(
+    qkv: Tensor,
+    bias: Tensor,
+    logit_scale: Tensor,
+    *,
+    window_size: int,
+    shift_size: int = 0,
+    padding: Tensor | None = None,
+    dropout_p: float = 0.0,
+    backend: str | None = None,
+) -> Tensor:
+    """As :func:`shifted_window_attention`, by cosines in place of dot products (V2, equation 2).
+
+    Args:
+        logit_scale: Logarithm of the factor on each head's cosines, ``heads`` elements of any
+            shape; what exceeds ln 100 counts as that.
+
+    The others are :func:`shifted_window_attention`'s. Lengths are computed in float32 at least.
+
+    Raises:
+        ArgumentError: Shapes or sizes that do not fit, or a backend that cannot run.
+    """
+    _check(qkv, bias, window_size, shift_size, padding)
+    if logit_scale.numel() != bias.shape[0]:
+        raise ArgumentError(
+            f'logit_scale of shape {tuple(logit_scale.shape)} must have an element for each of the '
+            f'{bias.shape[0]} heads of bias'
+        )
+    exact = torch.promote_types(logit_scale.dtype, torch.float32)
+    scale = logit_scale.flatten().to(exact).clamp(max=MAX_LOGIT_SCALE).exp()
+    # What compilers fuse and differentiate themselves is left to them.
+    plain = torch.compiler.is_compiling() or _transformed()
+    if plain or (checked(backend, 'backend') or requested_backend()) == 'reference':
+        prepared = cosine.reference
+    else:
+        prepared = cosine.CosineQKV.apply
+    # A compiled graph serves maps that fill their windows and others.
+    if not torch.compiler.is_compiling() and not (
+        qkv.shape[1] % window_size or qkv.shape[2] % window_size
+    ):
+        padding = None
+    return shifted_window_attention(
+        prepared(qkv, scale),
+        bias,
+        window_size=window_size,
+        shift_size=shift_size,
+        scale=1.0,
+        padding=None if padding is None else prepared(padding, scale),
+        dropout_p=dropout_p,
+        backend=backend,
+    )
 
 
 def _transformed() -> bool:

@@ -1,0 +1,274 @@
+"""What the versions of Swin Transformer have in common: everything but the stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
+
+import torch
+from mmcv.cnn import build_norm_layer
+from mmengine.logging import print_log
+from mmengine.model import BaseModule, ModuleList
+from mmengine.model.weight_init import constant_init, trunc_normal_, trunc_normal_init
+from mmengine.utils import to_2tuple
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .errors import ArgumentError
+from .layers import RECOMPUTABLE, PatchEmbed, PatchMerging, Stage, WindowMSA, WindowMSAV2
+from .weights import is_pretrained, load_pretrained, register_state_dict_translation
+
+
+class Backbone(BaseModule):
+    """Patch embedding, stages with a patch merging between them, and a norm for each output.
+
+    Args:
+        stage: Makes a stage from its number, width, heads, width of the hidden layer, depth, the
+            ``drop_path_rate`` of each block and the ``downsample`` that follows.
+        merging: Makes the patch merging from widths of input and output and the ``stride``.
+
+    The others are those of :class:`~swin_backbone.SwinTransformer`, which lists the errors, too.
+    """
+
+    version: int  # of Swin Transformer
+
+    def __init__(
+        self,
+        *,
+        stage: Callable[..., Stage],
+        merging: Callable[..., PatchMerging],
+        pretrain_img_size: int | tuple[int, ...],
+        in_channels: int,
+        embed_dims: int,
+        patch_size: int | tuple[int, int],
+        mlp_ratio: float,
+        depths: Sequence[int],
+        num_heads: Sequence[int],
+        strides: Sequence[int],
+        out_indices: Sequence[int],
+        patch_norm: bool,
+        drop_rate: float,
+        attn_drop_rate: float,
+        drop_path_rate: float,
+        use_abs_pos_embed: bool,
+        norm_cfg: dict,
+        with_cp: bool | str,
+        pretrained: str | None,
+        frozen_stages: int,
+        init_cfg: dict | list[dict] | None,
+        arch: str | dict | None,
+    ) -> None:
+        super().__init__(_pretrained_init_cfg(pretrained, init_cfg))
+        _check_counts(embed_dims=embed_dims, in_channels=in_channels)
+        _check_lists(depths=depths, num_heads=num_heads, strides=strides, out_indices=out_indices)
+        _check_rates(
+            drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
+        )
+        stages = len(depths)
+        _check_stages(stages, num_heads, strides, out_indices, frozen_stages)
+        _check_patches(patch_size, strides)
+        if with_cp not in RECOMPUTABLE:
+            raise ArgumentError(f'with_cp={with_cp!r} must be one of {RECOMPUTABLE}')
+        self.arch = arch
+        self.use_abs_pos_embed = use_abs_pos_embed
+        self.out_indices = tuple(out_indices)
+        self.frozen_stages = frozen_stages
+        self.num_features = [embed_dims * 2**i for i in range(stages)]
+
+        self.patch_embed = PatchEmbed(
+            in_channels, embed_dims, patch_size, norm_cfg=norm_cfg if patch_norm else None
+        )
+        image_size = _image_size(pretrain_img_size)
+        if use_abs_pos_embed:
+            self.pretrain_grid = (
+                image_size[0] // self.patch_embed.patch_size[0],
+                image_size[1] // self.patch_embed.patch_size[1],
+            )
+            tokens = self.pretrain_grid[0] * self.pretrain_grid[1]
+            self.absolute_pos_embed = nn.Parameter(torch.zeros(1, tokens, embed_dims))
+        self.drop_after_pos = nn.Dropout(drop_rate)
+
+        # On the CPU also where the model itself is built on the meta device.
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist()
+        self.stages = ModuleList()
+        for i, channels in enumerate(self.num_features):
+            downsample = None
+            if i < stages - 1:
+                downsample = merging(channels, 2 * channels, stride=strides[i + 1])
+            self.stages.append(
+                stage(
+                    i,
+                    channels,
+                    num_heads[i],
+                    int(mlp_ratio * channels),
+                    depths[i],
+                    drop_path_rate=rates[sum(depths[:i]) : sum(depths[: i + 1])],
+                    downsample=downsample,
+                )
+            )
+        for i in self.out_indices:
+            self.add_module(f'norm{i}', build_norm_layer(norm_cfg, self.num_features[i])[1])
+
+        register_state_dict_translation(self)
+        self._retire_unused()
+        self._freeze_stages()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """An image to its feature maps.
+
+        Args:
+            x: (B, in_channels, H, W), of any size from one patch on and any memory format, in the
+                dtype of the weights (or any that autocast takes).
+
+        Returns:
+            For each stage i of ``out_indices``, in ascending order, a contiguous map
+            (B, num_features[i], ceil(H / stride), ceil(W / stride)).
+        """
+        x, hw_shape = self.patch_embed(x)
+        if self.use_abs_pos_embed:
+            x = x + self._position_embedding(hw_shape)
+        x = self.drop_after_pos(x)
+
+        outs = []
+        last = max(self.out_indices)
+        for i, stage in enumerate(self.stages[: last + 1]):
+            x, hw_shape, out, out_hw_shape = stage(x, hw_shape, downsample=i < last)
+            if i in self.out_indices:
+                out = getattr(self, f'norm{i}')(out).unflatten(1, out_hw_shape)
+                outs.append(out.permute(0, 3, 1, 2).contiguous())
+        return tuple(outs)
+
+    def _position_embedding(self, hw_shape: tuple[int, int]) -> Tensor:
+        """The absolute position embedding of a grid (H, W): (1, H * W, C)."""
+        if hw_shape == self.pretrain_grid:
+            return self.absolute_pos_embed
+        embedding = self.absolute_pos_embed.unflatten(1, self.pretrain_grid).permute(0, 3, 1, 2)
+        embedding = F.interpolate(embedding, size=hw_shape, mode='bicubic')
+        return embedding.flatten(2).transpose(1, 2)
+
+    def init_weights(self) -> None:
+        """Loads ``init_cfg``'s checkpoint, or draws weights as the official code does.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be read or does not fit.
+        """
+        if is_pretrained(self.init_cfg):
+            load_pretrained(self, self.init_cfg)
+        elif self.init_cfg:
+            super().init_weights()
+        else:
+            print_log(f'{type(self).__name__} starts from scratch: no init_cfg', logger='current')
+            self._init_from_scratch()
+        self._is_init = True
+
+    def _init_from_scratch(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_init(module, std=0.02, bias=0.0)
+            elif isinstance(module, nn.LayerNorm):
+                constant_init(module, 1.0)
+            elif isinstance(module, WindowMSA | WindowMSAV2):
+                module.init_weights()
+        if self.use_abs_pos_embed:
+            trunc_normal_(self.absolute_pos_embed, std=0.02)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Sets the mode; frozen stages stay in evaluation mode. Returns the module itself."""
+        super().train(mode)
+        self._freeze_stages()
+        return self
+
+    def _freeze_stages(self) -> None:
+        frozen = [self.patch_embed, self.drop_after_pos] if self.frozen_stages >= 0 else []
+        if frozen and self.use_abs_pos_embed:
+            self.absolute_pos_embed.requires_grad_(False)
+        for i in range(self.frozen_stages):
+            frozen.append(self.stages[i])
+            if i in self.out_indices:
+                frozen.append(getattr(self, f'norm{i}'))
+        for module in frozen:
+            module.eval().requires_grad_(False)
+
+    def _retire_unused(self) -> None:
+        """Makes buffers of the weights that no output depends on.
+
+        The state dict keeps its keys, so checkpoints still fit both ways; optimizers and
+        distributed wrappers, which stumble over a parameter without a gradient, do not see them.
+        """
+        last = max(self.out_indices)
+        unused = [*self.stages[last + 1 :], self.stages[last].downsample]
+        for root in filter(None, unused):
+            for module in root.modules():
+                for name, parameter in list(module.named_parameters(recurse=False)):
+                    delattr(module, name)
+                    module.register_buffer(name, parameter.detach())
+
+
+def _pretrained_init_cfg(pretrained: str | None, init_cfg: dict | None) -> dict | None:
+    if not isinstance(init_cfg, Mapping | list | tuple | None):
+        raise ArgumentError(
+            f"init_cfg={init_cfg!r} must be a dict, dict(type='Pretrained', checkpoint=…) for one"
+        )
+    if pretrained is None:
+        return init_cfg
+    if not isinstance(pretrained, str):
+        raise TypeError(f'pretrained must be a str or None, got {pretrained!r}')
+    if init_cfg:
+        raise ArgumentError('pretrained contradicts init_cfg: give only init_cfg')
+    return dict(type='Pretrained', checkpoint=pretrained)
+
+
+def _image_size(size: int | Sequence[int]) -> tuple[int, int]:
+    size = tuple(size) if isinstance(size, list | tuple) else (size,)
+    if len(size) not in (1, 2) or not all(isinstance(side, int) for side in size):
+        raise ArgumentError(f'pretrain_img_size must be one or two numbers, got {size}')
+    return size[0], size[-1]
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if not isinstance(count, Integral) or count < 1:
+            raise ArgumentError(f'{name}={count!r} must be a positive int')
+
+
+def _check_lists(**lists: Sequence[int]) -> None:
+    for name, values in lists.items():
+        if not isinstance(values, list | tuple | range):
+            raise ArgumentError(f'{name}={values!r} must be a list or tuple, for several stages')
+
+
+def _check_rates(**rates: float) -> None:
+    for name, rate in rates.items():
+        if not 0 <= rate <= 1:
+            raise ArgumentError(f'{name}={rate} must be a probability, 0 to 1')
+
+
+def _check_stages(
+    stages: int,
+    num_heads: Sequence[int],
+    strides: Sequence[int],
+    out_indices: Sequence[int],
+    frozen_stages: int,
+) -> None:
+    if len(num_heads) != stages or len(strides) < stages:
+        raise ArgumentError(
+            f'num_heads={num_heads} and strides={strides} must have an entry for each of the '
+            f'{stages} stages of depths'
+        )
+    wrong = [i for i in out_indices if i not in range(stages)]
+    if wrong or not out_indices or len(set(out_indices)) < len(out_indices):
+        raise ArgumentError(
+            f'out_indices={out_indices} must name some of the stages 0 to {stages - 1}, each once'
+        )
+    if frozen_stages not in range(-1, stages + 1):
+        raise ArgumentError(
+            f'frozen_stages={frozen_stages} must be -1 (none), 0 (patch embedding) or the number '
+            f'of frozen stages, up to {stages}'
+        )
+
+
+def _check_patches(patch_size: int | tuple[int, int], strides: Sequence[int]) -> None:
+    if to_2tuple(strides[0]) != to_2tuple(patch_size):
+        raise ArgumentError(
+            f'strides[0]={strides[0]} must equal patch_size={patch_size}: patches do not overlap'
+        )

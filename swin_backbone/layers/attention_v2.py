@@ -1,0 +1,218 @@
+"""Window attention of Swin V2 with its parameters: cosines, and a position bias from a network."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import ArgumentError
+from ..ops.window_attention import shifted_window_cosine_attention
+from .attention import ShiftedWindows
+from .computed_once import ComputedOnce, may_be_kept
+
+HIDDEN = 512  # width of the position bias's network
+
+
+def log_spaced_coordinates(
+    window_size: int, pretrained_window_size: int, device: torch.device
+) -> Tensor:
+    """Offsets between two tokens of a window as the bias's network takes them (equation 4).
+
+    Offsets are divided by the largest of the window that it was pretrained with, or of its own if
+    that is 0, so that they are at most 1 there; times 8, and put on a logarithmic scale.
+
+    Returns:
+        float32 ((2M - 1)², 2): rows and columns, in raster order.
+    """
+    axis = torch.arange(1 - window_size, window_size, dtype=torch.float32, device=device)
+    # A window of one token has the offset 0 alone.
+    axis = axis / max((pretrained_window_size or window_size) - 1, 1) * 8
+    axis = axis.sign() * torch.log2(axis.abs() + 1.0) / math.log2(8)
+    length = len(axis)
+    return torch.stack([axis.repeat_interleave(length), axis.repeat(length)], -1)
+
+
+class WindowMSAV2(BaseModule):
+    """Multi-head self-attention by scaled cosines within windows, with continuous position bias.
+
+    Args:
+        embed_dims: Width C of a token.
+        num_heads: Attention heads; must divide ``embed_dims``.
+        window_size: Side M of a window, in tokens.
+        pretrained_window_size: That of the pretraining, which says what the bias's network knows;
+            0 if it was the same.
+        qkv_bias: Whether the queries' and the values' projection have a bias.
+        attn_drop_rate: Probability of dropping an attention weight.
+        proj_drop_rate: Probability of dropping an element of the output.
+        init_cfg: As for every mmengine module.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        window_size: int,
+        pretrained_window_size: int = 0,
+        qkv_bias: bool = True,
+        attn_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if embed_dims % num_heads:
+            raise ArgumentError(
+                f'num_heads={num_heads} does not divide the width {embed_dims} of its stage'
+            )
+        self.embed_dims = embed_dims
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.pretrained_window_size = pretrained_window_size
+        self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10)))
+        for name in ('q_bias', 'v_bias'):  # a bias of the keys would be normalised away unlearnt
+            bias = nn.Parameter(torch.zeros(embed_dims)) if qkv_bias else None
+            self.register_parameter(name, bias)
+        self.cpb_mlp = nn.Sequential(
+            nn.Linear(2, HIDDEN), nn.ReLU(inplace=True), nn.Linear(HIDDEN, num_heads, bias=False)
+        )
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=False)
+        self.attn_drop = nn.Dropout(attn_drop_rate)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.proj_drop = nn.Dropout(proj_drop_rate)
+        self._kept = ComputedOnce()
+
+    def init_weights(self) -> None:
+        """Sets what is no layer's as the official code does; layers are drawn by the backbone."""
+        nn.init.constant_(self.logit_scale, math.log(10))
+        for bias in (self.q_bias, self.v_bias):
+            if bias is not None:
+                nn.init.zeros_(bias)
+
+    def train(self, mode: bool = True) -> WindowMSAV2:
+        """Sets the mode, and forgets the position bias of former weights."""
+        self._kept.clear()
+        return super().train(mode)
+
+    def relative_position_bias(self, window_size: int | None = None) -> Tensor:
+        """The bias of every pair of tokens (equation 3), (heads, M², M²), of a window of any size.
+
+        Without gradients and in evaluation it is computed once, for as long as its network stays as
+        it is.
+        """
+        window_size = window_size or self.window_size
+        if torch.compiler.is_compiling():
+            return self._computed_bias(window_size)
+        sources = [*self.cpb_mlp.parameters(), *self.cpb_mlp.buffers()]
+        if self.training or not may_be_kept(sources):
+            self._kept.clear()
+            return self._computed_bias(window_size)
+        return self._kept.get(window_size, sources, lambda: self._computed_bias(window_size))
+
+    def _computed_bias(self, window_size: int) -> Tensor:
+        weight = self.cpb_mlp[0].weight
+        coordinates = log_spaced_coordinates(
+            window_size, self.pretrained_window_size, weight.device
+        )
+        # Autocast's precision would be too little for what is added to the scores, up to 16.
+        with _without_autocast(weight.device.type):
+            table = 16 * self.cpb_mlp(coordinates.to(weight.dtype)).sigmoid()
+        # (heads, rows, columns, M, M) is the table as seen from a window's last token backwards;
+        # the flip makes the one copy that is needed.
+        table = table.t().unflatten(1, (2 * window_size - 1,) * 2)
+        table = table.unfold(1, window_size, 1).unfold(2, window_size, 1).flip(3, 4)
+        return table.reshape(self.num_heads, window_size**2, window_size**2)
+
+    def forward(
+        self,
+        x: Tensor,
+        shift_size: int = 0,
+        window_size: int | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """Attends within shifted windows.
+
+        Args:
+            x: A map (B, H, W, C).
+            shift_size: Cyclic shift of the map up and left, below the window's side.
+            window_size: Side of the window; the module's if None.
+            bias: Its :meth:`relative_position_bias`, where that has been computed before.
+
+        Returns:
+            (B, H, W, C).
+        """
+        window_size = window_size or self.window_size
+        qkv_bias = None
+        if self.q_bias is not None:
+            qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
+        x = shifted_window_cosine_attention(
+            F.linear(x, self.qkv.weight, qkv_bias),
+            self.relative_position_bias(window_size) if bias is None else bias,
+            self.logit_scale,
+            window_size=window_size,
+            shift_size=shift_size,
+            padding=qkv_bias,
+            dropout_p=self.attn_drop.p if self.attn_drop.training else 0.0,
+        )
+        return self.proj_drop(self.proj(x))
+
+
+def _without_autocast(device: str) -> contextlib.AbstractContextManager:
+    if device == 'meta' or not torch.is_autocast_enabled(device):
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)
+
+
+class ShiftWindowMSAV2(ShiftedWindows):
+    """W-MSA or, where ``shift_size`` is not 0, SW-MSA, as V2's: no drop path, as a norm follows.
+
+    Args:
+        embed_dims: Width C of a token.
+        num_heads: Attention heads.
+        window_size, shift_size, pad_small_map: As for :class:`ShiftedWindows`.
+        pretrained_window_size, qkv_bias, attn_drop_rate, proj_drop_rate: As for
+            :class:`WindowMSAV2`.
+        init_cfg: As for every mmengine module.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        window_size: int,
+        shift_size: int = 0,
+        pretrained_window_size: int = 0,
+        qkv_bias: bool = True,
+        attn_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        pad_small_map: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(window_size, shift_size, pad_small_map, init_cfg)
+        self.w_msa = WindowMSAV2(
+            embed_dims,
+            num_heads,
+            window_size,
+            pretrained_window_size=pretrained_window_size,
+            qkv_bias=qkv_bias,
+            attn_drop_rate=attn_drop_rate,
+            proj_drop_rate=proj_drop_rate,
+        )
+
+    def relative_position_bias(self, hw_shape: tuple[int, int]) -> Tensor:
+        """The bias of the windows on a map (H, W): (heads, M², M²)."""
+        return self.w_msa.relative_position_bias(self.windows(hw_shape)[0])
+
+    def forward(
+        self, query: Tensor, hw_shape: tuple[int, int], bias: Tensor | None = None
+    ) -> Tensor:
+        """Tokens (B, H * W, C) of a map (H, W) to the same shape.
+
+        ``bias`` is :meth:`relative_position_bias`, where that has been computed before.
+        """
+        window_size, shift_size = self.windows(hw_shape)
+        x = self.w_msa(query.unflatten(1, hw_shape), shift_size, window_size, bias)
+        return x.flatten(1, 2)

@@ -1,0 +1,182 @@
+"""Blocks and stages of Swin V2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from .attention_v2 import ShiftWindowMSAV2
+from .block import Grid, Stage, recomputed
+from .merging import PatchMerging
+from .mlp import FFN
+
+
+class SwinBlockV2(BaseModule):
+    """Window attention and a feed-forward network, each normalised before it is added (figure 1).
+
+    Args:
+        embed_dims: Width C of a token.
+        num_heads: Attention heads.
+        feedforward_channels: Width of the feed-forward network's hidden layer.
+        window_size: Side of a window, in tokens.
+        shift: Whether the windows are shifted, by half their side.
+        pretrained_window_size: As for :class:`WindowMSAV2`.
+        extra_norm: Whether the sum is normalised at the end, too, as in some blocks of the largest
+            variants (section 3.2).
+        qkv_bias: Whether the queries' and the values' projection have a bias.
+        drop_rate: Probability of dropping an element after each projection.
+        attn_drop_rate: Probability of dropping an attention weight.
+        drop_path_rate: Probability of dropping a path for a sample.
+        act_cfg: Activation of the feed-forward network.
+        norm_cfg: Normalisation.
+        with_cp: What to recompute in the backward pass, which saves memory: True or ``'block'``,
+            the block; ``'attention'`` or ``'mlp'``, that half of it.
+        pad_small_map: As for :class:`ShiftedWindows`.
+        init_cfg: As for every mmengine module.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        feedforward_channels: int,
+        window_size: int = 7,
+        shift: bool = False,
+        pretrained_window_size: int = 0,
+        extra_norm: bool = False,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        act_cfg: dict = dict(type='GELU'),
+        norm_cfg: dict = dict(type='LN'),
+        with_cp: bool | str = False,
+        pad_small_map: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.with_cp = with_cp
+        self.attn = ShiftWindowMSAV2(
+            embed_dims,
+            num_heads,
+            window_size,
+            shift_size=window_size // 2 if shift else 0,
+            pretrained_window_size=pretrained_window_size,
+            qkv_bias=qkv_bias,
+            attn_drop_rate=attn_drop_rate,
+            proj_drop_rate=drop_rate,
+            pad_small_map=pad_small_map,
+        )
+        self.norm1 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.ffn = FFN(
+            embed_dims,
+            feedforward_channels,
+            act_cfg=act_cfg,
+            ffn_drop=drop_rate,
+            add_identity=False,
+        )
+        self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.norm3 = build_norm_layer(norm_cfg, embed_dims)[1] if extra_norm else None
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor, hw_shape: Grid, bias: Tensor | None = None) -> Tensor:
+        """Tokens (B, H * W, C) of a map (H, W) to the same shape.
+
+        ``bias`` is the attention's position bias, where that has been computed before.
+        """
+        if bias is None:  # here, so that it is not computed again with the rest
+            bias = self.attn.relative_position_bias(hw_shape)
+        if self.with_cp in (True, 'block'):
+            return recomputed(self._halves, x, hw_shape, bias)
+        return self._halves(x, hw_shape, bias)
+
+    def _halves(self, x: Tensor, hw_shape: Grid, bias: Tensor) -> Tensor:
+        if self.with_cp == 'attention':
+            x = recomputed(self._attention, x, hw_shape, bias)
+        else:
+            x = self._attention(x, hw_shape, bias)
+        x = recomputed(self._mlp, x) if self.with_cp == 'mlp' else self._mlp(x)
+        return x if self.norm3 is None else self.norm3(x)
+
+    def _attention(self, x: Tensor, hw_shape: Grid, bias: Tensor) -> Tensor:
+        return x + self.drop_path(self.norm1(self.attn(x, hw_shape, bias)))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        return x + self.drop_path(self.norm2(self.ffn(x)))
+
+
+class SwinBlockV2Sequence(Stage):
+    """One stage: blocks with plain and shifted windows in turn, then, maybe, a downsampling.
+
+    Args:
+        embed_dims: Width C of a token.
+        num_heads: Attention heads.
+        feedforward_channels: Width of the feed-forward networks' hidden layer.
+        depth: Number of blocks.
+        drop_path_rate: Probability of dropping a path for a sample, one for all or one a block.
+        downsample: What makes the next stage's tokens, or None.
+        extra_norm_every_n_blocks: Which blocks have an extra norm; 0 for none.
+        window_size, pretrained_window_size, qkv_bias, drop_rate, attn_drop_rate, act_cfg, norm_cfg,
+            with_cp, pad_small_map: As for :class:`SwinBlockV2`.
+        init_cfg: As for every mmengine module.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        feedforward_channels: int,
+        depth: int,
+        window_size: int = 7,
+        pretrained_window_size: int = 0,
+        extra_norm_every_n_blocks: int = 0,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float | Sequence[float] = 0.0,
+        downsample: PatchMerging | None = None,
+        act_cfg: dict = dict(type='GELU'),
+        norm_cfg: dict = dict(type='LN'),
+        with_cp: bool | str = False,
+        pad_small_map: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        every = extra_norm_every_n_blocks
+        rates = drop_path_rate if isinstance(drop_path_rate, Sequence) else [drop_path_rate] * depth
+        blocks = [
+            SwinBlockV2(
+                embed_dims,
+                num_heads,
+                feedforward_channels,
+                window_size=window_size,
+                shift=i % 2 == 1,
+                pretrained_window_size=pretrained_window_size,
+                extra_norm=every > 0 and (i + 1) % every == 0,
+                qkv_bias=qkv_bias,
+                drop_rate=drop_rate,
+                attn_drop_rate=attn_drop_rate,
+                drop_path_rate=rates[i],
+                act_cfg=act_cfg,
+                norm_cfg=norm_cfg,
+                with_cp=with_cp,
+                pad_small_map=pad_small_map,
+            )
+            for i in range(depth)
+        ]
+        super().__init__(blocks, downsample, with_cp, init_cfg)
+
+    def through_blocks(self, x: Tensor, hw_shape: Grid) -> Tensor:
+        """Tokens (B, H * W, C) of a map (H, W) to the same shape."""
+        if self.with_cp != 'stage':
+            return super().through_blocks(x, hw_shape)
+        biases = [block.attn.relative_position_bias(hw_shape) for block in self.blocks]
+        return recomputed(self._blocks, x, hw_shape, biases)
+
+    def _blocks(self, x: Tensor, hw_shape: Grid, biases: Sequence[Tensor] = ()) -> Tensor:
+        for i, block in enumerate(self.blocks):
+            x = block(x, hw_shape, *biases[i : i + 1])
+        return x

@@ -1,0 +1,157 @@
+"""Swin Transformer V2: Liu et al., CVPR 2022, arXiv:2111.09883."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from .arguments import named_arguments
+from .backbone import Backbone
+from .errors import ArgumentError
+from .layers import PatchMerging, SwinBlockV2, SwinBlockV2Sequence
+from .swin import VARIANTS as V1_VARIANTS
+
+# The paper's variants (section 4.1). It does not say how many heads the largest two have, and no
+# weights of them were published: theirs are mmpretrain's.
+_HUGE = dict(
+    embed_dims=352, depths=(2, 2, 18, 2), num_heads=(8, 16, 32, 64), extra_norm_every_n_blocks=6
+)
+_GIANT = dict(
+    embed_dims=512, depths=(2, 2, 42, 4), num_heads=(16, 32, 64, 128), extra_norm_every_n_blocks=6
+)
+VARIANTS = {**V1_VARIANTS, **{'huge': _HUGE, 'giant': _GIANT}, **{'h': _HUGE, 'g': _GIANT}}
+
+
+class SwinTransformerV2(Backbone):
+    """Swin Transformer V2 backbone: feature maps at strides 4, 8, 16 and 32.
+
+    As :class:`~swin_backbone.SwinTransformer` and with its arguments, but attention is by scaled
+    cosines and so takes no ``qk_scale``, the position bias comes from a network and so serves
+    windows of any size, and norms stand after attention, feed-forward network and patch merging.
+
+    Args:
+        window_size: Side M of the attention windows in tokens, one for all stages or one each.
+        pretrained_window_sizes: For each stage, the side of the windows that the weights were
+            trained with, where ``window_size`` is another; 0 where it is the same.
+        extra_norm_every_n_blocks: Each stage's n-th, 2n-th, … block has a norm of its output; 0
+            for none.
+        arch: A variant, ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, ``'huge'`` or
+            ``'giant'``: sets ``embed_dims``, ``depths`` and ``num_heads``, and of the last two
+            ``extra_norm_every_n_blocks``. Also a dict of them.
+        pad_small_map: As for V1. The official rule for V2 is False.
+
+    Raises:
+        TypeError: An unknown argument, or ``pretrained`` that is no string.
+        ArgumentError: An argument whose value cannot be used, or two that contradict each other.
+    """
+
+    version = 2
+
+    @named_arguments(VARIANTS)
+    def __init__(
+        self,
+        pretrain_img_size: int | tuple[int, ...] = 224,
+        in_channels: int = 3,
+        embed_dims: int = 96,
+        patch_size: int | tuple[int, int] = 4,
+        window_size: int | Sequence[int] = 7,
+        mlp_ratio: float = 4,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        strides: Sequence[int] = (4, 2, 2, 2),
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        qkv_bias: bool = True,
+        patch_norm: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        use_abs_pos_embed: bool = False,
+        act_cfg: dict = dict(type='GELU'),
+        norm_cfg: dict = dict(type='LN'),
+        with_cp: bool | str = False,
+        pretrained: str | None = None,
+        convert_weights: bool = False,
+        frozen_stages: int = -1,
+        init_cfg: dict | list[dict] | None = None,
+        arch: str | dict | None = None,
+        pad_small_map: bool = False,
+        pretrained_window_sizes: Sequence[int] = (0, 0, 0, 0),
+        extra_norm_every_n_blocks: int = 0,
+    ) -> None:
+        if not isinstance(extra_norm_every_n_blocks, int) or extra_norm_every_n_blocks < 0:
+            raise ArgumentError(
+                f'extra_norm_every_n_blocks={extra_norm_every_n_blocks!r} must be an int from 0 on'
+            )
+
+        def stage(i: int, *args: Any, **kwargs: Any) -> SwinBlockV2Sequence:
+            windows, pretrained = window_size, pretrained_window_sizes
+            if isinstance(windows, int):
+                windows = [windows] * len(depths)
+            _check_windows(windows, pretrained, len(depths))
+            return SwinBlockV2Sequence(
+                *args,
+                **kwargs,
+                window_size=windows[i],
+                pretrained_window_size=pretrained[i],
+                extra_norm_every_n_blocks=extra_norm_every_n_blocks,
+                qkv_bias=qkv_bias,
+                drop_rate=drop_rate,
+                attn_drop_rate=attn_drop_rate,
+                act_cfg=act_cfg,
+                norm_cfg=norm_cfg,
+                with_cp=with_cp,
+                pad_small_map=pad_small_map,
+            )
+
+        super().__init__(
+            stage=stage,
+            merging=partial(PatchMerging, norm_cfg=norm_cfg, use_post_norm=True),
+            pretrain_img_size=pretrain_img_size,
+            in_channels=in_channels,
+            embed_dims=embed_dims,
+            patch_size=patch_size,
+            mlp_ratio=mlp_ratio,
+            depths=depths,
+            num_heads=num_heads,
+            strides=strides,
+            out_indices=out_indices,
+            patch_norm=patch_norm,
+            drop_rate=drop_rate,
+            attn_drop_rate=attn_drop_rate,
+            drop_path_rate=drop_path_rate,
+            use_abs_pos_embed=use_abs_pos_embed,
+            norm_cfg=norm_cfg,
+            with_cp=with_cp,
+            pretrained=pretrained,
+            frozen_stages=frozen_stages,
+            init_cfg=init_cfg,
+            arch=arch,
+        )
+        self.window_size = window_size
+
+    def _init_from_scratch(self) -> None:
+        super()._init_from_scratch()
+        for module in self.modules():
+            if isinstance(module, SwinBlockV2):  # at first, each block is the identity
+                nn.init.zeros_(module.norm1.weight)
+                nn.init.zeros_(module.norm2.weight)
+
+
+def _check_windows(windows: Sequence[int], pretrained: Sequence[int], stages: int) -> None:
+    if not _are_ints(windows) or len(windows) != stages or min(windows) < 1:
+        raise ArgumentError(
+            f'window_size={windows!r} must be a positive int, or one for each of the {stages} '
+            'stages of depths'
+        )
+    if not _are_ints(pretrained) or len(pretrained) < stages or {1} & {*pretrained}:
+        raise ArgumentError(
+            f'pretrained_window_sizes={pretrained!r} must have an int for each of the {stages} '
+            'stages of depths: the side of the windows in pretraining, from 2 on, or 0'
+        )
+
+
+def _are_ints(values: Sequence[int]) -> bool:
+    return isinstance(values, list | tuple) and all(isinstance(v, int) and v >= 0 for v in values)
