@@ -156,7 +156,7 @@ def _coordinates(weights: Mapping[str, Tensor], window_size: int) -> dict[str, T
         if key.endswith('.attn.w_msa.logit_scale'):
             table = key.removesuffix('.attn.w_msa.logit_scale') + coordinates.TABLE
             pretrained = coordinates.pretrained_window_of(weights.get(table))
-            tables[table] = coordinates.log_spaced(window_size, pretrained)
+            tables[table] = coordinates.table_of(window_size, pretrained)
     return tables
 
 

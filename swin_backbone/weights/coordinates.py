@@ -7,7 +7,6 @@ is a buffer that follows from the configuration; models here make their own.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,14 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..layers.attention_v2 import log_spaced_coordinates
+
 TABLE = '.attn.w_msa.relative_coords_table'
 
 
-def log_spaced(window: int, pretrained: int | None = None) -> Tensor:
+def table_of(window: int, pretrained: int | None = None) -> Tensor:
     """The table of windows of side M = ``window`` and P = ``pretrained``, M if None; float32."""
-    axis = torch.arange(1.0 - window, window) / max((pretrained or window) - 1, 1) * 8
-    axis = axis.sign() * torch.log2(axis.abs() + 1) / math.log2(8)
-    return torch.stack(torch.meshgrid(axis, axis, indexing='ij'), dim=-1)[None]
+    coordinates = log_spaced_coordinates(window, pretrained or 0, torch.device('cpu'))
+    return coordinates.unflatten(0, (2 * window - 1,) * 2)[None]
 
 
 def window_of(table: Any) -> int | None:

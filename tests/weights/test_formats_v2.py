@@ -15,7 +15,7 @@ from swin_backbone import CheckpointError
 from swin_backbone.layers.attention import relative_position_index
 from swin_backbone.weights import convert, describe
 from swin_backbone.weights.compare import compare
-from swin_backbone.weights.coordinates import log_spaced, pretrained_window_of, window_of
+from swin_backbone.weights.coordinates import pretrained_window_of, table_of, window_of
 from swin_backbone.weights.formats import FORMATS, by_name, detect
 
 RECORDED = json.loads((Path(__file__).parent / 'recorded_keys.json').read_text())
@@ -183,7 +183,7 @@ def test_position_embeddings_without_a_place_are_an_error(name):
 @pytest.mark.parametrize(('window', 'pretrained'), [(8, 0), (16, 12), (24, 12), (12, 6), (2, 24)])
 def test_tables_of_coordinates_tell_both_windows(window, pretrained):
     table = v2_files.coordinates(window, pretrained)
-    torch.testing.assert_close(log_spaced(window, pretrained), table)
+    torch.testing.assert_close(table_of(window, pretrained), table)
     assert window_of(table) == window
     for dtype in (torch.float32, torch.float64, torch.float16):
         assert pretrained_window_of(table.to(dtype)) == (pretrained or window)

@@ -48,5 +48,4 @@ OPENMMLAB = OpenMMLab(
     stem={name: name for name in OFFICIAL_STEM},
     embedding=3,
     container='state_dict',
-    versions=(1, 2),
 )
