@@ -16,7 +16,9 @@ import functools
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +35,16 @@ GEOMETRIES = {
 # in tokens at some stage and, where the peer pads pixels, in pixels.
 SIZES = {'tiny': (232, 264), 'small': (140, 172)}
 PADS_PIXELS = ('mmdet', 'mmpretrain', 'transformers', 'transformers-classifier')
+PADS_PIXELS += ('mmpretrain-v2', 'transformers-v2', 'transformers-v2-classifier')
 # timm pads after it has shifted, the official code before: they agree where nothing is padded.
 SIZES_TIMM = {'tiny': (448, 448), 'small': (256, 384)}
 # mmdet's T is compared with this package's in test_swin.py; the two of transformers share a model.
 GEOMETRY = {'mmdet': 'small', 'transformers-classifier': 'small'}
+GEOMETRY |= dict.fromkeys(('mmpretrain-v2', 'timm-v2', 'transformers-v2'), 'small')
+GEOMETRY |= {'transformers-v2-classifier': 'small'}
+# V2's further options, where the peer has them.
+EXTRA_NORM_EVERY = {'mmpretrain-v2': 2}
+PRETRAINED_WINDOWS = {'mmpretrain-v2': (6, 6, 6, 3), 'timm-v2': (6, 6, 6, 3)}
 CLASSES = 10
 # Operators are there as long as this is.
 _OPERATORS = torch.library.Library('torchvision', 'FRAGMENT')
@@ -59,7 +67,7 @@ def geometry(name: str) -> str:
 
 def draw_input(name: str, geometry: str) -> Tensor:
     """An image for a peer."""
-    height, width = (SIZES_TIMM if name == 'timm' else SIZES)[geometry]
+    height, width = (SIZES_TIMM if name.startswith('timm') else SIZES)[geometry]
     if name in PADS_PIXELS:
         height, width = height - 1, width - 3
     return torch.randn(1, 3, height, width, dtype=torch.float64)
@@ -92,20 +100,22 @@ class Mmpretrain(Mmdet):
         hide_transformers()
         from mmpretrain.models import ImageClassifier
 
-        arch = {k: geometry[k] for k in ('embed_dims', 'depths', 'num_heads')}
         width = geometry['embed_dims'] * 2 ** (len(geometry['depths']) - 1)
         self.classifier = ImageClassifier(
-            backbone=dict(
-                type='mmpretrain.SwinTransformer',
-                arch=arch,
-                window_size=geometry['window_size'],
-                out_indices=(0, 1, 2, 3),
-                pad_small_map=True,
-            ),
+            backbone=self.backbone(geometry),
             neck=dict(type='GlobalAveragePooling'),
             head=dict(type='LinearClsHead', num_classes=CLASSES, in_channels=width),
         )
         self.model = self.classifier
+
+    def backbone(self, geometry: dict) -> dict:
+        return dict(
+            type='mmpretrain.SwinTransformer',
+            arch={k: geometry[k] for k in ('embed_dims', 'depths', 'num_heads')},
+            window_size=geometry['window_size'],
+            out_indices=(0, 1, 2, 3),
+            pad_small_map=True,
+        )
 
     def save(self, folder: Path) -> None:
         torch.save({'state_dict': self.model.state_dict(), 'meta': {}}, folder / 'checkpoint.pth')
@@ -116,13 +126,32 @@ class Mmpretrain(Mmdet):
             norm = getattr(self.classifier.backbone, f'norm{i}')
             nn.init.ones_(norm.weight), nn.init.zeros_(norm.bias)
         own = {k: v for k, v in self.model.state_dict().items() if 'norm' in k.split('.')[1]}
-        self.model.load_state_dict({**own, **torch.load(path)['state_dict']}, strict=True)
+        loaded = {**own, **torch.load(path)['state_dict']}
+        self.check_loaded(*self.model.load_state_dict(loaded, strict=False))
+
+    def check_loaded(self, missing: list[str], unexpected: list[str]) -> None:
+        assert not missing and not unexpected
 
     def logits(self, x: Tensor) -> Tensor:
         return self.classifier(x, mode='tensor')
 
     def features(self, x: Tensor) -> list[Tensor]:
         return list(self.classifier.backbone(x))
+
+
+class MmpretrainV2(Mmpretrain):
+    """mmpretrain's classifier of V2."""
+
+    def backbone(self, geometry: dict) -> dict:
+        backbone = super().backbone(geometry)
+        backbone['arch']['extra_norm_every_n_blocks'] = EXTRA_NORM_EVERY['mmpretrain-v2']
+        pretrained = PRETRAINED_WINDOWS['mmpretrain-v2']
+        name = 'mmpretrain.SwinTransformerV2'
+        return {**backbone, 'type': name, 'pretrained_window_sizes': pretrained}
+
+    def check_loaded(self, missing: list[str], unexpected: list[str]) -> None:
+        # Its hook deletes the buffers from what is loaded.
+        assert all('.relative_' in key for key in missing) and not unexpected
 
 
 class Classifier:
@@ -153,12 +182,18 @@ class Classifier:
 
 
 class Timm(Classifier):
-    def __init__(self, geometry: dict) -> None:
-        declare_operators()
+    options: Mapping[str, Any] = {}
+
+    @property
+    def cls(self) -> type:
         from timm.models.swin_transformer import SwinTransformer
 
+        return SwinTransformer
+
+    def __init__(self, geometry: dict) -> None:
+        declare_operators()
         # The size decides where windows shrink; inputs may be of another.
-        self.model = SwinTransformer(
+        self.model = self.cls(
             img_size=256,
             embed_dim=geometry['embed_dims'],
             depths=geometry['depths'],
@@ -166,11 +201,25 @@ class Timm(Classifier):
             window_size=geometry['window_size'],
             num_classes=CLASSES,
             strict_img_size=False,
+            **self.options,
         )
         self.stages = list(self.model.layers)
 
 
+class TimmV2(Timm):
+    options: Mapping[str, Any] = dict(pretrained_window_sizes=PRETRAINED_WINDOWS['timm-v2'])
+
+    @property
+    def cls(self) -> type:
+        from timm.models.swin_transformer_v2 import SwinTransformerV2
+
+        return SwinTransformerV2
+
+
 class Torchvision(Classifier):
+    def options(self) -> dict[str, Any]:
+        return {}
+
     def __init__(self, geometry: dict) -> None:
         declare_operators()
         from torchvision.models.swin_transformer import SwinTransformer
@@ -182,17 +231,26 @@ class Torchvision(Classifier):
             num_heads=list(geometry['num_heads']),
             window_size=[geometry['window_size']] * 2,
             num_classes=CLASSES,
+            **self.options(),
         )
         self.stages = [self.model.features[i] for i in (1, 3, 5, 7)]
+
+
+class TorchvisionV2(Torchvision):
+    def options(self) -> dict[str, Any]:
+        from torchvision.models import swin_transformer
+
+        return dict(
+            block=swin_transformer.SwinTransformerBlockV2,
+            downsample_layer=swin_transformer.PatchMergingV2,
+        )
 
 
 class Transformers:
     """transformers' backbone, in a folder as the library writes it."""
 
     def __init__(self, geometry: dict) -> None:
-        import transformers
-
-        self.config = transformers.SwinConfig(
+        self.config = self.config_cls(
             embed_dim=geometry['embed_dims'],
             depths=list(geometry['depths']),
             num_heads=list(geometry['num_heads']),
@@ -202,6 +260,12 @@ class Transformers:
             out_features=['stage1', 'stage2', 'stage3', 'stage4'],
         )
         self.model = self.cls(self.config)
+
+    @property
+    def config_cls(self) -> type:
+        import transformers
+
+        return transformers.SwinConfig
 
     @property
     def cls(self) -> type:
@@ -253,6 +317,52 @@ class TransformersClassifier(Transformers):
         return [F.layer_norm(o, o.shape[-1:]).permute(0, 3, 1, 2) for o in maps]
 
 
+class TransformersV2(Transformers):
+    """transformers' backbone of V2, whose outputs have no norm."""
+
+    @property
+    def config_cls(self) -> type:
+        import transformers
+
+        return transformers.Swinv2Config
+
+    @property
+    def cls(self) -> type:
+        import transformers
+
+        return transformers.Swinv2Backbone
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        maps = [out.permute(0, 2, 3, 1) for out in self.model(x).feature_maps]
+        return [F.layer_norm(o, o.shape[-1:]).permute(0, 3, 1, 2) for o in maps]
+
+
+class TransformersV2Classifier(TransformersV2):
+    """transformers' classifier of V2."""
+
+    @property
+    def cls(self) -> type:
+        import transformers
+
+        return transformers.Swinv2ForImageClassification
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.model(x).logits
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        outs: list[Tensor] = []
+
+        def keep(stage: nn.Module, given: Any, returned: tuple) -> None:
+            _, out, sizes = returned  # with the sizes before and after the patch merging
+            outs.append(F.layer_norm(out, out.shape[-1:]).unflatten(1, sizes[:2]))
+
+        hooks = [s.register_forward_hook(keep) for s in self.model.swinv2.encoder.layers]
+        self.model(x)
+        for hook in hooks:
+            hook.remove()
+        return [out.permute(0, 3, 1, 2) for out in outs]
+
+
 PEERS = {
     'mmdet': Mmdet,
     'mmpretrain': Mmpretrain,
@@ -260,6 +370,11 @@ PEERS = {
     'torchvision': Torchvision,
     'transformers': Transformers,
     'transformers-classifier': TransformersClassifier,
+    'mmpretrain-v2': MmpretrainV2,
+    'timm-v2': TimmV2,
+    'torchvision-v2': TorchvisionV2,
+    'transformers-v2': TransformersV2,
+    'transformers-v2-classifier': TransformersV2Classifier,
 }
 
 

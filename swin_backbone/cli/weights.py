@@ -141,8 +141,9 @@ def _resolution(checkpoint: Mapping[str, Any], description: Description) -> int 
 
 def _for_people(found: Mapping[str, Any]) -> dict[str, Any]:
     shown = {name: value for name, value in found.items() if value not in (None, '', ())}
-    if not shown.get('positions'):
-        shown.pop('positions', None)
+    for name in ('positions', 'extra_norm_every_n_blocks'):
+        if not shown.get(name):
+            shown.pop(name, None)
     if 'parameters' in shown:
         shown['parameters'] = f'{shown["parameters"] / 1e6:.2f} M'
     if found.get('resized') == []:
@@ -174,7 +175,7 @@ def _backbone(config: str) -> Mapping[str, Any]:
 @click.argument('file')
 @click.option('--to', required=True, type=click.Choice([layout.name for layout in FORMATS]))
 @click.option('-o', '--out', required=True, help='File to write; *.safetensors, or by torch.save.')
-@click.option('--window', type=click.IntRange(1), help='Resize bias tables to this window.')
+@click.option('--window', type=click.IntRange(1), help='Window of bias tables; of V2, of buffers.')
 @click.option('--grid', nargs=2, type=int, help='Resize the position embedding: rows, columns.')
 @prefix_option
 @ema_option

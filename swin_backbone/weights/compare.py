@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from . import coordinates
 from .convert import to_openmmlab
 
 
@@ -53,8 +54,8 @@ def compare(
     Raises:
         CheckpointError: One holds no Swin Transformer.
     """
-    layout_a, weights_a = to_openmmlab(a, prefix=prefix)
-    layout_b, weights_b = to_openmmlab(b, prefix=prefix)
+    layout_a, weights_a = _weights(a, prefix)
+    layout_b, weights_b = _weights(b, prefix)
     both = [key for key in weights_a if key in weights_b]
     shapes, values = {}, {}
     for key in both:
@@ -64,14 +65,19 @@ def compare(
         elif not (difference := _difference(left, right)) <= tolerance:  # NaN differs too
             values[key] = difference
     return Comparison(
-        layout_a.name,
-        layout_b.name,
+        layout_a,
+        layout_b,
         len(both),
         tuple(key for key in weights_a if key not in weights_b),
         tuple(key for key in weights_b if key not in weights_a),
         shapes,
         values,
     )
+
+
+def _weights(checkpoint: Mapping[str, Any], prefix: str | None) -> tuple[str, dict[str, Tensor]]:
+    layout, weights = to_openmmlab(checkpoint, prefix=prefix)
+    return layout.name, {k: v for k, v in weights.items() if not k.endswith(coordinates.TABLE)}
 
 
 def _difference(left: Tensor, right: Tensor) -> float:

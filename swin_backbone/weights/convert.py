@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, CheckpointError
-from . import formats
+from . import coordinates, formats
 from .containers import unpack
 from .resize import as_map, resize_bias_table, resize_position_embedding
 from .safe_load import read_checkpoint
@@ -59,7 +59,8 @@ def convert(
         source: Name of the layout that it is in; told from the keys if None.
         prefix: Which of several backbones is meant.
         ema: True for the moving average, False for the weights as trained.
-        window_size: Resize the relative position biases to this window.
+        window_size: Resize the relative position biases to this window. V2 has none to resize;
+            of its files, the buffers that depend on the window are made for this one.
         pretrain_grid: Resize the absolute position embedding to this grid, (rows, columns).
         source_grid: The grid of the given absolute position embedding, where that is no square and
             its layout does not say.
@@ -67,8 +68,8 @@ def convert(
 
     Raises:
         ArgumentError: An unknown layout.
-        CheckpointError: No Swin Transformer, or of a version that cannot be translated, or the
-            new layout has no place for what its features depend on.
+        CheckpointError: No Swin Transformer; or the new layout has no place for what its features
+            depend on, or (torchvision's V2) needs a window that is not known.
     """
     target = formats.by_name(to)
     _, weights = to_openmmlab(checkpoint, source=source, prefix=prefix, ema=ema)
@@ -89,7 +90,6 @@ def to_openmmlab(
     if layout is None:
         some = ', '.join(list(contents.weights)[:4]) or 'nothing'
         raise CheckpointError(f'nothing in it is of a known Swin layout; it holds {some}')
-    formats.check_version(layout, contents.weights)
     return layout, layout.to_openmmlab(contents.weights)
 
 
@@ -141,9 +141,23 @@ def _resize(
     if grid:
         weights['absolute_pos_embed'] = resize_position_embedding(embedding, tuple(grid))
     if window_size:
-        for key, value in weights.items():
-            if key.endswith('relative_position_bias_table'):
-                weights[key] = resize_bias_table(value, (2 * window_size - 1) ** 2)
+        weights |= {
+            key: resize_bias_table(value, (2 * window_size - 1) ** 2)
+            for key, value in weights.items()
+            if key.endswith('relative_position_bias_table')
+        }
+        weights |= _coordinates(weights, window_size)
+
+
+def _coordinates(weights: Mapping[str, Tensor], window_size: int) -> dict[str, Tensor]:
+    """V2's tables for a window; the windows of the pretraining stay what they were."""
+    tables = {}
+    for key in weights:
+        if key.endswith('.attn.w_msa.logit_scale'):
+            table = key.removesuffix('.attn.w_msa.logit_scale') + coordinates.TABLE
+            pretrained = coordinates.pretrained_window_of(weights.get(table))
+            tables[table] = coordinates.table_of(window_size, pretrained)
+    return tables
 
 
 def _write(weights: Mapping[str, Tensor], dst: Path, layout: formats.Layout) -> None:

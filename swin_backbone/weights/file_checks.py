@@ -29,7 +29,8 @@ _EXPECTED = re.compile(
     r'numpy\.(dtype|ndarray|dtypes\.\w+|(_core|core)\.multiarray\.\w+)|'
     r'mmengine\.logging\.history_buffer\.HistoryBuffer'
 )
-_FLOATS = ('.weight', '.bias', 'relative_position_bias_table', 'absolute_pos_embed', 'logit_scale')
+_FLOATS = ('.weight', '.bias', 'relative_position_bias_table', 'absolute_pos_embed')
+_FLOATS += ('logit_scale', 'q_bias', 'v_bias', 'relative_coords_table')  # V2's
 
 
 def check_file(path: Path, title: str | None = None) -> None:

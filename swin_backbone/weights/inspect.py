@@ -13,17 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from . import formats
+from . import coordinates, formats
 from .containers import has_average, unpack
 from .safe_load import read_checkpoint
 
 _ATTENTION = 'stages.{}.blocks.0.attn.w_msa.'
-# The variants of the paper: width, blocks and heads; V2 has them too.
+# The variants of the papers: width, blocks and heads.
 _VARIANTS = {
     (96, (2, 2, 6, 2), (3, 6, 12, 24)): 'tiny',
     (96, (2, 2, 18, 2), (3, 6, 12, 24)): 'small',
     (128, (2, 2, 18, 2), (4, 8, 16, 32)): 'base',
     (192, (2, 2, 18, 2), (6, 12, 24, 48)): 'large',
+    # V2 alone
+    (352, (2, 2, 18, 2), (8, 16, 32, 64)): 'huge',
+    (512, (2, 2, 42, 4), (16, 32, 64, 128)): 'giant',
 }
 
 
@@ -37,11 +40,15 @@ class Description:
         format: Name of the layout, as ``convert`` takes it.
         title: Whose layout it is.
         version: 1 for Swin V1, 2 for Swin V2.
-        architecture: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, or None for another.
+        architecture: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, of V2 also ``'huge'`` and
+            ``'giant'``, or None for another.
         embed_dims: Width of the first stage, or None where the file lacks the patch embedding.
         depths: Blocks of each stage.
         num_heads: Heads of each stage.
         window_size: Side of the first stage's windows in tokens; None where it cannot be told.
+        pretrained_window_sizes: Of V2, for each stage the side of the windows that its position
+            biases were trained with, as SwinTransformerV2 takes it; () where it cannot be told.
+        extra_norm_every_n_blocks: Of V2, which blocks have a third norm; 0 for none.
         patch_size: (height, width) of a patch in pixels, or None as for ``embed_dims``.
         pretrain_grid: (rows, columns) of the absolute position embedding; None without one, and
             where its positions are no square and the file does not say how they lie.
@@ -66,6 +73,8 @@ class Description:
     depths: tuple[int, ...]
     num_heads: tuple[int, ...]
     window_size: int | None
+    pretrained_window_sizes: tuple[int, ...]
+    extra_norm_every_n_blocks: int
     patch_size: tuple[int, int] | None
     pretrain_grid: tuple[int, int] | None
     positions: int
@@ -152,7 +161,8 @@ def what_would_be_resized(
     if isinstance(model, Mapping):
         model = _built_without_weights(model)
     wanted = describe(dict(model.state_dict()))
-    compared = ('version', 'embed_dims', 'depths', 'num_heads', 'patch_size', 'in_channels')
+    compared = ('version', 'embed_dims', 'depths', 'num_heads', 'extra_norm_every_n_blocks')
+    compared += ('patch_size', 'in_channels')
     differences = [
         f'{name}: found {getattr(description, name)}, wanted {getattr(wanted, name)}'
         for name in compared
@@ -165,7 +175,8 @@ def what_would_be_resized(
         raise CheckpointError('another architecture:\n  ' + '\n  '.join(differences))
 
     resized = []
-    if description.window_size != wanted.window_size:
+    # V2's position biases are functions that serve every window.
+    if description.version == 1 and description.window_size != wanted.window_size:
         resized.append(
             f'relative position bias: window {description.window_size} to {wanted.window_size}'
         )
@@ -180,11 +191,15 @@ def what_would_be_resized(
 def _built_without_weights(arguments: Mapping[str, Any]) -> nn.Module:
     # Here, because the models import this package.
     from ..swin import SwinTransformer
+    from ..swin_v2 import SwinTransformerV2
 
+    kind = arguments.get('type')
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    model = SwinTransformerV2 if name.endswith('V2') else SwinTransformer
     left_out = ('type', 'init_cfg', 'pretrained', '_scope_', '_delete_')
     arguments = {name: value for name, value in arguments.items() if name not in left_out}
     with torch.device('meta'):
-        return SwinTransformer(**arguments)
+        return model(**arguments)
 
 
 def _geometry(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -205,6 +220,8 @@ def _geometry(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[
         depths=tuple(depths),
         num_heads=heads,
         window_size=_window(weights, own),
+        pretrained_window_sizes=coordinates.pretrained_windows(weights),
+        extra_norm_every_n_blocks=_extra_norms(weights),
         patch_size=None if embed is None else tuple(embed.shape[2:]),
         pretrain_grid=grid,
         positions=positions,
@@ -228,11 +245,18 @@ def _window(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int | N
     table = weights.get(_ATTENTION.format(0) + 'relative_position_bias_table')
     if table is not None and table.dim() == 2:
         return (math.isqrt(len(table)) + 1) // 2
-    # V2 has no table, but maybe the derived buffers.
+    # V2 has no such table, but maybe derived buffers.
+    if window := coordinates.window_of(weights.get('stages.0.blocks.0' + coordinates.TABLE)):
+        return window
     for key, value in own.items():
         if key.endswith('relative_position_index') and isinstance(value, Tensor):
             return math.isqrt(len(value)) if value.dim() == 2 else None
     return None
+
+
+def _extra_norms(weights: Mapping[str, Tensor]) -> int:
+    blocks = (re.match(r'stages\.\d+\.blocks\.(\d+)\.norm3\.weight', key) for key in weights)
+    return min((int(match[1]) + 1 for match in blocks if match), default=0)
 
 
 def _grid(embedding: Tensor | None) -> tuple[tuple[int, int] | None, int]:
@@ -247,7 +271,10 @@ def _grid(embedding: Tensor | None) -> tuple[tuple[int, int] | None, int]:
 
 def _size(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     backbone = [
-        v for k, v in weights.items() if re.match(r'(stages|patch_embed|norm\d+)\.|absolute', k)
+        value
+        for key, value in weights.items()
+        if re.match(r'(stages|patch_embed|norm\d+)\.|absolute', key)
+        and not key.endswith(coordinates.TABLE)
     ]
     return dict(
         parameters=sum(value.numel() for value in backbone),

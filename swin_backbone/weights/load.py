@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError, CheckpointError
 from ..layers.attention import relative_position_index
-from . import channels, formats
+from . import channels, coordinates, formats
 from .containers import Contents, unpack, wrapped_in
 from .inspect import describe
 from .resize import as_map, resize_bias_table, resize_position_embedding
@@ -88,6 +88,7 @@ def _adapted(model: nn.Module, contents: Contents, options: Mapping[str, Any]) -
     """The weights in OpenMMLab's layout, adapted as the options say; untouched if of none."""
     if contents.layout is None:
         return contents.weights
+    _check_version(model, contents.weights)
     weights = _backbone_only(contents.layout, contents.weights)
     embedding, weight = weights.get('absolute_pos_embed'), weights.get(channels.KEY)
     if options.get('source_grid') and embedding is not None:
@@ -100,8 +101,36 @@ def _adapted(model: nn.Module, contents: Contents, options: Mapping[str, Any]) -
 
 
 def _backbone_only(layout: formats.Layout, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    formats.check_version(layout, weights)
     return {k: v for k, v in layout.to_openmmlab(weights).items() if not _NO_BACKBONE.match(k)}
+
+
+def _check_version(model: nn.Module, weights: Mapping[str, Any]) -> None:
+    """Refuses weights of V1 for a model of V2, and the other way round."""
+    found = formats.version_of(weights)
+    if found != model.version:
+        name = 'SwinTransformer' if found == 1 else 'SwinTransformerV2'
+        raise CheckpointError(
+            f'these are weights of Swin Transformer V{found}, and the model, '
+            f"{type(model).__name__}, is V{model.version}; type='{name}' takes them"
+        )
+
+
+def _warn_of_other_windows(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Warns if V2's position biases would be read off other coordinates than they were trained at.
+
+    Nothing fails then, and the features are others than those of the file's owner.
+    """
+    told = coordinates.pretrained_windows(weights)
+    attentions = [stage.blocks[0].attn.w_msa for stage in model.stages] if told else []
+    own = tuple(a.pretrained_window_size or a.window_size for a in attentions)
+    if told != own and len(told) == len(own):
+        print_log(
+            f'{type(model).__name__}: the position biases in the file were trained with windows of '
+            f'{told} tokens, and the model reads them as if with {own}; with '
+            f'pretrained_window_sizes={told} it gives what they were trained to give',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _translate(
@@ -127,7 +156,11 @@ def _translate(
             'nothing in it is of a known Swin layout:'
             f'{_listed("found", contents.weights)}{_listed("wanted", wanted)}'
         )
-    translated = _fit(model, _backbone_only(contents.layout, contents.weights), wanted)
+    _check_version(model, contents.weights)
+    weights = _backbone_only(contents.layout, contents.weights)
+    _warn_of_other_windows(model, weights)
+    weights = {k: v for k, v in weights.items() if not k.endswith(coordinates.TABLE)}
+    translated = _fit(model, weights, wanted)
     if not contents.layout.has_output_norms:
         absent = {k: v for k, v in wanted.items() if _OUTPUT_NORM.fullmatch(k) and not v.is_meta}
         translated = {**absent, **translated}

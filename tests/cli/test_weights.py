@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import v2_files
 from click.testing import CliRunner, Result
 
 from swin_backbone import SwinTransformer
@@ -281,6 +282,58 @@ def test_wrong_command_line():
 # --- the script --------------------------------------------------------------------------------
 
 SCRIPT = 'import sys; sys.argv[0] = "swin-backbone"; from swin_backbone.cli import main; main()'
+
+
+# --- Swin V2 -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def official_v2(tmp_path) -> str:
+    """A file of V2 in the official layout, fine-tuned with larger windows than it began with."""
+    path = tmp_path / 'official_v2.pth'
+    torch.save({'model': v2_files.random_state_dict((6, 6, 6, 3), (4, 4, 4, 2))}, path)
+    return str(path)
+
+
+def test_info_of_v2(official_v2, tmp_path):
+    found = as_json('info', official_v2)
+    assert (found['version'], found['format'], found['window_size']) == (2, 'microsoft', 6)
+    assert found['pretrained_window_sizes'] == [4, 4, 4, 2]
+    text = run('info', official_v2).output
+    assert 'pretrained window sizes' in text and 'extra norm' not in text
+    backbone = dict(type='SwinTransformerV2', **v2_files.GEOMETRY)
+    for kind, fits in (('SwinTransformerV2', True), ('SwinTransformer', False)):
+        config = tmp_path / 'config.py'
+        config.write_text(f'model = dict(backbone={backbone | dict(type=kind)!r})\n')
+        found = as_json('info', official_v2, '--config', config, code=int(not fits))
+        assert found['fits'] is fits
+        assert fits or 'version: found 2, wanted 1' in found['problem']
+
+
+HEAD = ['norm.weight', 'norm.bias', 'head.fc.weight', 'head.fc.bias']
+
+
+@pytest.mark.parametrize('to', ['timm', 'torchvision', 'openmmlab'])
+def test_convert_diff_and_verify_of_v2(official_v2, tmp_path, to):
+    there = tmp_path / 'there.safetensors'
+    assert as_json('convert', official_v2, '--to', to, '-o', there)['to'] == to
+    found = as_json('diff', official_v2, there, code=int(to == 'openmmlab'))
+    assert not found['values'] and not found['only_b']
+    assert found['only_a'] == (HEAD if to == 'openmmlab' else [])
+    checks = {check['name']: check for check in as_json('verify', there)['checks']}
+    assert checks['layout']['passed'] and 'Swin V2' in checks['layout']['detail']
+
+
+def test_convert_to_torchvision_asks_for_the_window(official_v2, tmp_path):
+    there, back = tmp_path / 'timm.pth', tmp_path / 'torchvision.pth'
+    run('convert', official_v2, '--to', 'timm', '-o', there)
+    refused = CliRunner().invoke(
+        commands, ['weights', 'convert', str(there), '--to', 'torchvision', '-o', str(back)]
+    )
+    assert refused.exit_code and '--window' in str(refused.output) + str(refused.exception)
+    assert not back.exists()
+    run('convert', there, '--to', 'torchvision', '-o', back, '--window', 6)
+    assert as_json('info', back)['window_size'] == 6
 
 
 def script(*arguments: str) -> subprocess.CompletedProcess:

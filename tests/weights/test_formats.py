@@ -208,19 +208,6 @@ def test_recorded_files_survive_a_round_trip(name):
     }
 
 
-def test_v2_is_recognised_and_refused():
-    state_dict = recorded('microsoft_v2')
-    description = describe(state_dict)
-    assert (description.version, description.format) == (2, 'microsoft')
-    assert description.depths == (1, 1, 1, 1)
-    assert description.num_heads == (1, 2, 3, 4)
-    assert description.window_size == 4
-    with pytest.raises(CheckpointError, match='Swin Transformer V2'):
-        convert(state_dict, 'openmmlab')
-    with pytest.raises(CheckpointError, match='Swin Transformer V2'):
-        SwinTransformer(**GEOMETRY).load_state_dict(state_dict, strict=False)
-
-
 def test_other_networks_are_none():
     assert locate({'conv1.weight': 0, 'layer1.0.conv1.weight': 0}) == {}
     assert locate({'blocks.0.attn.qkv.weight': 0}) == {}  # a ViT

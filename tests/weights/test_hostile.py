@@ -22,6 +22,7 @@ from swin_backbone import CheckpointError, SwinTransformer
 from swin_backbone.weights import file_checks, read_checkpoint
 
 KEY = 'stages.0.blocks.0.attn.w_msa.qkv.weight'
+TABLE = 'stages.0.blocks.0.attn.w_msa.relative_coords_table'
 
 
 class Call:
@@ -177,6 +178,11 @@ def expanded(path: Path) -> None:
     torch.save({KEY: torch.ones(1).expand(1 << 20, 1 << 20)}, path)
 
 
+def expanded_coordinates(path: Path) -> None:
+    """V2's table for windows of 65536 tokens a side, of one value: indices would be of 2⁶⁴."""
+    torch.save({TABLE: torch.ones(1).expand(1, 131071, 131071, 2)}, path)
+
+
 def huge_header(path: Path) -> None:
     path.write_bytes(struct.pack('<Q', 1 << 40) + b'{' + bytes(100))
 
@@ -191,6 +197,7 @@ BOMBS = [
     reserving,
     reserving_array,
     expanded,
+    expanded_coordinates,
     huge_header,
 ]
 MEASURED = """
@@ -236,6 +243,7 @@ def outcomes(tmp_path_factory) -> dict[str, tuple[int, str]]:
         (reserving, f'{KEY}: found a UntypedStorage'),
         (reserving_array, f'{KEY}: found a ndarray'),
         (expanded, f'{KEY}: found (1048576, 1048576) made of 1 values'),
+        (expanded_coordinates, f'{TABLE}: found (1, 131071, 131071, 2) made of 1 values'),
         (huge_header, 'as no checkpoint does'),
     ],
     ids=lambda value: getattr(value, '__name__', ''),

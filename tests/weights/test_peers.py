@@ -8,13 +8,15 @@ and Transformer-SSL cannot be installed with this stack: ``test_formats.py`` has
 from __future__ import annotations
 
 import official
+import official_v2
 import peers
 import pytest
 import torch
+import v2_files
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from swin_backbone import SwinTransformer
+from swin_backbone import SwinTransformer, SwinTransformerV2
 from swin_backbone.weights import convert, describe
 
 FORMATS = {
@@ -24,13 +26,26 @@ FORMATS = {
     'torchvision': 'torchvision',
     'transformers': 'transformers',
     'transformers-classifier': 'transformers',
+    'mmpretrain-v2': 'mmpretrain',
+    'timm-v2': 'timm',
+    'torchvision-v2': 'torchvision',
+    'transformers-v2': 'transformers',
+    'transformers-v2-classifier': 'transformers',
 }
 CLASSIFIERS = ('mmpretrain', 'timm', 'torchvision', 'transformers-classifier')
-APART = ('mmpretrain', 'timm', 'torchvision')
+CLASSIFIERS += ('mmpretrain-v2', 'timm-v2', 'torchvision-v2', 'transformers-v2-classifier')
+APART = ('mmpretrain', 'timm', 'torchvision', 'mmpretrain-v2', 'timm-v2', 'torchvision-v2')
 needs_folder = pytest.mark.skipif(
     not peers.APART.is_dir(), reason=f'no {peers.APART}: requirements/set_up.sh makes it'
 )
-CASES = [pytest.param(name, marks=needs_folder if name in APART else ()) for name in FORMATS]
+SLOW = ('torchvision-v2', 'transformers-v2')
+CASES = [
+    pytest.param(
+        name,
+        marks=[needs_folder] * (name in APART) + [pytest.mark.slow] * (name in SLOW),
+    )
+    for name in FORMATS
+]
 
 
 @torch.no_grad()
@@ -44,14 +59,7 @@ def test_a_peer_and_this_package_agree_on_each_others_weights(name, tmp_path):
 
 def write_converted(name, folder):
     """Random weights in the official layout, and, converted to the peer's, in a file for it."""
-    arguments = peers.GEOMETRIES['small']
-    weights = official.random_state_dict(
-        embed_dim=arguments['embed_dims'],
-        depths=arguments['depths'],
-        num_heads=arguments['num_heads'],
-        window=arguments['window_size'],
-        classification=name in CLASSIFIERS,
-    )
+    weights = random_state_dict(name)
     converted = convert(weights, FORMATS[name])
     if name.startswith('transformers'):
         tensors = {k: v.contiguous() for k, v in converted.items()}
@@ -62,6 +70,27 @@ def write_converted(name, folder):
     return weights
 
 
+def random_state_dict(name):
+    arguments = peers.GEOMETRIES['small']
+    classification = name in CLASSIFIERS
+    if is_v2(name):
+        assert arguments == v2_files.GEOMETRY
+        extra = peers.EXTRA_NORM_EVERY.get(name, 0)
+        # The backbone of transformers lacks the norms, so it is given a classifier's file as well.
+        return v2_files.random_state_dict(extra_norms=extra)
+    return official.random_state_dict(
+        embed_dim=arguments['embed_dims'],
+        depths=arguments['depths'],
+        num_heads=arguments['num_heads'],
+        window=arguments['window_size'],
+        classification=classification,
+    )
+
+
+def is_v2(name):
+    return '-v2' in name
+
+
 def check_their_weights_here(name, told, path):
     geometry = peers.geometry(name)
     description = describe(path)
@@ -70,8 +99,16 @@ def check_their_weights_here(name, told, path):
     assert description.num_classes == (peers.CLASSES if name in CLASSIFIERS else None)
     assert description.dtypes == ('float64',)
 
-    arguments = peers.GEOMETRIES[geometry]
-    model = SwinTransformer(**arguments, init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+    arguments = dict(peers.GEOMETRIES[geometry])
+    if is_v2(name):
+        extra = peers.EXTRA_NORM_EVERY.get(name, 0)
+        pretrained = peers.PRETRAINED_WINDOWS.get(name, (0, 0, 0, 0))
+        arguments |= dict(extra_norm_every_n_blocks=extra, pretrained_window_sizes=pretrained)
+        assert description.extra_norm_every_n_blocks == extra
+        if name == 'mmpretrain-v2':
+            assert description.pretrained_window_sizes == pretrained
+    cls = SwinTransformerV2 if is_v2(name) else SwinTransformer
+    model = cls(**arguments, init_cfg=dict(type='Pretrained', checkpoint=str(path)))
     model.double().eval().init_weights()
     assert_same(model(told['input']), told['features'])
     model.float()
@@ -79,16 +116,25 @@ def check_their_weights_here(name, told, path):
 
 
 def check_official_weights_there(name, told, weights):
-    window = peers.GEOMETRIES['small']['window_size']
-    expected = official.forward(weights, told['converted_input'], window)
+    expected = official_features(name, weights, told['converted_input'])
     if name in CLASSIFIERS:
         last = layer_norm(expected[-1], weights['norm.weight'], weights['norm.bias'])
         logits = F.linear(last.mean((2, 3)), weights['head.weight'], weights['head.bias'])
         assert_same([told['converted_logits']], [logits])
         expected = [layer_norm(out) for out in expected]
         # mmpretrain has the norm before the classifier within the backbone.
-        expected[-1] = last if name == 'mmpretrain' else expected[-1]
+        expected[-1] = last if name.startswith('mmpretrain') else expected[-1]
+    elif name == 'transformers-v2':
+        expected = [layer_norm(out) for out in expected]
     assert_same(told['converted_features'], expected)
+
+
+def official_features(name, weights, x):
+    window = peers.GEOMETRIES['small']['window_size']
+    if not is_v2(name):
+        return official.forward(weights, x, window)
+    pretrained = peers.PRETRAINED_WINDOWS.get(name, (0, 0, 0, 0))
+    return official_v2.forward(convert(weights, 'openmmlab'), x, [window] * 4, pretrained)
 
 
 def layer_norm(x, *weights):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import ArgumentError, CheckpointError
+from ...errors import ArgumentError
 from .detectron2 import DETECTRON2
 from .layout import Layout, last_stage, version_of, with_norm_of_last_output
 from .microsoft import MICROSOFT
@@ -19,7 +19,6 @@ __all__ = [
     'FORMATS',
     'Layout',
     'by_name',
-    'check_version',
     'detect',
     'last_stage',
     'locate',
@@ -67,17 +66,3 @@ def detect(state_dict: Mapping[str, Any]) -> Layout | None:
 def under(state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The part of a state dict that is under a prefix, without the prefix."""
     return {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-
-
-def check_version(layout: Layout, state_dict: Mapping[str, Any]) -> None:
-    """Refuses weights of a version of Swin Transformer that the layout's row cannot translate.
-
-    Raises:
-        CheckpointError: The message names the version and the layout.
-    """
-    version = version_of(state_dict)
-    if version not in layout.versions:
-        raise CheckpointError(
-            f'these are weights of Swin Transformer V{version} (layout {layout.name!r}: '
-            f'{layout.title}); only V{" and V".join(map(str, layout.versions))} is supported'
-        )

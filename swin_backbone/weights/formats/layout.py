@@ -1,9 +1,11 @@
 """What a layout of weights is: its names beside OpenMMLab's, and the way there and back.
 
-OpenMMLab's layout is the neutral one. Beside the backbone's own names (see ``swin.py``) the neutral
-layout has three that classifiers bring along: ``norm``, the norm before the classifier,
-``head.fc``, the classifier, and ``mask_token``, which masked pretraining learns. There
-``absolute_pos_embed`` may be (1, C, H, W), as detection files have it, which says what its grid is.
+OpenMMLab's layout is the neutral one. Beside the backbone's own names (see ``swin.py`` and
+``swin_v2.py``) the neutral layout has three that classifiers bring along: ``norm``, the norm before
+the classifier, ``head.fc``, the classifier, and ``mask_token``, which masked pretraining learns.
+There ``absolute_pos_embed`` may be (1, C, H, W), as detection files have it, which says what its
+grid is; and V2's ``relative_coords_table`` stays where a file has it, as it says what the file's
+windows are (:mod:`..coordinates`).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 from ...layers.attention import relative_position_index
+from .. import coordinates
 from ..resize import as_map, as_sequence
 
 # Members of a block: OpenMMLab's names to those of the official code, which most layouts share.
@@ -27,11 +30,16 @@ OFFICIAL_BLOCK = {
     'norm2': 'norm2',
     'attn.w_msa.relative_position_bias_table': 'attn.relative_position_bias_table',
     'attn.w_msa.relative_position_index': 'attn.relative_position_index',
-    'attn.w_msa.logit_scale': 'attn.logit_scale',  # V2's; it tells the number of heads
     'attn.w_msa.qkv': 'attn.qkv',
     'attn.w_msa.proj': 'attn.proj',
     'ffn.layers.0.0': 'mlp.fc1',
     'ffn.layers.1': 'mlp.fc2',
+    # V2's
+    'attn.w_msa.relative_coords_table': 'attn.relative_coords_table',
+    'attn.w_msa.logit_scale': 'attn.logit_scale',
+    'attn.w_msa.q_bias': 'attn.q_bias',
+    'attn.w_msa.v_bias': 'attn.v_bias',
+    'attn.w_msa.cpb_mlp': 'attn.cpb_mlp',
 }
 OFFICIAL_STEM = {
     'patch_embed.projection': 'patch_embed.proj',
@@ -39,7 +47,7 @@ OFFICIAL_STEM = {
     'absolute_pos_embed': 'absolute_pos_embed',
 }
 # Buffers that follow from the configuration; masks depend on the image's size as well.
-_DERIVED = re.compile(r'\.(attn_mask|relative_position_index|relative_coords_table)$')
+_DERIVED = re.compile(r'\.(attn_mask|relative_position_index)$')
 _V2 = re.compile(r'\.(logit_scale|(cpb|rpe)_mlp\.|continuous_position_bias_mlp\.)')
 
 
@@ -64,10 +72,9 @@ class Layout:
         output_norm: Pattern of the norms of the outputs, with ``{stage}``, or None without them.
         first_output: Number of the first stage in ``output_norm``.
         embedding: Dimensions of the absolute position embedding: 3, 4, or 0 for either.
-        index: Whether files hold ``relative_position_index``: as a ``'square'`` matrix, ``'flat'``,
-            or not at all (``''``).
+        index: Whether files hold ``relative_position_index``, and of V2 ``relative_coords_table``
+            as well: as a ``'square'`` matrix, ``'flat'``, or not at all (``''``).
         container: The key under which the owner's files hold the weights, or ``''``.
-        versions: The versions of Swin Transformer that can be translated.
     """
 
     name: str
@@ -84,7 +91,6 @@ class Layout:
     embedding: int = 0
     index: str = 'square'
     container: str = ''
-    versions: tuple[int, ...] = (1,)
 
     # Whether merged channels are in nn.Unfold's order already.
     unfolds: ClassVar[bool] = False
@@ -101,8 +107,9 @@ class Layout:
         A key that the layout does not know keeps its name.
         """
         translated = {}
+        version = version_of(state_dict)
         for key, value in self.renamed(state_dict).items():
-            if not self.unfolds and '.downsample.' in key:
+            if self._reorders(key, version):
                 value = to_unfold_order(value)
             translated[key] = value
         return translated
@@ -120,6 +127,8 @@ class Layout:
     ) -> dict[str, Tensor]:
         """The weights in this layout, with the position indices that its files hold.
 
+        V2's depend on the window, which is known where there is a ``relative_coords_table``.
+
         Args:
             state_dict: In the neutral layout.
             dropped: Where to add the names of what has no place in this layout: classifiers,
@@ -129,8 +138,9 @@ class Layout:
             CheckpointError: Something that the features depend on has no place.
         """
         translated = {}
+        version = version_of(state_dict)
         for key, value in state_dict.items():
-            if _DERIVED.search(key):
+            if _DERIVED.search(key) or (key.endswith(coordinates.TABLE) and not self.index):
                 continue
             name = self._own_name(key)
             if name is None:
@@ -138,19 +148,34 @@ class Layout:
                 if dropped is not None:
                     dropped.append(key)
                 continue
-            if not self.unfolds and '.downsample.' in key:
+            if self._reorders(key, version):
                 value = from_unfold_order(value)
             elif key == 'absolute_pos_embed' and self.embedding:
                 value = as_sequence(value) if self.embedding == 3 else as_map(value)
             translated[name] = value
-            if self.index and key.endswith('.relative_position_bias_table'):
-                index = key.replace('bias_table', 'index')
-                translated[self._own_name(index)] = self._index(value)
+            if self.index and (index := self._index(key, value)) is not None:
+                beside = re.sub(r'\w+$', 'relative_position_index', key)
+                translated[self._own_name(beside)] = index
         return translated
 
-    def _index(self, table: Tensor) -> Tensor:
-        index = relative_position_index((math.isqrt(len(table)) + 1) // 2)
+    def _index(self, key: str, value: Tensor) -> Tensor | None:
+        """The position index beside a table, which tells the window; None beside all else."""
+        if key.endswith('.relative_position_bias_table'):
+            window = (math.isqrt(len(value)) + 1) // 2
+        elif key.endswith(coordinates.TABLE) and not self.unfolds:  # OpenMMLab's models make theirs
+            window = coordinates.window_of(value)
+        else:
+            window = None
+        if window is None:
+            return None
+        index = relative_position_index(window)
         return index.flatten() if self.index == 'flat' else index
+
+    def _reorders(self, key: str, version: int) -> bool:
+        """Whether a weight's last dimension is merged channels in another order than here."""
+        if self.unfolds or '.downsample.' not in key:
+            return False
+        return version == 1 or key.endswith('.reduction.weight')  # V2's norm comes after
 
     def _check_droppable(self, key: str) -> None:
         if key.startswith(('stages.', 'patch_embed.', 'absolute_pos_embed')):
@@ -230,7 +255,7 @@ class WithClassifier(Layout):
         if 'norm.weight' not in state_dict and (
             'head.fc.weight' in state_dict or not self.output_norm
         ):
-            state_dict = _with_last_norm_as(state_dict, 'norm.')
+            state_dict = with_last_norm_as(state_dict, 'norm.')
         return super().from_openmmlab(state_dict, dropped)
 
 
@@ -274,7 +299,8 @@ def from_unfold_order(merged: Tensor) -> Tensor:
     return merged.unflatten(-1, (-1, 2, 2)).transpose(-3, -1).flatten(-3)
 
 
-def _with_last_norm_as(state_dict: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+def with_last_norm_as(state_dict: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Weights in the neutral layout, with ``name`` for the norm of the last output."""
     last = f'norm{last_stage(state_dict)}.'
     return {
         name + key.removeprefix(last) if key.startswith(last) else key: value

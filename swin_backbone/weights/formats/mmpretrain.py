@@ -1,4 +1,8 @@
-"""mmpretrain's classifiers: OpenMMLab's names under ``backbone.``, and a classifier beside it."""
+"""mmpretrain's classifiers: OpenMMLab's names under ``backbone.``, and a classifier beside it.
+
+In its V2 the patch merging opens a stage instead of closing the one before. Source:
+``mmpretrain/models/backbones/swin_transformer.py`` and ``swin_transformer_v2.py``.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
-from .layout import OFFICIAL_BLOCK, OFFICIAL_STEM, Layout, last_stage
+from .layout import OFFICIAL_STEM, last_stage, version_of
+from .openmmlab import OPENMMLAB_BLOCK, OpenMMLab, with_mergings_moved
 
 
-class MMPretrain(Layout):
-    unfolds = True
+class MMPretrain(OpenMMLab):
+    has_output_norms = False
 
     def accepts(self, keys: Mapping[str, Any]) -> bool:
         return 'head.fc.weight' in keys
@@ -26,6 +31,8 @@ class MMPretrain(Layout):
                 last + key.removeprefix('norm.') if key.startswith('norm.') else key: value
                 for key, value in state_dict.items()
             }
+        if version_of(state_dict) == 2:
+            state_dict = with_mergings_moved(state_dict, 1)
         return super().from_openmmlab(state_dict, dropped)
 
 
@@ -36,7 +43,7 @@ MMPRETRAIN = MMPretrain(
     own=r'(backbone|head\.fc)\.',
     block='backbone.stages.{stage}.blocks.{block}',
     merging='backbone.stages.{stage}.downsample',
-    members={name: name for name in OFFICIAL_BLOCK},
+    members=OPENMMLAB_BLOCK,
     stem={name: f'backbone.{name}' for name in OFFICIAL_STEM} | {'head.fc': 'head.fc'},
     output_norm='backbone.norm{stage}',
     embedding=3,

@@ -1,6 +1,7 @@
 """timm from 0.9 on: patch merging opens a stage instead of closing the one before.
 
-Source: ``timm/models/swin_transformer.py``. Earlier releases have the official layout.
+Source: ``timm/models/swin_transformer.py`` and ``swin_transformer_v2.py``. Earlier releases have
+the official layout.
 """
 
 from __future__ import annotations

@@ -1,19 +1,81 @@
 """torchvision: one ``features`` sequence of embedding, blocks and mergings.
 
-Source: ``torchvision/models/swin_transformer.py``.
+V2 has one bias for query, key and value, whose middle third the module takes for zero, whatever it
+holds. Source: ``torchvision/models/swin_transformer.py``.
 """
 
 from __future__ import annotations
 
-from .layout import OFFICIAL_BLOCK, WithClassifier
+from collections.abc import Mapping
+from typing import Any
 
-TORCHVISION = WithClassifier(
+import torch
+from torch import Tensor
+
+from ...errors import CheckpointError
+from .. import coordinates
+from .layout import OFFICIAL_BLOCK, WithClassifier, version_of
+
+_BIAS = '.attn.w_msa.qkv.bias'
+_APART = ('attn.w_msa.q_bias', 'attn.w_msa.v_bias')
+
+
+class Torchvision(WithClassifier):
+    def renamed(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        named = super().renamed(state_dict)
+        return _with_biases_apart(named) if version_of(named) == 2 else named
+
+    def from_openmmlab(
+        self, state_dict: Mapping[str, Tensor], dropped: list[str] | None = None
+    ) -> dict[str, Tensor]:
+        """As for every layout.
+
+        Raises:
+            CheckpointError: Something that the features depend on has no place; or V2's window is
+                not known, on which buffers depend that the module does not load without.
+        """
+        if version_of(state_dict) == 2:
+            if not any(key.endswith(coordinates.TABLE) for key in state_dict):
+                raise CheckpointError(
+                    "torchvision's V2 keeps buffers that depend on the window, and the weights do "
+                    'not tell theirs; give it with window_size= (--window on the command line)'
+                )
+            state_dict = _with_one_bias(state_dict)
+        return super().from_openmmlab(state_dict, dropped)
+
+
+def _with_biases_apart(named: Mapping[str, Any]) -> dict[str, Any]:
+    apart = {}
+    for key, value in named.items():
+        fits = isinstance(value, Tensor) and value.dim() == 1 and len(value) % 3 == 0
+        if key.endswith(_BIAS) and fits:
+            query, _, value = value.chunk(3)
+            at = key.removesuffix('qkv.bias')
+            apart |= {f'{at}q_bias': query, f'{at}v_bias': value}
+        else:
+            apart[key] = value
+    return apart
+
+
+def _with_one_bias(neutral: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    joined = dict(neutral)
+    for key, query in neutral.items():
+        value = neutral.get(key.replace('.q_bias', '.v_bias'))
+        if key.endswith('.q_bias') and value is not None:
+            at = key.removesuffix('q_bias')
+            del joined[f'{at}q_bias'], joined[f'{at}v_bias']
+            joined[f'{at}qkv.bias'] = torch.cat((query, torch.zeros_like(query), value))
+    return joined
+
+
+TORCHVISION = Torchvision(
     name='torchvision',
     title='torchvision',
     root=r'(.*?)features\.\d+\.\d+\.attn\.',
     block='features.{stage}.{block}',
     merging='features.{stage}',
-    members=OFFICIAL_BLOCK | {'ffn.layers.0.0': 'mlp.0', 'ffn.layers.1': 'mlp.3'},
+    members={name: theirs for name, theirs in OFFICIAL_BLOCK.items() if name not in _APART}
+    | {'ffn.layers.0.0': 'mlp.0', 'ffn.layers.1': 'mlp.3'},
     stem={
         'patch_embed.projection': 'features.0.0',
         'patch_embed.norm': 'features.0.2',

@@ -1,8 +1,8 @@
 """Hugging Face transformers: ``SwinModel``, ``SwinBackbone``, ``SwinForImageClassification``.
 
-Query, key and value are apart. Files have had the same names since the first release; the modules
-of release 5 have others, which are read as well. Source: ``transformers/models/swin`` and
-``transformers/conversion_mapping.py``.
+And ``Swinv2Model`` and so on. Query, key and value are apart. Files have had the same names since
+the first release; the modules of V1 in release 5 have others, which are read as well. Source:
+``transformers/models/swin``, ``swinv2`` and ``transformers/conversion_mapping.py``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layout import WithClassifier
+from ...errors import CheckpointError
+from .layout import WithClassifier, version_of, with_last_norm_as
 
 _PARTS = ('query', 'key', 'value')
 # Names of the modules of release 5, with those in files.
@@ -38,13 +39,34 @@ class Transformers(WithClassifier):
         self, state_dict: Mapping[str, Tensor], dropped: list[str] | None = None
     ) -> dict[str, Tensor]:
         """As for every layout: a classifier's if there is one, a backbone's or the bare model's."""
+        version = version_of(state_dict)
+        if version == 2:
+            state_dict = _without_output_norms(state_dict, dropped)
         split = _split(super().from_openmmlab(state_dict, dropped))
         if 'classifier.weight' in split:
-            return {k if k.startswith('classifier.') else f'swin.{k}': v for k, v in split.items()}
+            base = 'swinv2.' if version == 2 else 'swin.'
+            return {k if k.startswith('classifier.') else base + k: v for k, v in split.items()}
         if any(key.startswith('hidden_states_norms.') for key in split):
             # `SwinBackbone` writes this one name in full.
             return {f'swin.{k}' if k.startswith('layernorm.') else k: v for k, v in split.items()}
         return split
+
+
+def _without_output_norms(
+    neutral: Mapping[str, Tensor], dropped: list[str] | None
+) -> dict[str, Tensor]:
+    """V2 as its modules can have it: with a norm of the last output alone."""
+    if 'absolute_pos_embed' in neutral:
+        raise CheckpointError(
+            "absolute_pos_embed has no place in the layout 'transformers': its Swinv2Model has one "
+            'position too many for its own tokens, and the features depend on it'
+        )
+    if 'norm.weight' not in neutral:
+        neutral = with_last_norm_as(neutral, 'norm.')
+    norms = [key for key in neutral if re.match(r'norm\d+\.', key)]
+    if dropped is not None:
+        dropped += norms
+    return {key: value for key, value in neutral.items() if key not in norms}
 
 
 def _name_in_files(key: str) -> str:
@@ -92,6 +114,9 @@ TRANSFORMERS = Transformers(
         'norm2': 'layernorm_after',
         'attn.w_msa.relative_position_bias_table': 'attention.self.relative_position_bias_table',
         'attn.w_msa.logit_scale': 'attention.self.logit_scale',
+        'attn.w_msa.q_bias': 'attention.self.query.bias',
+        'attn.w_msa.v_bias': 'attention.self.value.bias',
+        'attn.w_msa.cpb_mlp': 'attention.self.continuous_position_bias_mlp',
         'attn.w_msa.qkv': 'attention.self.qkv',
         'attn.w_msa.proj': 'attention.output.dense',
         'ffn.layers.0.0': 'intermediate.dense',
