@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small import randomized
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
@@ -49,7 +50,7 @@ def test_ten_sizes_of_v2_compile_twice_at_most(small):
 
 
 def test_v2_compiled_gradients_and_export(small):
-    model = SwinTransformerV2(**small).eval()
+    model = randomized(SwinTransformerV2(**small)).eval()
     compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
     x = torch.randn(2, 3, 45, 50)
     gradients = []
