@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small import randomized
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from swin_backbone import SwinTransformer
+from swin_backbone import SwinTransformer, SwinTransformerV2
 from swin_backbone.layers.in_one_piece import why_not_in_one_piece
 from swin_backbone.ops.backends import use_backend
 
@@ -33,6 +34,35 @@ def test_twenty_sizes_compile_twice_at_most(small):
                 torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
         counts.append(counter.frame_count)
     assert counts[1] == counts[-1] <= 2
+
+
+def test_ten_sizes_of_v2_compile_twice_at_most(small):
+    small.update(depths=(1, 2, 1, 1), window_size=2)  # below every map, so that none is shrunk
+    model = SwinTransformerV2(**small).eval()
+    counter = CompileCounter()
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    for i in range(10):
+        x = torch.randn(1, 3, 97 + 5 * i, 100 + 3 * i)
+        with torch.no_grad():
+            for out, expected in zip(compiled(x), model(x), strict=True):
+                torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+    assert counter.frame_count <= 2
+
+
+def test_v2_compiled_gradients_and_export(small):
+    model = randomized(SwinTransformerV2(**small)).eval()
+    compiled = torch.compile(model, backend='aot_eager', fullgraph=True)
+    x = torch.randn(2, 3, 45, 50)
+    gradients = []
+    for run in (model, compiled):
+        model.zero_grad()
+        sum(out.square().mean() for out in run(x)).backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    for ours, exact in zip(*gradients, strict=True):
+        size = exact.abs().max().clamp(min=1e-6)
+        torch.testing.assert_close(ours / size, exact / size, rtol=1e-4, atol=1e-4)
+    program = torch.export.export(model, (x,))
+    assert len([node for node in program.graph.nodes if node.target == OP]) == 8
 
 
 def test_compiled_gradients(small_model):

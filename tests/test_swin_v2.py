@@ -8,6 +8,8 @@ import pickle
 
 import hypothesis.strategies as st
 import official_v2
+import peers
+import peers_v2
 import pytest
 import torch
 from hypothesis import Phase, given, settings
@@ -26,10 +28,15 @@ def small_v2() -> SwinTransformerV2:
     return randomized(SwinTransformerV2(**SMALL)).eval()
 
 
+def output_weights(outs: list[Tensor]) -> list[Tensor]:
+    """The same for the same shapes."""
+    torch.manual_seed(1)
+    return [torch.randn(out.shape, dtype=out.dtype) for out in outs]
+
+
 def results(outs: list[Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """Outputs, and the gradients of some sum of them by what is ``wanted``."""
-    torch.manual_seed(1)
-    total = sum((out * torch.randn(out.shape, dtype=out.dtype)).sum() for out in outs)
+    total = sum((o * w).sum() for o, w in zip(outs, output_weights(outs), strict=True))
     gradients = torch.autograd.grad(total, list(wanted.values()))
     return {f'output {i}': out for i, out in enumerate(outs)} | dict(
         zip(wanted, gradients, strict=True)
@@ -83,6 +90,103 @@ def test_parity_with_the_official_definition(height, width, window, pretrained, 
     x = torch.randn(1, 3, height, width, dtype=torch.float64)
     windows = [window] * 4 if isinstance(window, int) else window
     assert_same(own_results(model, x), official_results(model, x, windows, pretrained))
+
+
+def test_parity_with_mmpretrain(tmp_path):
+    if not peers.APART.is_dir():
+        pytest.skip('mmpretrain is not there: make peers')
+    cases, ours = [], []
+    for options, size in [
+        (dict(), (131, 150)),  # every map is larger than the window
+        (dict(), (128, 140)),  # one is as large
+        (dict(pad_small_map=True), (40, 53)),  # smaller ones, which it does not shrink windows for
+        (dict(window_size=[8, 7, 5, 3], pretrained_window_sizes=[4, 12, 0, 6]), (140, 131)),
+    ]:
+        model = randomized(
+            SwinTransformerV2(**{**SMALL, **options, 'extra_norm_every_n_blocks': 2})
+        )
+        model.double().eval()
+        x = torch.randn(2, 3, *size, dtype=torch.float64)
+        ours.append(own_results(model, x))
+        names = ('embed_dims', 'depths', 'num_heads')
+        arch = {**{name: SMALL[name] for name in names}, 'extra_norm_every_n_blocks': 2}
+        arguments = dict(arch=arch, window_size=SMALL['window_size'], out_indices=(0, 1, 2, 3))
+        cases.append(
+            dict(
+                arguments={**arguments, **options},
+                weights=dict(model.named_parameters()),
+                input=x,
+                output_weights=output_weights([v for k, v in ours[-1].items() if 'output' in k]),
+            )
+        )
+    for mine, other in zip(ours, peers_v2.run(cases, tmp_path), strict=True):
+        assert_same(mine, other)
+
+
+# transformers' names (release 5) and OpenMMLab's.
+FROM_TRANSFORMERS = {
+    'embeddings.patch_embeddings.projection': 'patch_embed.projection',
+    'embeddings.norm': 'patch_embed.norm',
+    'encoder.layers': 'stages',
+    'layernorm_before': 'norm1',
+    'layernorm_after': 'norm2',
+    'attention.self.logit_scale': 'attn.w_msa.logit_scale',
+    'attention.self.continuous_position_bias_mlp': 'attn.w_msa.cpb_mlp',
+    'attention.self.query.bias': 'attn.w_msa.q_bias',
+    'attention.self.value.bias': 'attn.w_msa.v_bias',
+    'attention.output.dense': 'attn.w_msa.proj',
+    'intermediate.dense': 'ffn.layers.0.0',
+    'output.dense': 'ffn.layers.1',
+}
+
+
+def in_our_names(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """transformers' weights, or the gradients of them, as OpenMMLab has them."""
+    ours, split = {}, {}
+    for key, value in theirs.items():
+        for old, new in FROM_TRANSFORMERS.items():
+            key = key.replace(old, new)
+        if 'attention.self.' in key:
+            base, part = key.removesuffix('.weight').rsplit('attention.self.', 1)
+            split.setdefault(f'{base}attn.w_msa.qkv.weight', {})[part] = value
+        elif 'reduction' in key:  # (column, row, channel) to (channel, row, column)
+            ours[key] = value.unflatten(1, (2, 2, -1)).permute(0, 3, 2, 1).flatten(1)
+        else:
+            ours[key] = value
+    for key, parts in split.items():
+        ours[key] = torch.cat([parts[name] for name in ('query', 'key', 'value')])
+    return ours
+
+
+# transformers shrinks windows by its configured image size, here as the rule for the input does.
+@pytest.mark.parametrize('side', [160, 96])
+def test_parity_with_transformers(side):
+    transformers = pytest.importorskip('transformers')
+    config = transformers.Swinv2Config(
+        embed_dim=SMALL['embed_dims'],
+        depths=list(SMALL['depths']),
+        num_heads=list(SMALL['num_heads']),
+        window_size=SMALL['window_size'],
+        pretrained_window_sizes=[6, 0, 3, 2],
+        image_size=side,
+        out_features=['stage1', 'stage2', 'stage3', 'stage4'],
+    )
+    theirs = randomized(transformers.Swinv2Backbone(config)).double().eval()
+    model = SwinTransformerV2(**SMALL, pretrained_window_sizes=(6, 0, 3, 2)).double().eval()
+    for i in range(4):  # it has no norms of its outputs
+        setattr(model, f'norm{i}', nn.Identity())
+    weights = in_our_names(dict(theirs.named_parameters()))
+    parameters = dict(model.named_parameters())
+    assert weights.keys() - {'layernorm.weight', 'layernorm.bias'} == parameters.keys()
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+    x = torch.randn(2, 3, side, side, dtype=torch.float64, requires_grad=True)
+    their_parameters = {k: p for k, p in theirs.named_parameters() if 'layernorm.' not in k}
+    expected = results(theirs(x).feature_maps, dict(input=x, **their_parameters))
+    split = {k: v for k, v in expected.items() if 'output ' in k or k == 'input'}
+    expected = split | in_our_names({k: v for k, v in expected.items() if k not in split})
+    assert_same(own_results(model, x), expected)
 
 
 @pytest.mark.parametrize('backend', ['reference', 'sdpa', 'cpu'])

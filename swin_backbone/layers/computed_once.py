@@ -79,7 +79,7 @@ def may_be_kept(sources: Sequence[Tensor]) -> bool:
     """Whether what is computed now is wanted as a value alone, and its sources can be watched.
 
     Not where gradients may be, nor where a tracer, counter or CUDA graph records the computation
-    itself.
+    itself; nor for parameters that have a gradient, since a fused optimizer's step is not seen.
     """
     if torch.is_grad_enabled() or torch.jit.is_tracing():
         return False
@@ -87,4 +87,7 @@ def may_be_kept(sources: Sequence[Tensor]) -> bool:
         return False
     if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
         return False
-    return all(type(t) in (Tensor, nn.Parameter) and not t.is_inference() for t in sources)
+    return all(
+        type(t) in (Tensor, nn.Parameter) and not t.is_inference() and t.is_leaf and t.grad is None
+        for t in sources
+    )

@@ -49,6 +49,12 @@ RECIPES = {
     'upernet_swin_b_22k_ade20k': Recipe('base', 0.3, f'{BASE}_22k', 640, 121),
     'upernet_swin_l_ade20k': Recipe('large', 0.3, LARGE, 640, 234),
 }
+# Recipes of Swin V1 with V2's backbone: arch, window and the catalog's name of the weights.
+V2_RECIPES = {
+    'mask_rcnn_swinv2_t_coco': ('tiny', 8, 'swinv2_tiny_window8_in1k_256'),
+    'cascade_swinv2_b_coco': ('base', 16, 'swinv2_base_window16_in1k_256'),
+    'upernet_swinv2_b_ade20k': ('base', 16, 'swinv2_base_window16_in1k_256'),
+}
 DETECTORS = [name for name in RECIPES if name.endswith('coco')]
 SEGMENTORS = [name for name in RECIPES if name.endswith('ade20k')]
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
-from recipes import CONFIGS, DETECTORS, RECIPES, SEGMENTORS, load, model, path
+from recipes import CONFIGS, DETECTORS, RECIPES, SEGMENTORS, V2_RECIPES, load, model, path
 from torch import nn
 
-from swin_backbone import ArgumentError, SwinTransformer
+from swin_backbone import ArgumentError, SwinTransformer, SwinTransformerV2
 from swin_backbone.swin import VARIANTS
 from swin_backbone.weights.catalog import find
 
@@ -20,7 +20,29 @@ RELEASE = 'https://github.com/SwinTransformer/storage/releases/download/v1.0.0'
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_builds_with_our_backbone(name):
-    assert type(model(name).backbone) is SwinTransformer
+    expected = SwinTransformerV2 if name in V2_RECIPES else SwinTransformer
+    assert type(model(name).backbone) is expected
+
+
+@pytest.mark.parametrize('name', V2_RECIPES)
+def test_v2_is_that_of_its_weights(name):
+    """Only the backbone differs from V1's recipe, and it is the one that the weights are of."""
+    config, backbone = load(name).model.backbone, model(name).backbone
+    arch, window, weights = V2_RECIPES[name]
+    entry = find(weights)
+    assert config.init_cfg.checkpoint == weights
+    assert (entry.version, entry.window, entry.resolution) == (2, window, 256)
+    assert backbone.num_features[0] == VARIANTS[arch]['embed_dims']
+    assert tuple(len(stage.blocks) for stage in backbone.stages) == VARIANTS[arch]['depths']
+    for i, stage in enumerate(backbone.stages):
+        attention = stage.blocks[1].attn.w_msa
+        assert attention.window_size == window
+        pretrained = min(window, 256 // (4 << i))
+        assert (attention.pretrained_window_size or window) == pretrained
+    v1 = load(name.replace('swinv2', 'swin'))
+    for part in ('optim_wrapper', 'param_scheduler', 'train_dataloader', 'test_dataloader'):
+        assert load(name)[part] == v1[part]
+    assert config.drop_path_rate == v1.model.backbone.drop_path_rate
 
 
 @pytest.mark.parametrize('name', RECIPES)

@@ -16,6 +16,8 @@ from mmengine.registry import RUNNERS
 from recipes import load
 from torch import nn
 
+from swin_backbone import SwinTransformerV2
+
 IMAGES = 4
 SIDE = 96
 WIDTHS = [16, 32, 64, 128]
@@ -146,3 +148,13 @@ def test_upernet_trains_and_tests_without_an_accelerator(ade20k, monkeypatch, tm
     _, metrics = run(config, tmp_path)
     assert 0 <= metrics['mIoU'] <= 100
     assert (tmp_path / 'iter_2.pth').is_file()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='about machines without CUDA')
+def test_cascade_with_v2_trains_and_tests(coco, monkeypatch, tmp_path):
+    monkeypatch.setenv('COCO_ROOT', str(coco))
+    config = load(Path(load('cascade_swinv2_b_coco').filename))
+    shrink_detector(config)
+    runner, metrics = run(config, tmp_path)
+    assert type(runner.model.backbone) is SwinTransformerV2
+    assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(metrics)
