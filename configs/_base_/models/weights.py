@@ -6,4 +6,5 @@ weights = dict(
     base='swin_base_in1k',
     base_22k='swin_base_in22k',
     large_22k='swin_large_in22k',
+    large_22k_384='swin_large_in22k_384',
 )
