@@ -18,9 +18,16 @@ model = dict(
 )
 
 data_root = '{{$COCO_ROOT:data/coco}}'
-# Sixteen GPUs with one image each.
-train_dataloader = dict(batch_size=1, num_workers=1, dataset=dict(data_root=data_root))
-val_dataloader = dict(dataset=dict(data_root=data_root))
+# Sixteen GPUs with one image each; mmdet's config also asks for the panoptic maps, which it does
+# not read.
+train_dataloader = dict(
+    batch_size=1,
+    num_workers=1,
+    dataset=dict(data_root=data_root, data_prefix=dict(_delete_=True, img='train2017/')),
+)
+val_dataloader = dict(
+    dataset=dict(data_root=data_root, data_prefix=dict(_delete_=True, img='val2017/'))
+)
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=f'{data_root}/annotations/instances_val2017.json')
 test_evaluator = val_evaluator
