@@ -7,6 +7,7 @@ published number of parameters, and to train and test for real, shrunken to seco
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +17,14 @@ import mmdet
 import mmseg
 import numpy as np
 import pytest
+import torch
 from mmdet.datasets import CocoPanopticDataset
 from mmengine.config import Config
+from mmengine.registry import MODELS
 from recipes import load, model, path
 from test_training import IMAGES, LITTLE_SWIN, SIDE, WIDTHS, run
 
+from swin_backbone import SwinTransformer
 from swin_backbone.weights.catalog import find
 
 
@@ -172,6 +176,24 @@ def test_environment_says_where_the_data_is(name, monkeypatch):
     assert 'data/coco' not in config.pretty_text.replace("data_root='data/coco/'", '')
 
 
+def shipped() -> Iterator:
+    """The frameworks' own configs with Swin; of each kind the first is quick enough for all."""
+    for framework in (mmdet, mmseg):
+        configs = Path(framework.__file__).parent / '.mim/configs'
+        for folder in ('swin', 'mask2former'):
+            for i, file in enumerate(sorted((configs / folder).glob('*swin*.py'))):
+                base = f'{framework.__name__}::{folder}/{file.name}'
+                yield pytest.param(base, marks=[pytest.mark.slow] if i else [])
+
+
+@pytest.mark.parametrize('base', shipped())
+def test_shipped_configs_need_the_import_only(base, tmp_path):
+    file = tmp_path / 'user.py'
+    file.write_text(f"_base_ = {base!r}\ncustom_imports = dict(imports=['swin_backbone'])\n")
+    with torch.device('meta'):
+        assert type(MODELS.build(load(file).model).backbone) is SwinTransformer
+
+
 @pytest.fixture(scope='module')
 def panoptic(coco) -> Path:
     """COCO with panoptic annotations as well: the rectangle is a thing, around it is stuff."""
@@ -265,13 +287,10 @@ def trains_and_tests(name: str, folder: Path) -> dict:
     return run(config, folder)[1]
 
 
-@pytest.mark.parametrize(
-    'name',
-    [
-        *('faster_rcnn_swin_t_coco', 'dino_swin_l_coco'),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in BOXES[1:]),
-    ],
-)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in (*BOXES[1:], 'dino_swin_l_coco')]
+
+
+@pytest.mark.parametrize('name', [BOXES[0], *SLOW])
 def test_boxes_train_and_test(name, coco, monkeypatch, tmp_path):
     monkeypatch.setenv('COCO_ROOT', str(coco))
     assert 0 <= trains_and_tests(name, tmp_path)['coco/bbox_mAP'] <= 1
