@@ -87,6 +87,26 @@ def test_every_parameter_of_a_model_has_its_rate_and_decay(model):
     assert len(set(found.values())) <= 2 * 9
 
 
+@pytest.mark.parametrize('name', ['mask_rcnn_swin_t_coco', 'upernet_swin_t_ade20k'])
+def test_switched_on_in_a_recipe(name, tmp_path):
+    """By the block of docs/configs.md, beside what the recipe says itself."""
+    file = tmp_path / 'user.py'
+    file.write_text(
+        f'_base_ = {str(configs_dir() / name) + ".py"!r}\n'
+        f'optim_wrapper = dict(constructor={TYPE!r}, paramwise_cfg=dict(decay_rate={RATE}))\n'
+    )
+    config = Config.fromfile(file)
+    init_default_scope(config.default_scope)
+    lr, decay = (config.optim_wrapper.optimizer[key] for key in ('lr', 'weight_decay'))
+    model = detector(depths=(2, 2, 6, 2))
+    groups = build_optim_wrapper(model, config.optim_wrapper).optimizer.param_groups
+    found = {id(p): (g['lr'], g['weight_decay']) for g in groups for p in g['params']}
+    first = model.backbone.stages[0].blocks[0]
+    assert found[id(first.norm1.weight)] == (pytest.approx(lr * RATE**12), 0)
+    assert found[id(first.attn.w_msa.qkv.weight)] == (pytest.approx(lr * RATE**12), decay)
+    assert found[id(model.head.weight)] == (lr, decay)
+
+
 @pytest.mark.parametrize('name', EXPONENTS)
 def test_layer_by_name(name):
     assert layer_id(name, LITTLE['depths']) == 8 - EXPONENTS[name]
