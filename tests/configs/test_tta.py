@@ -18,9 +18,10 @@ from mmengine.dataset import Compose
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from recipes import RECIPES, SEGMENTORS, load, path
-from test_training import IMAGES, LITTLE_SWIN, SIDE, WIDTHS, shrink_segmentor
+from test_training import LITTLE_SWIN, SIDE, WIDTHS, shrink_segmentor
 from torch.nn import functional as F
 
+IMAGES = 2
 RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
@@ -79,7 +80,7 @@ def run_test(ade20k: Path, checkpoint: Path, folder: Path, augmented: dict | Non
     shrink_segmentor(config)
     config.merge_from_dict(dict(load_from=str(checkpoint), work_dir=str(folder), launcher='none'))
     config.test_dataloader.update(num_workers=0, persistent_workers=False)
-    config.test_dataloader.dataset.data_root = str(ade20k)
+    config.test_dataloader.dataset.update(data_root=str(ade20k), indices=IMAGES)
     if augmented is not None:
         config.test_dataloader.dataset.pipeline = augmented
         config.tta_model.module = config.model
