@@ -47,6 +47,9 @@ python -c 'import torch' 2>/dev/null || pip install -q torch==2.13.0
 say 'OpenMMLab and the tools of the tests'
 pip install -q -c requirements/constraints.txt -r requirements/stack.txt -r requirements/test.txt
 
+# mmdet's panoptic segmentation. Its pins are older than the stack, and need not be: without them.
+pip install -q --no-deps panopticapi-lite==0.2.0
+
 # A torch with CUDA brings the triton it was built for, which must stay; elsewhere, any will do.
 python -c 'import triton' 2>/dev/null || pip install -q --no-deps triton==3.9.0 \
     || echo 'There is no triton for this machine: the tests of its kernels will be skipped'

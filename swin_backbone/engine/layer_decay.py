@@ -1,0 +1,178 @@
+"""Layer-wise learning-rate decay for Swin: the deeper a layer, the nearer its rate to the head's.
+
+A config asks for it by a name that is also its import, whatever detector or segmentor it is for::
+
+    optim_wrapper = dict(
+        constructor='swin_backbone.engine.layer_decay.SwinLayerDecayConstructor',
+        paramwise_cfg=dict(decay_rate=0.9),
+    )
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
+
+from mmengine.logging import print_log
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from torch import nn
+
+from ..errors import ArgumentError
+
+# Position biases and scales, which are of more than one dimension, but no weights of a product.
+# Those of V2 are the official code's list.
+SPARED = ('absolute_pos_embed', 'relative_position_bias_table', 'logit_scale', 'cpb_mlp')
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class SwinLayerDecayConstructor(DefaultOptimWrapperConstructor):
+    """Multiplies the rate of a Swin layer with id i by ``decay_rate ** (N + 1 - i)``, of N blocks.
+
+    N is counted in the model. Ids are those of the official fine-tuning code: 0 for patch and
+    position embedding, 1 to N for the blocks, N + 1 for what follows the backbone (neck and heads,
+    whose rate stays as it is). A patch merging, which is trained with the block before it, has
+    that block's id; the norm of an output, which no ImageNet file holds, one more than the last
+    block of its stage, so that the last norm learns at the full rate.
+
+    Parameters of one dimension (norms and biases), everywhere in the model, and the backbone's
+    position biases and logit scales are not decayed.
+
+    The other options of mmengine's ``DefaultOptimWrapperConstructor`` hold as well: a multiplier
+    of ``custom_keys`` multiplies with the layer's. Frozen parameters are left out, and parameters
+    with equal settings share a group.
+
+    Args:
+        optim_wrapper_cfg: The optimizer wrapper, whose ``optimizer`` has to have an ``lr``.
+        paramwise_cfg: ``decay_rate``, above 0 and up to 1. ``decay_type='layer_wise'`` and
+            ``num_layers``, which the constructors of mmdet and mmseg require, may be there.
+
+    Raises:
+        ArgumentError: A value that cannot be used; when called, a model that has no Swin backbone,
+            or ``num_layers`` that is not its number of blocks.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        options = dict(self.paramwise_cfg)
+        self.decay_rate = options.pop('decay_rate', None)
+        self.num_layers = options.pop('num_layers', None)
+        decay_type = options.pop('decay_type', 'layer_wise')
+        if not isinstance(self.decay_rate, Real) or not 0 < self.decay_rate <= 1:
+            raise ArgumentError(
+                f'paramwise_cfg: decay_rate={self.decay_rate!r} must be a number above 0 and up to '
+                '1: the factor from one block to the block before'
+            )
+        if decay_type != 'layer_wise':
+            raise ArgumentError(f"paramwise_cfg: decay_type={decay_type!r} must be 'layer_wise'")
+        if self.base_lr is None:
+            raise ArgumentError("optim_wrapper: optimizer=dict(…) must have lr=…, the heads' rate")
+        # What each parameter gets without regard to its layer.
+        self._layerless = DefaultOptimWrapperConstructor(optim_wrapper_cfg, options)
+
+    def add_params(self, params: list[dict], module: nn.Module, **_) -> None:
+        """Appends the groups of a model's parameters to ``params``.
+
+        Raises:
+            ArgumentError: The model has no Swin backbone, or ``num_layers`` is wrong.
+        """
+        scales = self._scales(module)
+        spared = {id(p) for name, p in module.named_parameters() if p.ndim == 1}
+        spared |= {id(p) for p in _spared(module)}
+        single: list[dict] = []
+        self._layerless.add_params(single, module)
+        merged: list[dict] = []
+        for group in single:
+            parameter = id(group['params'][0])
+            group['lr'] = group.get('lr', self.base_lr) * scales.get(parameter, 1.0)
+            if parameter in spared:
+                group['weight_decay'] = 0.0
+            _merge(merged, group)
+        rates = [group['lr'] for group in merged]
+        print_log(
+            f'Layer-wise decay {self.decay_rate}: {len(merged)} groups of parameters, learning '
+            f'rates {min(rates):.3g} to {max(rates):.3g}',
+            logger='current',
+        )
+        params.extend(merged)
+
+    def _scales(self, model: nn.Module) -> dict[int, float]:
+        """The factor of each parameter (by ``id``) of the model's Swin backbones."""
+        backbones = list(_backbones(model))
+        if not backbones:
+            raise ArgumentError(
+                f'{type(model).__name__} has no Swin backbone (patch_embed, and stages of blocks): '
+                'layer-wise decay is about one'
+            )
+        scales = {}
+        for backbone in backbones:
+            depths = _depths(backbone)
+            if self.num_layers not in (None, sum(depths)):
+                raise ArgumentError(
+                    f'paramwise_cfg: num_layers={self.num_layers}, but the backbone has '
+                    f'{sum(depths)} blocks; leave it out'
+                )
+            for name, parameter in backbone.named_parameters():
+                exponent = sum(depths) + 1 - layer_id(name, depths)
+                scales[id(parameter)] = self.decay_rate**exponent
+        return scales
+
+
+def layer_id(name: str, depths: Sequence[int]) -> int:
+    """The layer of a parameter of Swin V1 or V2.
+
+    Args:
+        name: The parameter's name within the backbone.
+        depths: Blocks of each stage, N in all.
+
+    Returns:
+        0 for patch and position embedding; 1 to N for a block and the patch merging after it; one
+        more than the last block of stage i for ``norm{i}``; N + 1 for anything else.
+    """
+    if match := re.match(r'stages\.(\d+)\.(?:blocks\.(\d+)\.|downsample\.)', name):
+        stage, block = match.groups()
+        before = sum(depths[: int(stage)])
+        return before + (depths[int(stage)] if block is None else int(block) + 1)
+    if match := re.match(r'norm(\d+)\.', name):
+        return sum(depths[: int(match[1]) + 1]) + 1
+    first = name.partition('.')[0]
+    return 0 if first in ('patch_embed', 'absolute_pos_embed') else sum(depths) + 1
+
+
+def _backbones(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules with Swin's names, wherever in the model they are."""
+    for module in model.modules():
+        stages = getattr(module, 'stages', None)
+        if (
+            hasattr(module, 'patch_embed')
+            and isinstance(stages, nn.ModuleList)
+            and all(hasattr(stage, 'blocks') for stage in stages)
+        ):
+            yield module
+
+
+def _depths(backbone: nn.Module) -> list[int]:
+    """Blocks of each stage that an output depends on; the others' weights are no parameters."""
+    return [
+        len(stage.blocks)
+        for stage in backbone.stages
+        if next(stage.blocks.parameters(), None) is not None
+    ]
+
+
+def _spared(model: nn.Module) -> Iterator[nn.Parameter]:
+    for backbone in _backbones(model):
+        for name, parameter in backbone.named_parameters():
+            if any(key in name for key in SPARED):
+                yield parameter
+
+
+def _merge(groups: list[dict], single: Mapping) -> None:
+    """Adds a group's parameters to the group with the same settings, or the group itself."""
+    settings = {key: value for key, value in single.items() if key != 'params'}
+    for group in groups:
+        if {key: value for key, value in group.items() if key != 'params'} == settings:
+            group['params'].extend(single['params'])
+            return
+    groups.append(dict(single))
