@@ -16,7 +16,14 @@ from torch.nn import functional as F
 
 from .arguments import named_arguments
 from .errors import ArgumentError
-from .layers import RECOMPUTABLE, PatchEmbed, PatchMerging, SwinBlockSequence, WindowMSA
+from .layers import (
+    RECOMPUTABLE,
+    GlobalAttentionBlock,
+    PatchEmbed,
+    PatchMerging,
+    SwinBlockSequence,
+    WindowMSA,
+)
 from .weights import is_pretrained, load_pretrained, register_state_dict_translation
 
 # The paper's variants (section 3.3). The 32-wide heads are the same for all of them.
@@ -71,6 +78,9 @@ class SwinTransformer(BaseModule):
         init_cfg: ``dict(type='Pretrained', checkpoint=path_or_url)`` or an mmengine initialiser.
         arch: A variant, ``'tiny'``, ``'small'``, ``'base'`` or ``'large'``: sets ``embed_dims``,
             ``depths`` and ``num_heads``. Also a dict of the three.
+        global_attention: Whether a block of global self-attention follows the last stage, as in
+            HTC++ (:class:`~swin_backbone.layers.GlobalAttentionBlock`). It starts as the identity,
+            and checkpoints without it load.
 
     Raises:
         TypeError: An unknown argument, or ``pretrained`` that is no string.
@@ -105,6 +115,7 @@ class SwinTransformer(BaseModule):
         frozen_stages: int = -1,
         init_cfg: dict | list[dict] | None = None,
         arch: str | dict | None = None,
+        global_attention: bool = False,
     ) -> None:
         super().__init__(_pretrained_init_cfg(pretrained, init_cfg))
         _check_counts(embed_dims=embed_dims, in_channels=in_channels)
@@ -166,6 +177,21 @@ class SwinTransformer(BaseModule):
                 with_cp=with_cp,
             )
             self.stages.append(stage)
+        self.global_attention = None
+        if global_attention:
+            self.global_attention = GlobalAttentionBlock(
+                self.num_features[-1],
+                num_heads[-1],
+                int(mlp_ratio * self.num_features[-1]),
+                qkv_bias=qkv_bias,
+                qk_scale=qk_scale,
+                drop_rate=drop_rate,
+                attn_drop_rate=attn_drop_rate,
+                drop_path_rate=drop_path_rate,
+                act_cfg=act_cfg,
+                norm_cfg=norm_cfg,
+                with_cp=with_cp,
+            )
         for i in self.out_indices:
             self.add_module(f'norm{i}', build_norm_layer(norm_cfg, self.num_features[i])[1])
 
@@ -193,6 +219,8 @@ class SwinTransformer(BaseModule):
         last = max(self.out_indices)
         for i, stage in enumerate(self.stages[: last + 1]):
             x, hw_shape, out, out_hw_shape = stage(x, hw_shape, downsample=i < last)
+            if self.global_attention is not None and i == len(self.stages) - 1:
+                out = self.global_attention(out)
             if i in self.out_indices:
                 out = getattr(self, f'norm{i}')(out).unflatten(1, out_hw_shape)
                 outs.append(out.permute(0, 3, 1, 2).contiguous())
@@ -229,6 +257,8 @@ class SwinTransformer(BaseModule):
                 constant_init(module, 1.0)
             elif isinstance(module, WindowMSA):
                 module.init_weights()
+        if self.global_attention is not None:
+            self.global_attention.init_weights()
         if self.use_abs_pos_embed:
             trunc_normal_(self.absolute_pos_embed, std=0.02)
 
@@ -246,6 +276,8 @@ class SwinTransformer(BaseModule):
             frozen.append(self.stages[i])
             if i in self.out_indices:
                 frozen.append(getattr(self, f'norm{i}'))
+        if self.global_attention is not None and self.frozen_stages == len(self.stages):
+            frozen.append(self.global_attention)
         for module in frozen:
             module.eval().requires_grad_(False)
 
@@ -257,6 +289,8 @@ class SwinTransformer(BaseModule):
         """
         last = max(self.out_indices)
         unused = [*self.stages[last + 1 :], self.stages[last].downsample]
+        if last < len(self.stages) - 1:
+            unused.append(self.global_attention)
         for root in filter(None, unused):
             for module in root.modules():
                 for name, parameter in list(module.named_parameters(recurse=False)):
