@@ -20,6 +20,7 @@ model = dict(
     backbone=dict(global_attention=True),
     roi_head=dict(
         type='HybridTaskCascadeRoIHead',
+        semantic_fusion=('mask',),  # boxes learn without, and in less time
         interleaved=True,
         mask_info_flow=True,
         num_stages=3,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from recipes import DETECTORS, RECIPES, model
+from recipes import DETECTORS, HTC, RECIPES, model
 from torch.utils.flop_counter import FlopCounterMode
 
 # In units of 10⁹, with the sources of docs/configs.md.
@@ -20,6 +20,8 @@ PUBLISHED = {
     'cascade_swin_s_coco': 838,
     'cascade_swin_b_coco': 982,
     'cascade_swin_l_coco': 1382,
+    'htcpp_swin_b_coco': 1043,
+    'htcpp_swin_l_coco': 1470,
     'upernet_swin_t_ade20k': 945,
     'upernet_swin_s_ade20k': 1038,
     'upernet_swin_b_ade20k': 1188,
@@ -34,11 +36,19 @@ def multiply_adds(name: str) -> float:
     with FlopCounterMode(display=False) as counter, torch.device('meta'), torch.no_grad():
         features = built.backbone(torch.empty(1, 3, height, width))
         if name in DETECTORS:
-            built.rpn_head(built.neck(features))
+            features = built.neck(features)
+            built.rpn_head(features)
             for head in heads(built.roi_head.bbox_head):
                 head(torch.empty(1000, 256, 7, 7))
-            for head in heads(built.roi_head.mask_head):
-                head(torch.empty(100, 256, 14, 14))
+            masks = torch.empty(100, 256, 14, 14)
+            if name in HTC:
+                built.roi_head.semantic_head(features)
+                handed_on = None
+                for head in built.roi_head.mask_head:
+                    _, handed_on = head(masks, handed_on)
+            else:
+                for head in heads(built.roi_head.mask_head):
+                    head(masks)
         else:
             built.decode_head(features), built.auxiliary_head(features)
     return counter.get_total_flops() / 2e9
