@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from swin_backbone import ArgumentError, CheckpointError, SwinTransformer
 from swin_backbone.layers import GlobalAttentionBlock
 from swin_backbone.weights import load
+from swin_backbone.weights.convert import convert
 
 
 def layer(**options) -> GlobalAttentionBlock:
@@ -201,3 +202,11 @@ def test_checkpoints_with_it_load_whole_or_not_at_all(small, tmp_path):
     model.init_cfg = dict(type='Pretrained', checkpoint=str(file))
     with pytest.raises(CheckpointError, match=r'(?s)not in the model .*global_attention\.qkv'):
         model.init_weights()
+
+
+def test_converts_to_where_there_is_a_place_for_it(small):
+    weights = SwinTransformer(**small, global_attention=True).state_dict()
+    kept = convert(weights, 'openmmlab')
+    assert {key for key in weights if key.startswith('global_attention')} <= kept.keys()
+    with pytest.raises(CheckpointError, match=r'global_attention\S+ has no place in the layout'):
+        convert(weights, 'timm')

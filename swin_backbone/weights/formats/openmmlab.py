@@ -9,6 +9,10 @@ class OpenMMLab(Layout):
     unfolds = True
     has_output_norms = True
 
+    def _own_name(self, key: str) -> str | None:
+        # This package's addition: no other layout has it.
+        return key if key.startswith('global_attention.') else super()._own_name(key)
+
 
 OPENMMLAB = OpenMMLab(
     name='openmmlab',
