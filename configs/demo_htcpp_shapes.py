@@ -9,7 +9,7 @@ mask_head = dict(
     type='HTCMaskHead',
     num_convs=2,
     in_channels=width,
-    conv_out_channels=width,
+    conv_out_channels=width,  # what one stage hands to the next is added to RoI features
     num_classes=4,
     norm_cfg=norm_cfg,
     loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=1.0),
