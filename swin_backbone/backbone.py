@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import ArgumentError
-from .layers import RECOMPUTABLE, PatchEmbed, PatchMerging, Stage, WindowMSA, WindowMSAV2
+from .layers import (
+    RECOMPUTABLE,
+    GlobalAttentionBlock,
+    PatchEmbed,
+    PatchMerging,
+    Stage,
+    WindowMSA,
+    WindowMSAV2,
+)
 from .weights import is_pretrained, load_pretrained, register_state_dict_translation
 
 
@@ -26,6 +34,8 @@ class Backbone(BaseModule):
         stage: Makes a stage from its number, width, heads, width of the hidden layer, depth, the
             ``drop_path_rate`` of each block and the ``downsample`` that follows.
         merging: Makes the patch merging from widths of input and output and the ``stride``.
+        global_attention: Makes the block after the last stage from width, heads, width of the
+            hidden layer and what all blocks have in common; None for none.
 
     The others are those of :class:`~swin_backbone.SwinTransformer`, which lists the errors, too.
     """
@@ -37,6 +47,7 @@ class Backbone(BaseModule):
         *,
         stage: Callable[..., Stage],
         merging: Callable[..., PatchMerging],
+        global_attention: Callable[..., GlobalAttentionBlock] | None,
         pretrain_img_size: int | tuple[int, ...],
         in_channels: int,
         embed_dims: int,
@@ -106,6 +117,17 @@ class Backbone(BaseModule):
                     downsample=downsample,
                 )
             )
+        self.global_attention = None
+        if global_attention is not None:
+            self.global_attention = global_attention(
+                self.num_features[-1],
+                num_heads[-1],
+                int(mlp_ratio * self.num_features[-1]),
+                drop_rate=drop_rate,
+                drop_path_rate=drop_path_rate,
+                norm_cfg=norm_cfg,
+                with_cp=with_cp,
+            )
         for i in self.out_indices:
             self.add_module(f'norm{i}', build_norm_layer(norm_cfg, self.num_features[i])[1])
 
@@ -133,6 +155,8 @@ class Backbone(BaseModule):
         last = max(self.out_indices)
         for i, stage in enumerate(self.stages[: last + 1]):
             x, hw_shape, out, out_hw_shape = stage(x, hw_shape, downsample=i < last)
+            if self.global_attention is not None and i == len(self.stages) - 1:
+                out = self.global_attention(out)
             if i in self.out_indices:
                 out = getattr(self, f'norm{i}')(out).unflatten(1, out_hw_shape)
                 outs.append(out.permute(0, 3, 1, 2).contiguous())
@@ -169,6 +193,8 @@ class Backbone(BaseModule):
                 constant_init(module, 1.0)
             elif isinstance(module, WindowMSA | WindowMSAV2):
                 module.init_weights()
+        if self.global_attention is not None:
+            self.global_attention.init_weights()
         if self.use_abs_pos_embed:
             trunc_normal_(self.absolute_pos_embed, std=0.02)
 
@@ -186,6 +212,8 @@ class Backbone(BaseModule):
             frozen.append(self.stages[i])
             if i in self.out_indices:
                 frozen.append(getattr(self, f'norm{i}'))
+        if self.global_attention is not None and self.frozen_stages == len(self.stages):
+            frozen.append(self.global_attention)
         for module in frozen:
             module.eval().requires_grad_(False)
 
@@ -197,6 +225,8 @@ class Backbone(BaseModule):
         """
         last = max(self.out_indices)
         unused = [*self.stages[last + 1 :], self.stages[last].downsample]
+        if last < len(self.stages) - 1:
+            unused.append(self.global_attention)
         for root in filter(None, unused):
             for module in root.modules():
                 for name, parameter in list(module.named_parameters(recurse=False)):

@@ -9,7 +9,7 @@ from typing import Any
 from .arguments import named_arguments
 from .backbone import Backbone
 from .errors import ArgumentError
-from .layers import PatchMerging, SwinBlockSequence
+from .layers import GlobalAttentionBlock, PatchMerging, SwinBlockSequence
 
 # The paper's variants (section 3.3). The 32-wide heads are the same for all of them.
 _TINY = dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24))
@@ -66,6 +66,9 @@ class SwinTransformer(Backbone):
         pad_small_map: Whether a map that is no larger than the window is padded to it and shifted
             all the same, the official rule for detection and segmentation. False is that for
             classification: the window shrinks to the map's smaller side, and is not shifted.
+        global_attention: Whether a block of global self-attention follows the last stage, as in
+            HTC++ (:class:`~swin_backbone.layers.GlobalAttentionBlock`). It starts as the identity,
+            and checkpoints without it load.
 
     Raises:
         TypeError: An unknown argument, or ``pretrained`` that is no string.
@@ -103,6 +106,7 @@ class SwinTransformer(Backbone):
         init_cfg: dict | list[dict] | None = None,
         arch: str | dict | None = None,
         pad_small_map: bool = True,
+        global_attention: bool = False,
     ) -> None:
         def stage(i: int, *args: Any, **kwargs: Any) -> SwinBlockSequence:
             return SwinBlockSequence(
@@ -124,6 +128,15 @@ class SwinTransformer(Backbone):
         super().__init__(
             stage=stage,
             merging=partial(PatchMerging, norm_cfg=norm_cfg if patch_norm else None),
+            global_attention=partial(
+                GlobalAttentionBlock,
+                qkv_bias=qkv_bias,
+                qk_scale=qk_scale,
+                attn_drop_rate=attn_drop_rate,
+                act_cfg=act_cfg,
+            )
+            if global_attention
+            else None,
             pretrain_img_size=pretrain_img_size,
             in_channels=in_channels,
             embed_dims=embed_dims,

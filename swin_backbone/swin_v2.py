@@ -11,13 +11,13 @@ from torch import nn
 from .arguments import named_arguments
 from .backbone import Backbone
 from .errors import ArgumentError
-from .layers import PatchMerging, SwinBlockV2, SwinBlockV2Sequence
+from .layers import GlobalAttentionBlock, PatchMerging, SwinBlockV2, SwinBlockV2Sequence
 from .swin import VARIANTS as V1_VARIANTS
 
-# The paper's variants (section 4.1). It does not say how many heads the largest two have, and no
-# weights of them were published: theirs are mmpretrain's.
+# The paper's variants (section 4.1). It does not say how many heads the largest two have: theirs
+# are 32 wide, as all others', and as H's are in microsoft/MIM-Depth-Estimation.
 _HUGE = dict(
-    embed_dims=352, depths=(2, 2, 18, 2), num_heads=(8, 16, 32, 64), extra_norm_every_n_blocks=6
+    embed_dims=352, depths=(2, 2, 18, 2), num_heads=(11, 22, 44, 88), extra_norm_every_n_blocks=6
 )
 _GIANT = dict(
     embed_dims=512, depths=(2, 2, 42, 4), num_heads=(16, 32, 64, 128), extra_norm_every_n_blocks=6
@@ -42,6 +42,7 @@ class SwinTransformerV2(Backbone):
             ``'giant'``: sets ``embed_dims``, ``depths`` and ``num_heads``, and of the last two
             ``extra_norm_every_n_blocks``. Also a dict of them.
         pad_small_map: As for V1. The official rule for V2 is False.
+        global_attention: As for V1; the block is V1's, too.
 
     Raises:
         TypeError: An unknown argument, or ``pretrained`` that is no string.
@@ -80,6 +81,7 @@ class SwinTransformerV2(Backbone):
         pad_small_map: bool = False,
         pretrained_window_sizes: Sequence[int] = (0, 0, 0, 0),
         extra_norm_every_n_blocks: int = 0,
+        global_attention: bool = False,
     ) -> None:
         if not isinstance(extra_norm_every_n_blocks, int) or extra_norm_every_n_blocks < 0:
             raise ArgumentError(
@@ -109,6 +111,14 @@ class SwinTransformerV2(Backbone):
         super().__init__(
             stage=stage,
             merging=partial(PatchMerging, norm_cfg=norm_cfg, use_post_norm=True),
+            global_attention=partial(
+                GlobalAttentionBlock,
+                qkv_bias=qkv_bias,
+                attn_drop_rate=attn_drop_rate,
+                act_cfg=act_cfg,
+            )
+            if global_attention
+            else None,
             pretrain_img_size=pretrain_img_size,
             in_channels=in_channels,
             embed_dims=embed_dims,

@@ -411,7 +411,7 @@ def test_bad_arguments_are_named(arguments, error, message):
 
 
 def test_too_many_arguments_are_counted():
-    with pytest.raises(TypeError, match='takes up to 26 arguments, got 30'):
+    with pytest.raises(TypeError, match='takes up to 27 arguments, got 30'):
         SwinTransformer(*[None] * 30)
 
 

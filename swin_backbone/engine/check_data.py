@@ -7,6 +7,7 @@ downloaded; and they name the path, but not the option that sets it.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -50,7 +51,9 @@ def check_data(cfg: Mapping[str, Any], *phases: str) -> None:
 
     Raises:
         FileNotFoundError: Lists each path that is not there and the option that sets it.
+        ImportError: A pipeline has InstaBoost, which comes with an extra that is not installed.
     """
+    _check_instaboost([cfg.get(f'{phase}_dataloader') for phase in phases])
     missing = [
         f'  {name} = {path!r}'
         for phase in phases
@@ -63,6 +66,21 @@ def check_data(cfg: Mapping[str, Any], *phases: str) -> None:
             + '\n'.join(missing)
             + '\nset them in the config, or by --cfg-options NAME=PATH'
         )
+
+
+def _check_instaboost(node: Any) -> None:
+    if isinstance(node, list | tuple):
+        for child in node:
+            _check_instaboost(child)
+    elif isinstance(node, Mapping):
+        if node.get('type') == 'InstaBoost' and not importlib.util.find_spec('instaboostfast'):
+            raise ImportError(
+                "this config's training data is augmented by InstaBoost, which is not installed: "
+                "pip install 'swin_backbone[instaboost]' (if that fails to build: pip install "
+                'cython, then again with --no-build-isolation); our HTC++ configs train without it '
+                'where SWIN_INSTABOOST=off is in the environment'
+            )
+        _check_instaboost(list(node.values()))
 
 
 def _missing(node: Any, name: str) -> Iterator[tuple[str, str]]:

@@ -5,12 +5,14 @@ from .attention_v2 import ShiftWindowMSAV2, WindowMSAV2
 from .block import RECOMPUTABLE, Stage, SwinBlock, SwinBlockSequence
 from .block_v2 import SwinBlockV2, SwinBlockV2Sequence
 from .embedding import PatchEmbed
+from .global_attention import GlobalAttentionBlock
 from .merging import PatchMerging
 from .mlp import FFN
 
 __all__ = [
     'FFN',
     'RECOMPUTABLE',
+    'GlobalAttentionBlock',
     'PatchEmbed',
     'PatchMerging',
     'ShiftWindowMSA',

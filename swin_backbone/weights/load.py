@@ -21,6 +21,8 @@ from .resize import as_map, resize_bias_table, resize_position_embedding
 from .safe_load import read_checkpoint
 
 _OUTPUT_NORM = re.compile(r'norm\d+\.(weight|bias)')
+# The layer that HTC++ appends; no published checkpoint has it.
+_GLOBAL_ATTENTION = 'global_attention.'
 # What classifiers and masked pretraining bring along, in OpenMMLab's names.
 _NO_BACKBONE = re.compile(r'head\.|mask_token$')
 _OPTIONS = ('type', 'checkpoint', 'prefix', 'map_location', 'ema', 'in_channels', 'source_grid')
@@ -54,7 +56,8 @@ def load_pretrained(model: nn.Module, init_cfg: Mapping[str, Any]) -> None:
     Raises:
         ArgumentError: An option that is not known.
         CheckpointError: The file cannot be read, or is not of this model. Output norms, which
-            ImageNet checkpoints lack, may be missing or left over; nothing else may.
+            ImageNet checkpoints lack, may be missing or left over, and a ``global_attention``
+            layer may be missing as a whole; nothing else may.
     """
     if not (path := init_cfg.get('checkpoint')):
         raise ArgumentError(
@@ -164,9 +167,22 @@ def _translate(
     if not contents.layout.has_output_norms:
         absent = {k: v for k, v in wanted.items() if _OUTPUT_NORM.fullmatch(k) and not v.is_meta}
         translated = {**absent, **translated}
+    translated = {**_new_layer(model, wanted, translated), **translated}
     for key in found:
         del state_dict[prefix + key]
     state_dict.update({prefix + key: value for key, value in translated.items()})
+
+
+def _new_layer(
+    model: nn.Module, wanted: Mapping[str, Tensor], weights: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """The model's own ``global_attention``, as it is, where the file has no such layer."""
+    layer = {k: v for k, v in wanted.items() if k.startswith(_GLOBAL_ATTENTION)}
+    if not layer or any(key.startswith(_GLOBAL_ATTENTION) for key in weights):
+        return {}
+    message = f'{type(model).__name__}: not in the checkpoint, left as it is: global_attention'
+    print_log(message, logger='current')
+    return {k: v for k, v in layer.items() if not v.is_meta}
 
 
 def _explain_nothing(model: nn.Module, prefix: str, unexpected: list[str]) -> None:

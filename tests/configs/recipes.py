@@ -43,6 +43,9 @@ RECIPES = {
     'cascade_swin_s_coco': Recipe('small', 0.2, SMALL, 800, 107),
     'cascade_swin_b_coco': Recipe('base', 0.3, BASE, 800, 145),
     'cascade_swin_l_coco': Recipe('large', 0.3, LARGE, 800, 253),
+    'htcpp_swin_b_coco': Recipe('base', 0.2, f'{BASE}_22k', 800, 160),
+    'htcpp_swin_l_coco': Recipe('large', 0.2, LARGE, 800, 284),
+    'htcpp_swin_l_3x_coco': Recipe('large', 0.2, LARGE, 800, 284),
     'upernet_swin_t_ade20k': Recipe('tiny', 0.3, TINY, 512, 60),
     'upernet_swin_s_ade20k': Recipe('small', 0.3, SMALL, 512, 81),
     'upernet_swin_b_ade20k': Recipe('base', 0.3, BASE, 512, 121),
@@ -56,6 +59,7 @@ V2_RECIPES = {
     'upernet_swinv2_b_ade20k': ('base', 16, 'swinv2_base_window16_in1k_256'),
 }
 DETECTORS = [name for name in RECIPES if name.endswith('coco')]
+HTC = [name for name in DETECTORS if name.startswith('htcpp')]
 SEGMENTORS = [name for name in RECIPES if name.endswith('ade20k')]
 
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import mmdet
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
-from recipes import CONFIGS, DETECTORS, RECIPES, SEGMENTORS, V2_RECIPES, load, model, path
+from recipes import CONFIGS, DETECTORS, HTC, RECIPES, SEGMENTORS, V2_RECIPES, load, model, path
 from torch import nn
 
 from swin_backbone import ArgumentError, SwinTransformer, SwinTransformerV2
 from swin_backbone.swin import VARIANTS
 from swin_backbone.weights.catalog import find
 
+MMDET = Path(mmdet.__file__).parent / '.mim/configs'
 RELEASE = 'https://github.com/SwinTransformer/storage/releases/download/v1.0.0'
 
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_builds_with_our_backbone(name):
     expected = SwinTransformerV2 if name in V2_RECIPES else SwinTransformer
-    assert type(model(name).backbone) is expected
+    built = model(name)
+    # Where a config tests on many views as it is, the model is within another.
+    assert type(getattr(built, 'module', built).backbone) is expected
 
 
 @pytest.mark.parametrize('name', V2_RECIPES)
@@ -91,6 +97,34 @@ def test_cascade_has_the_official_box_heads():
         assert head.reg_decoded_bbox and head.fc_reg.out_features == 4 * 80
 
 
+def test_htc_is_mmdets_with_the_official_box_heads():
+    config = Config.fromfile(MMDET / 'htc/htc_r50_fpn_1x_coco.py').model
+    ours, theirs = load('htcpp_swin_b_coco').model.roi_head, config.roi_head
+    for key in ('type', 'interleaved', 'mask_info_flow', 'num_stages', 'stage_loss_weights'):
+        assert ours[key] == theirs[key]
+    for key in ('bbox_roi_extractor', 'mask_roi_extractor', 'semantic_roi_extractor'):
+        assert ours[key] == theirs[key]
+    assert ours.semantic_head == theirs.semantic_head
+    for head, theirs_head in zip(ours.mask_head, theirs.mask_head, strict=True):
+        assert head.pop('with_conv_res', True) == theirs_head.pop('with_conv_res', True)
+        assert head == theirs_head
+    assert all(head.reg_class_agnostic for head in (*ours.bbox_head, *theirs.bbox_head))
+    cascade = load('cascade_swin_b_coco').model.roi_head.bbox_head
+    assert [dict(head, reg_class_agnostic=False) for head in ours.bbox_head] == cascade
+    assert load('htcpp_swin_b_coco').model.type == config.type == 'HybridTaskCascade'
+
+
+def test_htc_differs_as_its_names_say():
+    base, large = load('htcpp_swin_b_coco'), load('htcpp_swin_l_coco')
+    nms = dict(type='soft_nms', iou_threshold=0.5)
+    assert base.model.test_cfg.rcnn.nms == nms and base.model.test_cfg.rcnn.score_thr == 0.001
+    assert model('htcpp_swin_l_coco').backbone.global_attention is not None
+    assert model('htcpp_swin_l_coco').roi_head.with_semantic
+    without = model('htcpp_swin_l_nosem_coco')
+    assert not without.roi_head.with_semantic and without.backbone.global_attention is not None
+    assert load('htcpp_swin_l_mstest_coco').model.module == large.model
+
+
 @pytest.mark.parametrize('name', RECIPES)
 def test_weight_decay_spares_norms_and_position_biases(name):
     settings = load(name).optim_wrapper
@@ -109,7 +143,8 @@ def test_weight_decay_spares_norms_and_position_biases(name):
             spared += no_decay
     blocks = sum(VARIANTS[RECIPES[name].arch]['depths'])
     # Two norms and a table a block; norms of patch embedding, three mergings and four outputs.
-    assert spared == 5 * blocks + 2 * (1 + 3 + 4)
+    # HTC++ has two norms more, of the global attention.
+    assert spared == 5 * blocks + 2 * (1 + 3 + 4) + 4 * (name in HTC)
 
 
 @pytest.mark.parametrize('name', SEGMENTORS)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from mmengine.registry import PARAM_SCHEDULERS
-from recipes import DETECTORS, RECIPES, SEGMENTORS, load
+from recipes import DETECTORS, HTC, RECIPES, SEGMENTORS, load
 
 EPOCH = 600  # iterations; longer than the warm-up, and short for the test's sake
 
@@ -31,10 +31,12 @@ def warm_up(iteration: int, length: int, start: float) -> float:
 
 
 @pytest.mark.filterwarnings('ignore:Detected call of')
-@pytest.mark.parametrize('name', ['mask_rcnn_swin_t_coco', 'cascade_swin_t_1x_coco'])
+@pytest.mark.parametrize('name', ['mask_rcnn_swin_t_coco', 'cascade_swin_t_1x_coco', *HTC[1:]])
 def test_detectors_rates(name):
     config = load(name)
     epochs, steps = (12, (8, 11)) if '1x' in name else (36, (27, 33))
+    if name == 'htcpp_swin_l_coco':
+        epochs, steps = 72, (63, 69)
     assert config.train_cfg.max_epochs == epochs
     for iteration, rate in enumerate(learning_rates(config, epochs * EPOCH)):
         passed = sum(iteration // EPOCH >= step for step in steps)
@@ -57,6 +59,8 @@ def test_segmentors_rates():
 def test_schedule_and_batch_are_its_familys(name):
     config = load(name)
     family = 'upernet_swin_t_ade20k' if name in SEGMENTORS else 'mask_rcnn_swin_t_coco'
+    if name in HTC and '3x' not in name:
+        family = 'htcpp_swin_b_coco'
     if '1x' in name:
         family = 'cascade_swin_t_1x_coco'
     assert config.param_scheduler == load(family).param_scheduler

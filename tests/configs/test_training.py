@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,11 @@ IMAGES = 4
 SIDE = 96
 WIDTHS = [16, 32, 64, 128]
 LITTLE_SWIN = dict(arch=None, embed_dims=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8))
+
+
+NEEDS_INSTABOOST = pytest.mark.skipif(
+    find_spec('instaboostfast') is None, reason='InstaBoost is not installed'
+)
 
 
 @pytest.fixture(scope='module')
@@ -48,9 +54,12 @@ def coco(tmp_path_factory) -> Path:
     content = dict(images=images, annotations=annotations, categories=categories)
     for split in ('train2017', 'val2017'):
         (root / split).mkdir()
+        (root / 'stuffthingmaps' / split).mkdir(parents=True)
         (root / f'annotations/instances_{split}.json').write_text(json.dumps(content))
         for i, box in enumerate(corners):
             cv2.imwrite(str(root / split / f'{i}.jpg'), picture(box))
+            stuff = np.where(picture(box)[..., 0] > 100, 0, 120).astype(np.uint8)
+            cv2.imwrite(str(root / 'stuffthingmaps' / split / f'{i}.png'), stuff)
     return root
 
 
@@ -83,15 +92,24 @@ def shrink_detector(config: Config) -> None:
     model.train_cfg.rpn_proposal.update(nms_pre=50, max_per_img=20)
     model.test_cfg.rpn.update(nms_pre=50, max_per_img=20)
     model.test_cfg.rcnn.score_thr = 0.0  # untrained as it is, it must find something
+    if model.test_cfg.rcnn.nms.type == 'soft_nms':  # which is slow
+        model.test_cfg.rpn.max_per_img = 2
     for extractor in ('bbox_roi_extractor', 'mask_roi_extractor'):
         model.roi_head[extractor].out_channels = 16
     for head in model.roi_head.bbox_head:
         head.update(in_channels=16, conv_out_channels=16, fc_out_channels=32)
-    model.roi_head.mask_head.update(in_channels=16, conv_out_channels=16)
+    mask_heads = model.roi_head.mask_head
+    for head in mask_heads if isinstance(mask_heads, list) else [mask_heads]:
+        head.update(in_channels=16, conv_out_channels=16)
+    if model.roi_head.get('semantic_head'):
+        model.roi_head.semantic_roi_extractor.out_channels = 16
+        model.roi_head.semantic_head.update(in_channels=16, conv_out_channels=16)
     for stage in model.train_cfg.rcnn:
         stage.sampler.num = 16
     resize = dict(type='Resize', scale=(SIDE, SIDE), keep_ratio=True)
-    config.train_dataloader.dataset.pipeline[3] = resize
+    steps = config.train_dataloader.dataset.pipeline
+    scales = [step.type in ('RandomChoice', 'RandomResize') for step in steps]
+    steps[scales.index(True)] = resize
     for phase in ('val', 'test'):
         config[f'{phase}_dataloader'].dataset.pipeline[1] = resize
     config.train_cfg.max_epochs = 1  # of two iterations, with two images each
@@ -112,6 +130,7 @@ def shrink_segmentor(config: Config) -> None:
 def run(config: Config, folder: Path):
     """Trains and tests in one process; returns the Runner, its log and the metrics."""
     config.work_dir = str(folder)
+    config.visualizer.name = folder.name  # or it would log to an earlier run's folder
     config.default_hooks.logger.interval = 1
     for phase in ('train', 'val', 'test'):
         config[f'{phase}_dataloader'].update(num_workers=0, persistent_workers=False)
@@ -138,6 +157,54 @@ def test_cascade_trains_and_tests_without_an_accelerator(coco, monkeypatch, tmp_
     assert type(runner.optim_wrapper) is OptimWrapper
     assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(metrics)
     assert (tmp_path / 'epoch_1.pth').is_file()
+
+
+@pytest.mark.parametrize(
+    'name, instaboost',
+    [
+        ('htcpp_swin_b_coco', False),
+        ('htcpp_swin_l_nosem_coco', False),
+        pytest.param('htcpp_swin_b_coco', True, marks=NEEDS_INSTABOOST),
+    ],
+)
+def test_htc_trains_and_tests(name, instaboost, coco, monkeypatch, tmp_path):
+    monkeypatch.setenv('COCO_ROOT', str(coco))
+    monkeypatch.setenv('SWIN_INSTABOOST', 'on' if instaboost else 'off')
+    config = load(Path(load(name).filename))
+    assert instaboost == ('InstaBoost' in config.pretty_text)
+    shrink_detector(config)
+    runner, metrics = run(config, tmp_path)
+    assert runner.model.backbone.global_attention.proj.weight.any()  # 0 at first
+    assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(metrics)
+
+
+def test_htc_tests_on_many_views(coco, monkeypatch, tmp_path):
+    """As ``mim test`` does with the submission's config, and with ``--tta``."""
+    monkeypatch.setenv('COCO_ROOT', str(coco))
+    annotations = json.loads((coco / 'annotations/instances_val2017.json').read_text())
+    del annotations['annotations']
+    (coco / 'annotations/image_info_test-dev2017.json').write_text(json.dumps(annotations))
+    (coco / 'test2017').symlink_to(coco / 'val2017')
+    config = load(Path(load('htcpp_swin_l_mstest_coco').filename))
+    config.model, whole = config.model.module, config.model
+    shrink_detector(config)
+    config.model = dict(whole, module=config.model)
+    config.test_dataloader.dataset.pipeline = config.tta_pipeline
+    small = [dict(type='Resize', scale=(side, side), keep_ratio=True) for side in (SIDE, 64)]
+    config.test_dataloader.dataset.pipeline[1].transforms[0] = small
+    config.test_dataloader.update(num_workers=0, persistent_workers=False)
+    config.test_evaluator.outfile_prefix = str(tmp_path / 'submission')
+    config.work_dir = str(tmp_path)
+    RUNNERS.build(config).test()
+    for kind in ('bbox', 'segm'):
+        results = json.loads((tmp_path / f'submission.{kind}.json').read_text())
+        assert {result['image_id'] for result in results} == set(range(IMAGES))
+    assert all(result['segmentation']['size'] == [SIDE, SIDE] for result in results)
+
+    config.test_dataloader.dataset.ann_file = 'annotations/instances_val2017.json'
+    config.test_evaluator = config.val_evaluator
+    metrics = RUNNERS.build(config).test()
+    assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(metrics)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='about machines without CUDA')

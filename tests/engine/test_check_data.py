@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,12 @@ def test_runner_checks_validation_before_it_trains(monkeypatch, root):
         runner.train()
     runner._val_loop = None
     assert runner.train() == 'trained'
+
+
+@pytest.mark.skipif(find_spec('instaboostfast') is not None, reason='InstaBoost is installed')
+def test_says_how_to_install_instaboost(root):
+    cfg = config(dataset(root) | dict(pipeline=[dict(type='InstaBoost')]))
+    with pytest.raises(ImportError, match=r'pip install .swin_backbone\[instaboost\]') as caught:
+        check_data(cfg, 'train')
+    assert 'SWIN_INSTABOOST=off' in str(caught.value)
+    check_data(config(dataset(root) | dict(pipeline=[dict(type='RandomFlip')])), 'train')

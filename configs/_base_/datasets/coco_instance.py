@@ -30,3 +30,28 @@ val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=f'{data_root}/annotations/instances_val2017.json')
 test_evaluator = val_evaluator
+
+# For `mim test … --tta`: boxes and masks from three scales, each flipped too.
+tta_model = dict(type='swin_backbone.engine.tta.RoITTAModel')
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(type='Resize', scale=scale, keep_ratio=True)
+                for scale in [(1333, 800), (1067, 640), (1600, 960)]
+            ],
+            [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)],
+            [
+                dict(
+                    type='PackDetInputs',
+                    meta_keys=(
+                        *('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+                        *('flip', 'flip_direction'),
+                    ),
+                )
+            ],
+        ],
+    ),
+]

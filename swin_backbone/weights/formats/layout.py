@@ -178,7 +178,7 @@ class Layout:
         return version == 1 or key.endswith('.reduction.weight')  # V2's norm comes after
 
     def _check_droppable(self, key: str) -> None:
-        if key.startswith(('stages.', 'patch_embed.', 'absolute_pos_embed')):
+        if key.startswith(('stages.', 'patch_embed.', 'absolute_pos_embed', 'global_attention.')):
             raise CheckpointError(
                 f'{key} has no place in the layout {self.name!r} ({self.title}), and the features '
                 'depend on it'

@@ -26,6 +26,10 @@ class OpenMMLab(Layout):
             return named
         return with_mergings_moved(named, -1)
 
+    def _own_name(self, key: str) -> str | None:
+        # This package's addition: no other layout has it.
+        return key if key.startswith('global_attention.') else super()._own_name(key)
+
 
 def with_mergings_moved(named: Mapping[str, Value], by: int) -> dict[str, Value]:
     """Neutral names, with the patch mergings' stages numbered higher by so many."""
