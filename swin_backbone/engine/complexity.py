@@ -2,7 +2,8 @@
 
 The convention is that of the papers' tables: a multiply-add counts once; products of convolutions,
 linear layers and attention count, and nothing else; the network of inference, without the auxiliary
-heads of training; detectors with 1000 boxes for each box head and 100 for each mask head.
+heads of training; detectors with 1000 boxes for each box head and 100 for each mask head. What
+depends on weights alone, V2's position bias, is no part of an image's count: it is computed once.
 
 The official code pads a map to whole windows before it projects queries, keys and values, and
 projects the padded tokens as well. The operator here does not: a padded token's projection is the
@@ -219,6 +220,8 @@ def _backbone_parts(backbone: nn.Module, prefix: str) -> Iterator[tuple[str, lis
         yield f'{prefix}stages.{i}.mlp', [m for b in blocks for m in (b.norm2, b.ffn)]
         if stage.downsample is not None:
             yield f'{prefix}stages.{i}.merging', [stage.downsample]
+    if getattr(backbone, 'global_attention', None) is not None:
+        yield f'{prefix}global_attention', [backbone.global_attention]
     norms = [m for name, m in backbone.named_children() if re.fullmatch(r'norm\d*', name)]
     yield f'{prefix}norms', norms
 
