@@ -16,15 +16,18 @@ import cv2
 import mmpretrain
 import numpy as np
 import official
+import official_v2
 import peers
 import pytest
 import torch
+import v2_files
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 from mmpretrain.models import ImageClassifier
 from mmpretrain.models.backbones import SwinTransformer as Theirs
+from mmpretrain.models.backbones import SwinTransformerV2 as TheirsV2
 from mmpretrain.registry import MODELS
 from safetensors.torch import save_file
 from small import randomized
@@ -114,15 +117,19 @@ def test_registries_hold_their_frameworks_arguments():
 def file(request, tmp_path) -> tuple[dict, Path]:
     """Official weights of a small classifier, and a file of them in the layout asked for."""
     weights = official_weights()
-    converted = convert(weights, request.param)
-    if request.param == 'transformers':
-        path = tmp_path / 'model.safetensors'
+    return weights, written(convert(weights, request.param), request.param, tmp_path)
+
+
+def written(converted: dict, layout: str, folder: Path) -> Path:
+    """A file of weights, as the layout's owner has it."""
+    if layout == 'transformers':
+        path = folder / 'model.safetensors'
         save_file({k: v.contiguous() for k, v in converted.items()}, path)
-        return weights, path
-    container = dict(microsoft='model', mmpretrain='state_dict').get(request.param)
-    path = tmp_path / 'checkpoint.pth'
+        return path
+    container = dict(microsoft='model', mmpretrain='state_dict').get(layout)
+    path = folder / 'checkpoint.pth'
     torch.save({container: converted} if container else converted, path)
-    return weights, path
+    return path
 
 
 @pytest.mark.parametrize('file', FORMATS, indirect=True)
@@ -141,6 +148,37 @@ def test_as_init_cfg_of_a_classifier(file):
     model.init_weights()
     x = draw()
     assert_same(logits(model, x), official_logits(weights, x, 4))
+
+
+SMALL_V2 = {k: v for k, v in v2_files.GEOMETRY.items() if k != 'window_size'}
+
+
+@pytest.mark.parametrize('layout', FORMATS)
+def test_any_layouts_file_of_v2_gives_the_official_logits(layout, tmp_path):
+    weights = v2_files.random_state_dict()
+    path = written(convert(weights, layout, window_size=4), layout, tmp_path)
+    model = classifier(dict(type='SwinTransformerV2', arch=SMALL_V2, window_size=4)).double()
+    load_checkpoint(model, str(path), strict=True)
+    neutral = convert(weights, 'openmmlab')
+    for name in ('weight', 'bias'):
+        neutral[f'norm3.{name}'] = weights[f'norm.{name}']
+    for size in [(SIDE, SIDE), (140, 172)]:
+        x = draw(*size)
+        last = official_v2.forward(neutral, x, (4, 4, 4, 4))[-1]
+        expected = F.linear(last.mean((2, 3)), weights['head.weight'], weights['head.bias'])
+        assert_same(logits(model, x), expected)
+
+
+def test_v2_and_mmpretrains_own(tmp_path):
+    arguments = dict(arch=dict(SMALL_V2, extra_norm_every_n_blocks=2), window_size=[4, 4, 4, 2])
+    arguments['pretrained_window_sizes'] = [3, 3, 3, 2]
+    ours = classifier(dict(type='SwinTransformerV2', **arguments)).double()
+    theirs = randomized(classifier(TheirsV2(img_size=SIDE, **arguments)).double())
+    torch.save(dict(state_dict=theirs.state_dict()), tmp_path / 'theirs.pth')
+    load_checkpoint(ours, str(tmp_path / 'theirs.pth'), strict=True)
+    for size in [(SIDE, SIDE), (140, 172)]:
+        x = draw(*size)
+        assert_same(logits(ours, x), logits(theirs, x))
 
 
 def test_in_memory_with_all_that_a_training_checkpoint_holds():
