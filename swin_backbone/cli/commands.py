@@ -13,6 +13,7 @@ from mmengine.logging import MMLogger
 
 from ..errors import ArgumentError, CheckpointError
 from ..version import __version__
+from .export import export
 from .weights import weights
 
 
@@ -59,4 +60,5 @@ def commands() -> None:
     """
 
 
+commands.add_command(export)
 commands.add_command(weights)

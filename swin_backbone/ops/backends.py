@@ -15,7 +15,7 @@ import torch
 
 from ..errors import ArgumentError
 
-BACKENDS = ('reference', 'sdpa', 'triton', 'cpu')
+BACKENDS = ('reference', 'indexed', 'sdpa', 'triton', 'cpu')
 ENVIRONMENT_VARIABLE = 'SWIN_BACKEND'
 
 _context: contextvars.ContextVar[str | None] = contextvars.ContextVar('swin_backend', default=None)

@@ -60,22 +60,23 @@ def shifted_window_attention(
         padding=padding,
         dropout_p=dropout_p,
     )
-    name = 'reference'
-    if not _transformed():
+    if torch.jit.is_tracing():
+        name = 'indexed'
+    elif _transformed():
+        name = 'reference'
+    else:
         name = chosen(device, qkv.dtype, window_size, head_dim, dropout_p, backend)
     if name == 'reference':
         return reference.shifted_window_attention(qkv, bias, **options)
-    if dropout_p:
+    if dropout_p or name == 'indexed':
         # The operator would have to draw again in its backward pass; autograd keeps what it needs.
         return load(name).shifted_window_attention(qkv, bias, **options)
     return attention_op(qkv, bias, padding, window_size, shift_size, options['scale'], name)
 
 
 def _transformed() -> bool:
-    """Whether a tracer or functorch looks on, who know PyTorch's own operators only."""
-    return not torch.compiler.is_compiling() and (
-        torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-    )
+    """Whether functorch looks on, which knows PyTorch's own operators only."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def _check(
