@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,7 +42,7 @@ class Part(nn.Module):
 
 
 class Backbone(Part):
-    """The maps of ``out_indices``: ``stage0``, ``stage1``, …, each (B, C, H / stride, W / stride)."""
+    """The maps of ``out_indices``, ``stage0``, ``stage1``, …: (B, C, ⌈H / stride⌉, ⌈W / stride⌉)."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__(backbone, backbone)
@@ -221,9 +221,8 @@ def _classes(content: Config) -> list[str]:
     settings = data.get('dataset') or {}
     names = (settings.get('metainfo') or {}).get('classes')
     if not names and isinstance(settings.get('type'), str):
-        from mmengine.registry import DATASETS
-
-        kind = DATASETS.get(settings['type'])
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(settings['type'])
         names = (getattr(kind, 'METAINFO', None) or {}).get('classes')
     return [str(name) for name in names or ()]
 

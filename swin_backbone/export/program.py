@@ -34,7 +34,7 @@ def record(part: Part, dynamic: bool, batch: int, size: tuple[int, int]) -> Expo
     shapes = None
     if dynamic:
         batch, size = TRACED[0], tuple(map(max, TRACED[1], part.least))
-        height, width = (Dim(n, min=m) for n, m in zip(('height', 'width'), part.least))
+        height, width = Dim('height', min=part.least[0]), Dim('width', min=part.least[1])
         shapes = ({0: Dim('batch', min=1), 2: height, 3: width},)
     image = example(part, batch, size)
     with recording_settings():

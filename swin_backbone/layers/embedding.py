@@ -8,9 +8,8 @@ from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops.sizes import ceil_div, recording
-
 from ..errors import ArgumentError
+from ..ops.sizes import ceil_div, recording
 
 
 class PatchEmbed(BaseModule):

@@ -15,5 +15,5 @@ def ceil_div(length: int, step: int) -> int:
 
 
 def recording() -> bool:
-    """Whether a compiler, exporter or tracer turns what is run into a graph, for other sizes too."""
+    """Whether a compiler, exporter or tracer makes a graph of what runs, for other sizes too."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
