@@ -2,8 +2,8 @@
 
     python benchmarks/onnx_int8.py CONFIG CHECKPOINT
 
-Tests PyTorch, the ONNX file and its int8 version on the config's test data, at that data's size, one
-image at a time on one thread. Prints a Markdown table.
+Tests PyTorch, the ONNX file and its int8 version on the config's test data, at that data's size,
+one image at a time on one thread. Prints a Markdown table.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/onnx_parity.py CONFIG CHECKPOINT [--part model] [--to onnx torch-export]
 
-Prints a Markdown table: of the outputs the largest difference at each size, relative to the output's
-largest value where that is above 1.
+Prints a Markdown table: of the outputs the largest difference at each size, relative to the
+output's largest value where that is above 1.
 """
 
 from __future__ import annotations

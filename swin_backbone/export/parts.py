@@ -42,7 +42,7 @@ class Part(nn.Module):
 
 
 class Backbone(Part):
-    """The maps of ``out_indices``, ``stage0``, ``stage1``, …: (B, C, ⌈H / s⌉, ⌈W / s⌉), stride s."""
+    """Maps ``stage0``, ``stage1``, … of ``out_indices``: (B, C, ⌈H / stride⌉, ⌈W / stride⌉)."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__(backbone, backbone)

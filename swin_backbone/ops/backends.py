@@ -26,7 +26,8 @@ def use_backend(name: str | None) -> Iterator[None]:
     """Runs the operators called within on the named backend; None: whatever suits each call.
 
     Args:
-        name: ``'reference'`` (plain PyTorch, differentiable any number of times), ``'sdpa'``,
+        name: ``'reference'`` (plain PyTorch, differentiable any number of times), ``'indexed'``
+            (plain PyTorch whose trace holds for every size, for exporters), ``'sdpa'``,
             ``'triton'``, ``'cpu'``, or None or ``'auto'`` for the automatic choice, also where the
             environment variable ``SWIN_BACKEND`` names one.
 

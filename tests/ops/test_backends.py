@@ -21,7 +21,7 @@ from swin_backbone.ops.window_attention import (
 )
 from swin_backbone.ops.window_attention.operator import attention_op
 
-BACKENDS = ('sdpa', 'cpu')
+BACKENDS = ('indexed', 'sdpa', 'cpu')
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
 
