@@ -113,7 +113,8 @@ def load_part(
         register()
         content = Config.fromfile(config)
         model = _build(content, config)
-    model = revert_sync_batchnorm(model).eval()
+    model = revert_sync_batchnorm(model)
+    model.eval()  # not chained: mmdet's backbones return None
     backbone = _backbone(model, config)
     if part == 'backbone':
         load_pretrained(backbone, dict(checkpoint=str(checkpoint)))
@@ -123,7 +124,8 @@ def load_part(
         cut = _dense(model, class_map, config)
     any_size_pooling(cut)
     cut.metadata = _metadata(content, checkpoint, part)
-    return cut.eval().requires_grad_(False)
+    cut.eval()
+    return cut.requires_grad_(False)
 
 
 def _build(content: Config, config: str | Path) -> nn.Module:

@@ -39,7 +39,7 @@ def shifted_window_attention(
         padding: qkv of a padded token, (3C,): the projection's bias, as the padded map is zero
             before the projection. Zero if None.
         dropout_p: Probability of dropping an attention weight; pass 0 in evaluation.
-        backend: ``'reference'``, ``'indexed'``, ``'sdpa'``, ``'triton'``, ``'cpu'``; None takes what
+        backend: One of :data:`~swin_backbone.ops.backends.BACKENDS`; None takes what
             :func:`~swin_backbone.ops.backends.use_backend` or ``SWIN_BACKEND`` names, else the
             fastest that can run. ``'reference'`` alone can be differentiated twice.
 
