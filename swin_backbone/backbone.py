@@ -24,6 +24,7 @@ from .layers import (
     WindowMSA,
     WindowMSAV2,
 )
+from .ops.sizes import recording
 from .weights import is_pretrained, load_pretrained, register_state_dict_translation
 
 
@@ -164,7 +165,8 @@ class Backbone(BaseModule):
 
     def _position_embedding(self, hw_shape: tuple[int, int]) -> Tensor:
         """The absolute position embedding of a grid (H, W): (1, H * W, C)."""
-        if hw_shape == self.pretrain_grid:
+        # A recorded graph interpolates to any size, its own included, where that changes nothing.
+        if not recording() and hw_shape == self.pretrain_grid:
             return self.absolute_pos_embed
         embedding = self.absolute_pos_embed.unflatten(1, self.pretrain_grid).permute(0, 3, 1, 2)
         embedding = F.interpolate(embedding, size=hw_shape, mode='bicubic')

@@ -16,6 +16,7 @@ from ..version import __version__
 from .complexity import complexity
 from .configs import configs
 from .doctor import doctor
+from .export import export
 from .weights import weights
 
 
@@ -62,5 +63,5 @@ def commands() -> None:
     """
 
 
-for command in (weights, configs, complexity, doctor):
+for command in (weights, configs, complexity, export, doctor):
     commands.add_command(command)

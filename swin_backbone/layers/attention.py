@@ -185,5 +185,6 @@ class ShiftWindowMSA(ShiftedWindows):
     def forward(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Tokens (B, H * W, C) of a map (H, W) to the same shape."""
         window_size, shift_size = self.windows(hw_shape)
-        x = self.w_msa(query.unflatten(1, hw_shape), shift_size, window_size)
+        x = query.view(query.shape[0], *hw_shape, query.shape[-1])
+        x = self.w_msa(x, shift_size, window_size)
         return self.drop(x.flatten(1, 2))

@@ -214,5 +214,6 @@ class ShiftWindowMSAV2(ShiftedWindows):
         ``bias`` is :meth:`relative_position_bias`, where that has been computed before.
         """
         window_size, shift_size = self.windows(hw_shape)
-        x = self.w_msa(query.unflatten(1, hw_shape), shift_size, window_size, bias)
+        x = query.view(query.shape[0], *hw_shape, query.shape[-1])
+        x = self.w_msa(x, shift_size, window_size, bias)
         return x.flatten(1, 2)

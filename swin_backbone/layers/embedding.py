@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from mmengine.utils import to_2tuple
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ArgumentError
+from ..ops.sizes import ceil_div, recording
 
 
 class PatchEmbed(BaseModule):
@@ -48,9 +48,10 @@ class PatchEmbed(BaseModule):
         """
         self._check(x)
         height, width = self.patch_size
-        right, bottom = -x.shape[3] % width, -x.shape[2] % height
-        # A compiled graph pads by what may be nothing: it would else be one graph for each case.
-        if torch.compiler.is_compiling() or right or bottom:
+        rows, columns = ceil_div(x.shape[2], height), ceil_div(x.shape[3], width)
+        bottom, right = rows * height - x.shape[2], columns * width - x.shape[3]
+        # A recorded graph pads by what may be nothing: it would else be one graph for each case.
+        if recording() or right or bottom:
             x = F.pad(x, (0, right, 0, bottom))
         x = self.projection(x)
         hw_shape = x.shape[2], x.shape[3]

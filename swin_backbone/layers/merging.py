@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ..ops.sizes import ceil_div, recording
 
 
 class PatchMerging(BaseModule):
@@ -51,11 +52,11 @@ class PatchMerging(BaseModule):
     def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (B, H * W, in_channels) to (B, H' * W', out_channels) and their grid (H', W')."""
         H, W = hw_shape
-        x = x.unflatten(1, (H, W))
-        rows, columns = -(-H // self.stride), -(-W // self.stride)
+        x = x.view(x.shape[0], H, W, x.shape[-1])
+        rows, columns = ceil_div(H, self.stride), ceil_div(W, self.stride)
         bottom, right = self._padding(rows, H), self._padding(columns, W)
-        # A compiled graph pads by what may be nothing: it would else be one graph for each case.
-        if torch.compiler.is_compiling() or bottom or right:
+        # A recorded graph pads by what may be nothing: it would else be one graph for each case.
+        if recording() or bottom or right:
             x = F.pad(x, (0, 0, 0, right, 0, bottom))
         x = self._neighbours(x, rows, columns).flatten(1, 2)
         if self.use_post_norm:

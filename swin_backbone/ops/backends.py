@@ -15,7 +15,7 @@ import torch
 
 from ..errors import ArgumentError
 
-BACKENDS = ('reference', 'sdpa', 'triton', 'cpu')
+BACKENDS = ('reference', 'indexed', 'sdpa', 'triton', 'cpu')
 ENVIRONMENT_VARIABLE = 'SWIN_BACKEND'
 
 _context: contextvars.ContextVar[str | None] = contextvars.ContextVar('swin_backend', default=None)
@@ -26,7 +26,8 @@ def use_backend(name: str | None) -> Iterator[None]:
     """Runs the operators called within on the named backend; None: whatever suits each call.
 
     Args:
-        name: ``'reference'`` (plain PyTorch, differentiable any number of times), ``'sdpa'``,
+        name: ``'reference'`` (plain PyTorch, differentiable any number of times), ``'indexed'``
+            (plain PyTorch whose trace holds for every size, for exporters), ``'sdpa'``,
             ``'triton'``, ``'cpu'``, or None or ``'auto'`` for the automatic choice, also where the
             environment variable ``SWIN_BACKEND`` names one.
 

@@ -22,6 +22,8 @@ from swin_backbone.ops.window_attention import (
 from swin_backbone.ops.window_attention.operator import attention_op
 
 BACKENDS = ('sdpa', 'cpu')
+# In plain operators like the reference, and never a choice but an exporter's.
+ALL = (*BACKENDS, 'indexed')
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
 
@@ -51,7 +53,7 @@ def assert_near(ours, exact, tolerance):
         torch.testing.assert_close(mine / size, other / size, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('backend', ALL)
 @settings(max_examples=40)
 @given(data=st.data())
 def test_agrees_with_the_reference(backend, data):
@@ -81,7 +83,7 @@ def test_agrees_however_the_map_is_cut_into_tiles(backend, tokens, monkeypatch):
     assert_near(results(backend, *inputs, **options), exact, 1e-10)
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('backend', ALL)
 @pytest.mark.parametrize('window', [7, 12, 16, 24])
 def test_agrees_at_windows_in_use(backend, window):
     inputs = draw(1, window + 3, 2 * window, 2, 32, window, torch.float32)
@@ -90,7 +92,7 @@ def test_agrees_at_windows_in_use(backend, window):
     assert_near(results(backend, *inputs, **options), exact, 1e-5)
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('backend', ALL)
 def test_mixed_precision_as_under_autocast(backend):
     qkv, bias, padding = draw(2, 9, 8, 2, 4, 4, torch.float32)
     options = dict(window_size=4, shift_size=2)
@@ -121,7 +123,7 @@ def test_operator_is_well_formed(backend, padding):
     torch.library.opcheck(attention_op, (*inputs, 4, 2, 0.5, backend))
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('backend', ALL)
 def test_gradients_numerically(backend):
     inputs = draw(1, 3, 5, 2, 2, 2)
     assert torch.autograd.gradcheck(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...errors import ArgumentError
 from ..backends import checked, requested_backend
+from ..sizes import recording
 from . import cosine, reference
 from .dispatch import Choice, chosen, explain_backend
 from .operator import attention_op, load
@@ -50,7 +51,7 @@ def shifted_window_attention(
         padding: qkv of a padded token, (3C,): the projection's bias, as the padded map is zero
             before the projection. Zero if None.
         dropout_p: Probability of dropping an attention weight; pass 0 in evaluation.
-        backend: ``'reference'``, ``'sdpa'``, ``'triton'`` or ``'cpu'``; None takes what
+        backend: One of :data:`~swin_backbone.ops.backends.BACKENDS`; None takes what
             :func:`~swin_backbone.ops.backends.use_backend` or ``SWIN_BACKEND`` names, else the
             fastest that can run. ``'reference'`` alone can be differentiated twice.
 
@@ -71,14 +72,17 @@ def shifted_window_attention(
         padding=padding,
         dropout_p=dropout_p,
     )
-    name = 'reference'
-    if not _transformed():
+    if torch.jit.is_tracing():
+        name = 'indexed'
+    elif _transformed():
+        name = 'reference'
+    else:
         # All that a choice depends on. A module's attribute itself is no constant to a compiler.
         dropping = 0.0 if not dropout_p else 1.0 if dropout_p >= 1 else 0.5
         name = chosen(device, qkv.dtype, window_size, head_dim, dropping, backend)
     if name == 'reference':
         return reference.shifted_window_attention(qkv, bias, **options)
-    if dropout_p:
+    if dropout_p or name == 'indexed':
         # The operator would have to draw again in its backward pass; autograd keeps what it needs.
         return load(name).shifted_window_attention(qkv, bias, **options)
     return attention_op(qkv, bias, padding, window_size, shift_size, options['scale'], name)
@@ -115,15 +119,13 @@ def shifted_window_cosine_attention(
     exact = torch.promote_types(logit_scale.dtype, torch.float32)
     scale = logit_scale.flatten().to(exact).clamp(max=MAX_LOGIT_SCALE).exp()
     # What compilers fuse and differentiate themselves is left to them.
-    plain = torch.compiler.is_compiling() or _transformed()
+    plain = recording() or _transformed()
     if plain or (checked(backend, 'backend') or requested_backend()) == 'reference':
         prepared = cosine.reference
     else:
         prepared = cosine.CosineQKV.apply
-    # A compiled graph serves maps that fill their windows and others.
-    if not torch.compiler.is_compiling() and not (
-        qkv.shape[1] % window_size or qkv.shape[2] % window_size
-    ):
+    # A recorded graph serves maps that fill their windows and others.
+    if not recording() and not (qkv.shape[1] % window_size or qkv.shape[2] % window_size):
         padding = None
     return shifted_window_attention(
         prepared(qkv, scale),
@@ -138,10 +140,8 @@ def shifted_window_cosine_attention(
 
 
 def _transformed() -> bool:
-    """Whether a tracer or functorch looks on, who know PyTorch's own operators only."""
-    return not torch.compiler.is_compiling() and (
-        torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-    )
+    """Whether functorch looks on, which knows PyTorch's own operators only."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def _check(

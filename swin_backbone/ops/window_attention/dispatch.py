@@ -77,7 +77,7 @@ def chosen(
 
 def can_run(backend: str, problem: Problem) -> str | None:
     """Why a backend cannot take a call; None where it can."""
-    if backend == 'reference':
+    if backend in ('reference', 'indexed'):
         return None
     if backend == 'triton' and importlib.util.find_spec('triton') is None:
         return 'triton is not installed'

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..sizes import ceil_div
+
 # What the official code adds to the score of two tokens of different regions. It is finite, and so
 # part of the definition: minus infinity would give other numbers where scores are large.
 MASKED = -100.0
@@ -76,7 +78,8 @@ def pad_to_windows(x: Tensor, window_size: int, padding: Tensor | None = None) -
     ``padding`` (C,) is the value of a padded token, zero if None; it receives their gradient.
     """
     B, H, W, C = x.shape
-    right, bottom = -W % window_size, -H % window_size
+    bottom = ceil_div(H, window_size) * window_size - H
+    right = ceil_div(W, window_size) * window_size - W
     if not (right or bottom):
         return x
     if padding is None:

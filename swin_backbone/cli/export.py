@@ -1,0 +1,88 @@
+"""``swin-backbone export``: a model as a file that runs without this package."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from .output import json_option, print_fields, print_json, print_table
+
+# Above it the file is not taken for the same model. Float32 sums in another order stay below 1e-4.
+TOLERANCE = 1e-3
+
+
+@click.command()
+@click.argument('config', type=click.Path(exists=True, dir_okay=False))
+@click.argument('checkpoint')
+@click.option('--to', required=True, type=click.Choice(['onnx', 'torch-export']))
+@click.option('--dynamic', is_flag=True, help='Take any batch, height and width.')
+@click.option('-o', '--output', help='File to write; named after the config if left out.')
+@click.option(
+    '--part',
+    type=click.Choice(['backbone', 'model']),
+    default='backbone',
+    show_default=True,
+    help='The model: a segmentor to its logits, a detector to the scores of its proposals.',
+)
+@click.option('--size', nargs=2, type=click.IntRange(1), default=(224, 224), show_default=True)
+@click.option('--batch', type=click.IntRange(1), default=1, show_default=True)
+@click.option('--class-map', is_flag=True, help="A segmentor's classes instead of its logits.")
+@click.option('--int8', is_flag=True, help='Write *.int8.onnx, with int8 weights, as well.')
+@json_option
+@click.pass_context
+def export(
+    ctx: click.Context,
+    config: str,
+    checkpoint: str,
+    to: str,
+    dynamic: bool,
+    output: str | None,
+    part: str,
+    size: tuple[int, int],
+    batch: int,
+    class_map: bool,
+    int8: bool,
+    as_json: bool,
+) -> None:
+    """Write the model of CONFIG with the weights of CHECKPOINT as a file, and check it.
+
+    CHECKPOINT is a path, a name of the catalog or an http(s) URL. SIZE is height and width in
+    pixels, and with BATCH what the file takes, unless it is dynamic. The file is run on noise and
+    held against PyTorch; exit code 1 if the two differ by more than a thousandth.
+    """
+    # Here, so that the other commands do not wait for it.
+    from ..export import check_file
+    from ..export import export as write
+    from ..export.check import shapes_to_check
+    from ..export.parts import load_part
+
+    start = time.perf_counter()
+    path = Path(output or Path(config).with_suffix('.onnx' if to == 'onnx' else '.pt2').name)
+    chosen = load_part(config, checkpoint, part, class_map)
+    exported = write(chosen, path, to, dynamic=dynamic, batch=batch, size=size, int8=int8)
+    seconds = time.perf_counter() - start
+    shapes = shapes_to_check(exported, chosen, batch, size)
+    checks = check_file(exported.path, chosen, shapes)
+    rounded = check_file(exported.quantised, chosen, shapes) if exported.quantised else []
+    passed = all(check.difference <= TOLERANCE for check in checks)
+
+    files = [str(f) for f in (exported.path, exported.quantised) if f]
+    if as_json:
+        print_json(
+            {
+                **{'files': files, 'seconds': seconds, 'passed': passed},
+                **{'outputs': chosen.outputs, 'metadata': exported.metadata},
+                **{'checks': [asdict(c) for c in checks], 'int8': [asdict(c) for c in rounded]},
+            }
+        )
+    else:
+        sizes = {f: f'{Path(f).stat().st_size / 2**20:.1f} MiB' for f in files}
+        print_fields({**sizes, 'outputs': chosen.outputs, **exported.metadata})
+        rows = [(*check.shape, f'{check.difference:.2g}', '') for check in checks]
+        rows += [(*check.shape, f'{check.difference:.2g}', 'int8') for check in rounded]
+        print_table(('batch', 'height', 'width', 'difference from PyTorch', ''), rows)
+        click.echo(f'{"the same" if passed else "NOT the same"} as PyTorch; {seconds:.0f} s')
+    ctx.exit(0 if passed else 1)

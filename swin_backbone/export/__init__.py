@@ -1,0 +1,7 @@
+"""Models as files that run without this package: ONNX, and PyTorch's own export format."""
+
+from .check import Check, check_file
+from .formats import FORMATS, Exported, export
+from .parts import PARTS, Part, load_part
+
+__all__ = ['FORMATS', 'PARTS', 'Check', 'Exported', 'Part', 'check_file', 'export', 'load_part']

@@ -1,0 +1,83 @@
+"""Whether an exported file gives what PyTorch gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .formats import Exported, _needed
+from .parts import Part, example, run
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Check:
+    """How far a file is from PyTorch at one size.
+
+    Attributes:
+        shape: Batch, height and width.
+        difference: Of the outputs, the largest difference, relative to the output's largest value
+            where that is above 1; for classes, the share of pixels that differ.
+    """
+
+    shape: Shape
+    difference: float
+
+
+def check_file(path: str | Path, part: Part, shapes: Iterable[Shape]) -> list[Check]:
+    """Runs a file, in ONNX Runtime or by ``torch.export.load``, and the part on the same noise.
+
+    Args:
+        path: The file.
+        part: What it was made from.
+        shapes: Batch, height and width of the inputs.
+    """
+    call = open_file(path)
+    checks = []
+    for batch, *size in shapes:
+        image = example(part, batch, tuple(size))
+        pairs = zip(call(image), run(part, image), strict=True)
+        checks.append(Check((batch, *size), max(_difference(out, exact) for out, exact in pairs)))
+    return checks
+
+
+def shapes_to_check(exported: Exported, part: Part, batch: int, size: tuple[int, int]) -> list:
+    """Where the command checks what it wrote: three sizes of a dynamic file, one of another."""
+    if not exported.dynamic:
+        return [(batch, *size)]
+    height, width = part.least
+    return [(1, height, width), (2, max(97, height), max(131, width)), (batch, *size)]
+
+
+def open_file(path: str | Path, threads: int = 0) -> Callable[[Tensor], Sequence[Tensor]]:
+    """A file as a function of an image batch; ``threads`` of ONNX Runtime, 0 for its own choice."""
+    if Path(path).suffix != '.onnx':
+        module = torch.export.load(path).module()
+
+        def run_program(image: Tensor) -> Sequence[Tensor]:
+            with torch.no_grad():
+                return module(image)
+
+        return run_program
+    onnxruntime = _needed('onnxruntime')
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    return lambda image: [
+        torch.from_numpy(np.asarray(out)) for out in session.run(None, {'image': image.numpy()})
+    ]
+
+
+def _difference(out: Tensor, exact: Tensor) -> float:
+    if out.shape != exact.shape:
+        return float('inf')
+    if not exact.is_floating_point():
+        return (out != exact).double().mean().item()
+    largest = max(exact.abs().max().item(), 1.0)
+    return ((out - exact).abs().max() / largest).item()

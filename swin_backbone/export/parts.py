@@ -1,0 +1,241 @@
+"""What of a config's model is exported: the backbone, or all of it that is dense."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import ArgumentError, CheckpointError
+from ..registration import NAMES, register
+from ..weights import load_pretrained, read_checkpoint
+from .pooling import any_size_pooling
+
+PARTS = ('backbone', 'model')
+
+
+class Part(nn.Module):
+    """A model or a part of it as a function of one normalised image to a tuple of tensors.
+
+    Attributes:
+        outputs: Names of the tensors.
+        metadata: Text for the file: what its numbers mean.
+        in_channels: Channels of the image.
+        least: The smallest (height, width) that it takes, in pixels.
+    """
+
+    def __init__(self, model: nn.Module, backbone: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.outputs: tuple[str, ...] = ()
+        self.metadata: dict[str, str] = {}
+        self.in_channels = backbone.patch_embed.in_channels
+        self.least = _least(backbone)
+
+
+class Backbone(Part):
+    """Maps ``stage0``, ``stage1``, … of ``out_indices``: (B, C, ⌈H / stride⌉, ⌈W / stride⌉)."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__(backbone, backbone)
+        self.outputs = tuple(f'stage{i}' for i in sorted(backbone.out_indices))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return self.model(image)
+
+
+class Segmentor(Part):
+    """A segmentor's scores at the image's size: ``logits`` (B, classes, H, W).
+
+    With ``class_map`` the class of each pixel instead: ``classes``, int64 (B, H, W).
+    """
+
+    def __init__(self, model: nn.Module, class_map: bool) -> None:
+        super().__init__(model, model.backbone)
+        self.class_map = class_map
+        self.outputs = ('classes',) if class_map else ('logits',)
+        self.align_corners = model.align_corners
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        logits = self.model.decode_head(self.model.extract_feat(image))
+        size = image.shape[2:]
+        logits = F.interpolate(logits, size, mode='bilinear', align_corners=self.align_corners)
+        return (logits.argmax(1) if self.class_map else logits,)
+
+
+class Detector(Part):
+    """A two-stage detector up to its proposals' scores, before anything is sorted or cropped.
+
+    For each level i of the neck: ``feature{i}`` (B, C, h, w), ``score{i}`` (B, anchors, h, w), the
+    RPN's objectness before the sigmoid, and ``delta{i}`` (B, 4 * anchors, h, w), its box deltas.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model, model.backbone)
+        levels = range(model.neck.num_outs)
+        self.outputs = tuple(f'{n}{i}' for n in ('feature', 'score', 'delta') for i in levels)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        features = self.model.extract_feat(image)
+        scores, deltas = self.model.rpn_head(features)
+        return (*features, *scores, *deltas)
+
+
+def load_part(
+    config: str | Path, checkpoint: str | Path, part: str = 'backbone', class_map: bool = False
+) -> Part:
+    """Builds a config's model, loads a checkpoint into it, and cuts out what is to be exported.
+
+    Args:
+        config: A config whose model has this package's backbone.
+        checkpoint: A path, a name of the catalog or a URL. For the backbone, in any layout that
+            its ``init_cfg`` takes, alone or within a whole model; for a model, that model's own.
+        part: ``'backbone'``, or ``'model'``: see :class:`Segmentor` and :class:`Detector`.
+        class_map: Whether a segmentor gives classes instead of logits.
+
+    Raises:
+        ArgumentError: The config has another backbone, its framework is not installed, or its
+            model is of a kind whose heads are not exported.
+        CheckpointError: The checkpoint cannot be read, or does not fit.
+    """
+    if part not in PARTS:
+        raise ArgumentError(f'part={part!r} must be one of {", ".join(PARTS)}')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the frameworks' own, as their parts are imported
+        register()
+        content = Config.fromfile(config)
+        model = _build(content, config)
+    model = revert_sync_batchnorm(model)
+    model.eval()  # not chained: mmdet's backbones return None
+    backbone = _backbone(model, config)
+    if part == 'backbone':
+        load_pretrained(backbone, dict(checkpoint=str(checkpoint)))
+        cut = Backbone(backbone)
+    else:
+        _load(model, checkpoint)
+        cut = _dense(model, class_map, config)
+    any_size_pooling(cut)
+    cut.metadata = _metadata(content, checkpoint, part)
+    cut.eval()
+    return cut.requires_grad_(False)
+
+
+def _build(content: Config, config: str | Path) -> nn.Module:
+    if not isinstance(content.get('model'), Mapping):
+        raise ArgumentError(f'{config} has no model')
+    scope = content.get('default_scope', 'mmengine')
+    init_default_scope(scope)
+    try:
+        return MODELS.build(content.model)
+    except KeyError as error:
+        hint = {'mmdet': 'det', 'mmseg': 'seg', 'mmpretrain': 'cls'}.get(scope)
+        how = f"; pip install 'swin_backbone[{hint}]' brings {scope}" if hint else ''
+        raise ArgumentError(f'{config}: its model cannot be built: {error}{how}') from error
+
+
+def _backbone(model: nn.Module, config: str | Path) -> nn.Module:
+    backbone = getattr(model, 'backbone', model)
+    if not isinstance(backbone, tuple(NAMES)):
+        found = type(backbone)
+        raise ArgumentError(
+            f'{config} has no backbone of this package, but {found.__module__}.{found.__name__}; '
+            "type='SwinBackbone' in the config is unmistakably ours"
+        )
+    return backbone
+
+
+def _load(model: nn.Module, checkpoint: str | Path) -> None:
+    """Loads a whole model's weights, each and all."""
+    content = read_checkpoint(checkpoint)
+    if isinstance(content, Mapping) and isinstance(content.get('state_dict'), Mapping):
+        content = content['state_dict']
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f'{checkpoint} holds a {type(content).__name__}, no state dict')
+    weights = {key.removeprefix('module.'): value for key, value in content.items()}
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except (RuntimeError, AttributeError) as error:  # CheckpointError is a RuntimeError, too
+        raise CheckpointError(f'{checkpoint} does not fit the model: {error}') from error
+    unexpected = [key for key in unexpected if not key.startswith('data_preprocessor.')]
+    if missing or unexpected:
+        raise CheckpointError(
+            f'{checkpoint} does not fit the model: {len(missing)} weights are missing in the file'
+            f'{_some(missing)} and {len(unexpected)} are not in the model{_some(unexpected)}'
+        )
+
+
+def _some(keys: list[str]) -> str:
+    return f' ({", ".join(keys[:3])}{", …" if len(keys) > 3 else ""})' if keys else ''
+
+
+def _dense(model: nn.Module, class_map: bool, config: str | Path) -> Part:
+    head = getattr(model, 'decode_head', None)
+    if isinstance(head, nn.Module) and not isinstance(head, nn.ModuleList):
+        return Segmentor(model, class_map)
+    if class_map:
+        raise ArgumentError('class_map is for segmentors')
+    if getattr(model, 'neck', None) is not None and hasattr(model, 'rpn_head'):
+        return Detector(model)
+    raise ArgumentError(
+        f'{config}: the heads of {type(model).__name__} are not exported, only those of segmentors '
+        "with one decode_head and of detectors with neck and rpn_head; part='backbone' always is"
+    )
+
+
+def _least(backbone: nn.Module) -> tuple[int, int]:
+    """One patch; where windows would shrink on small maps, the least image on which none does."""
+    height, width = backbone.patch_embed.patch_size
+    attentions = [block.attn for stage in backbone.stages for block in stage.blocks]
+    if all(getattr(attention, 'pad_small_map', True) for attention in attentions):
+        return height, width
+    stride = 1
+    for stage in backbone.stages[: max(backbone.out_indices)]:
+        stride *= stage.downsample.stride
+    tokens = backbone.window_size * stride + 1
+    return tokens * height, tokens * width
+
+
+def _metadata(content: Config, checkpoint: str | Path, part: str) -> dict[str, str]:
+    """What the user of the file must know: how to prepare an image, what the classes are."""
+    known = {'part': part, 'checkpoint': Path(checkpoint).name}
+    before = content.model.get('data_preprocessor') or content.get('data_preprocessor') or {}
+    for name in ('mean', 'std', 'bgr_to_rgb'):
+        if before.get(name) is not None:
+            known[name] = str(before[name])
+    if before.get('bgr_to_rgb') is not None:
+        known['channels'] = 'RGB' if before['bgr_to_rgb'] else 'BGR'
+    if classes := _classes(content):
+        known['classes'] = ','.join(classes)
+    return known
+
+
+def _classes(content: Config) -> list[str]:
+    """Names of the classes, of the config's test data or of the class of its data set."""
+    data = content.get('test_dataloader') or content.get('val_dataloader') or {}
+    settings = data.get('dataset') or {}
+    names = (settings.get('metainfo') or {}).get('classes')
+    if not names and isinstance(settings.get('type'), str):
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(settings['type'])
+        names = (getattr(kind, 'METAINFO', None) or {}).get('classes')
+    return [str(name) for name in names or ()]
+
+
+def example(part: Part, batch: int, size: tuple[int, int]) -> Tensor:
+    """An image batch of noise, the same for the same arguments."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch, part.in_channels, *size, generator=generator)
+
+
+def run(part: Part, image: Tensor) -> list[Any]:
+    """The part's outputs, without gradients."""
+    with torch.no_grad():
+        return list(part(image))
