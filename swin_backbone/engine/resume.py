@@ -28,6 +28,12 @@ from .data_stream import Advanced, ResumableBatches, SeededIterationsHook, resum
 # What is swapped for its whole-or-absent version.
 CHECKPOINT_HOOKS = ('CheckpointHook', 'mmengine.CheckpointHook')
 
+# Default hooks beside mmengine's.
+OWN_HOOKS = dict(
+    non_finite='swin_backbone.engine.non_finite.NonFiniteHook',
+    throughput='swin_backbone.engine.throughput.ThroughputHook',
+)
+
 
 class ResumesExactly:
     """The part that is common to Runners of both kinds; a mix-in."""
@@ -43,14 +49,19 @@ class ResumesExactly:
         return super().train()
 
     def register_default_hooks(self, hooks: dict | None = None) -> None:
-        """As mmengine's, with whole checkpoints."""
+        """As mmengine's, with whole checkpoints and this package's hooks.
+
+        A config leaves one out by ``default_hooks=dict(non_finite=None)`` or ``throughput=None``.
+        """
         hooks = dict(hooks or {})
         hook = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
         if isinstance(hook, dict) and hook.get('type') in CHECKPOINT_HOOKS:
             hooks['checkpoint'] = dict(
                 hook, type='swin_backbone.engine.checkpoints.WholeCheckpointHook'
             )
-        super().register_default_hooks(hooks)
+        for name, kind in OWN_HOOKS.items():
+            hooks.setdefault(name, dict(type=kind))
+        super().register_default_hooks({k: v for k, v in hooks.items() if v or k not in OWN_HOOKS})
         self.register_hook(SeededIterationsHook())
 
     def build_train_loop(self, loop: Any) -> Any:
