@@ -32,7 +32,7 @@ def amp_where_possible(
     Checkpoints of either resume in the other: a loss scale that is not there starts afresh.
 
     Args:
-        loss_scale: ``'dynamic'``, a fixed factor, or the arguments of torch's ``GradScaler``.
+        loss_scale: ``'dynamic'`` (for bfloat16: none), a fixed factor, or the arguments of torch's ``GradScaler``.
         dtype: What autocast computes in, ``'float16'`` or ``'bfloat16'``; None for bfloat16 where
             the device has it, else float16. bfloat16 has float32's range, and so none of the
             overflows that stop Swin's larger variants (microsoft/Swin-Transformer#82, #287).
@@ -42,6 +42,8 @@ def amp_where_possible(
     """
     if get_device() in AMP_DEVICES:
         dtype = dtype or best_dtype(get_device())
+        if dtype == 'bfloat16' and loss_scale == 'dynamic':
+            loss_scale = dict(enabled=False)  # its range needs none
         return AmpOptimWrapper(loss_scale=loss_scale, dtype=dtype, use_fsdp=use_fsdp, **kwargs)
     print_log(f'Training in full precision: no AMP on {get_device()}', logger='current')
     return OptimWrapper(**kwargs)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -69,7 +69,8 @@ class NonFiniteHook(Hook):
             NonFiniteError: It is not finite.
         """
         loss = (outputs or {}).get('loss')
-        if loss is None or torch.as_tensor(loss).isfinite().all():
+        bad = loss is not None and not torch.as_tensor(loss).isfinite().all()
+        if not _anywhere(bad, runner.model):
             self.bad_losses = 0
             return
         self.bad_losses += 1
@@ -84,6 +85,18 @@ class NonFiniteHook(Hook):
         raise NonFiniteError(report(runner, data_batch, f'the loss is {float(loss)}'))
 
 
+def _anywhere(bad: bool, model: nn.Module) -> bool:
+    """Whether it is bad here; where processes share the parameters, in any of them.
+
+    There the second run of the batch takes all processes together.
+    """
+    if not isinstance(model, FullyShardedDataParallel):
+        return bool(bad)
+    flag = torch.tensor(float(bad), device=model.compute_device)
+    all_reduce(flag, op='max')
+    return bool(flag)
+
+
 def _gradient_check(hook: NonFiniteHook, runner: Any):
     def check(optimizer: torch.optim.Optimizer, *ignored: Any) -> None:
         found_inf = getattr(optimizer, 'found_inf', None)
@@ -91,7 +104,7 @@ def _gradient_check(hook: NonFiniteHook, runner: Any):
             return
         groups = optimizer.param_groups
         grads = [p.grad for group in groups for p in group['params'] if p.grad is not None]
-        if not finite(grads):
+        if _anywhere(not finite(grads), runner.model):
             raise NonFiniteError(report(runner, hook.batch, 'a gradient is not finite'))
 
     return check

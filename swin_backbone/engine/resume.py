@@ -12,13 +12,14 @@ package's do. Whatever the config's ``default_hooks`` and ``custom_hooks`` say, 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.dist import barrier, broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
-from mmengine.runner import FlexibleRunner, find_latest_checkpoint
+from mmengine.runner import FlexibleRunner, Runner, find_latest_checkpoint
 from torch import nn
 
 from .check_data import DataCheckingRunner
@@ -126,7 +127,18 @@ class ResumesExactly:
 
 @RUNNERS.register_module()
 class ResumingRunner(ResumesExactly, DataCheckingRunner):
-    """mmengine's Runner with all the above, on any device, its data checked first."""
+    """mmengine's Runner with all the above, on any device, its data checked first.
+
+    For a config with a ``strategy`` it builds a :class:`ResumingFlexibleRunner` in its place, so
+    that FSDP or DeepSpeed is a matter of that key alone.
+    """
+
+    @classmethod
+    def from_cfg(cls, cfg: Mapping[str, Any]) -> Runner | FlexibleRunner:
+        """Builds the Runner that a config needs."""
+        if cfg.get('strategy') is not None:
+            return ResumingFlexibleRunner.from_cfg(cfg)
+        return super().from_cfg(cfg)
 
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
         """As mmengine's: by the first process alone; but whole or not at all.

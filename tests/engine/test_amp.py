@@ -45,7 +45,7 @@ def test_mmengines_amp_with_an_accelerator(monkeypatch, device):
     build_optim_wrapper(nn.Linear(2, 2), dict(CONFIG, dtype='bfloat16'))
     assert isinstance(asked.pop('optimizer'), torch.optim.AdamW)
     assert asked == dict(
-        loss_scale='dynamic',
+        loss_scale=dict(enabled=False),
         dtype='bfloat16',
         use_fsdp=False,
         clip_grad=dict(max_norm=1.0),
