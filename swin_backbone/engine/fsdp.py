@@ -57,4 +57,6 @@ class AnyDeviceFSDPStrategy(FSDPStrategy):
         if get_device() == 'cpu':
             self.model_wrapper = dict(self.model_wrapper or dict(type='MMFullyShardedDataParallel'))
             self.model_wrapper['device_id'] = torch.device('cpu')
+            for settings in (self.state_dict_config, self.optim_state_dict_config):
+                settings.offload_to_cpu = False  # torch 2.13 frees what it "offloads" from a CPU
         return super()._wrap_model(model)

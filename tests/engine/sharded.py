@@ -37,8 +37,15 @@ class Waves(torch.utils.data.Dataset):
 class Mean(BaseModel):
     def __init__(self, **backbone) -> None:
         super().__init__()
+        torch.manual_seed(0)  # Runners of the two kinds come here after different draws
         self.backbone = SwinTransformer(**backbone)
-        self.head = torch.nn.Linear(sum(self.backbone.num_features), 1)
+        self.head = torch.nn.Linear(
+            sum(self.backbone.num_features[i] for i in self.backbone.out_indices), 1
+        )
+
+    def init_weights(self) -> None:
+        torch.manual_seed(0)
+        super().init_weights()
 
     def forward(self, inputs, mode='tensor'):
         features = [feature.mean((2, 3)) for feature in self.backbone(inputs)]
