@@ -32,7 +32,8 @@ def amp_where_possible(
     Checkpoints of either resume in the other: a loss scale that is not there starts afresh.
 
     Args:
-        loss_scale: ``'dynamic'`` (for bfloat16: none), a fixed factor, or the arguments of torch's ``GradScaler``.
+        loss_scale: ``'dynamic'`` (for bfloat16: none), a fixed factor, or the arguments of torch's
+            ``GradScaler``.
         dtype: What autocast computes in, ``'float16'`` or ``'bfloat16'``; None for bfloat16 where
             the device has it, else float16. bfloat16 has float32's range, and so none of the
             overflows that stop Swin's larger variants (microsoft/Swin-Transformer#82, #287).
