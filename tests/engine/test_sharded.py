@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.device import get_device
 from sharded import Mean
 
@@ -109,3 +110,14 @@ def test_blocks_are_what_is_wrapped():
     assert wrap_swin_blocks(block.attn, recurse=True, nonwrapped_numel=0)
     assert wrap_swin_blocks(block, recurse=False, nonwrapped_numel=0)
     assert not wrap_swin_blocks(block.attn, recurse=False, nonwrapped_numel=10**9)
+
+
+@pytest.mark.parametrize('runtime', ['ddp', 'fsdp', 'deepspeed_zero2', 'deepspeed_zero3'])
+def test_a_runtime_goes_with_a_recipe(tmp_path, runtime):
+    configs = PROGRAM.parents[2] / 'configs'
+    file = tmp_path / 'config.py'
+    recipe, added = configs / 'cascade_swin_l_coco.py', configs / f'_base_/runtime/{runtime}.py'
+    file.write_text(f'_base_ = [{str(recipe)!r}, {str(added)!r}]')
+    cfg = Config.fromfile(file)
+    assert cfg.runner_type.endswith('ResumingRunner')
+    assert ('strategy' in cfg) == (runtime != 'ddp')

@@ -1,6 +1,6 @@
 # DeepSpeed's ZeRO, stage 2: optimizer states and gradients sharded over the GPUs, in
-# bfloat16. For the list of _base_, after a recipe whose optim_wrapper becomes
-# dict(type='DeepSpeedOptimWrapper', optimizer=…), as this one's.
+# bfloat16. For the list of _base_, after a recipe; with it goes
+# optim_wrapper = dict(type='DeepSpeedOptimWrapper') in the config that lists it.
 strategy = dict(
     type='DeepSpeedStrategy',
     bf16=dict(enabled=True),
