@@ -13,6 +13,7 @@ from mmengine._strategy import FSDPStrategy
 from mmengine.device import get_device
 from mmengine.registry import FUNCTIONS, STRATEGIES
 from torch import distributed, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from swin_backbone.layers import SwinBlock
 
@@ -60,3 +61,10 @@ class AnyDeviceFSDPStrategy(FSDPStrategy):
             for settings in (self.state_dict_config, self.optim_state_dict_config):
                 settings.offload_to_cpu = False  # torch 2.13 frees what it "offloads" from a CPU
         return super()._wrap_model(model)
+
+    def load_optim_state_dict(self, state_dict: dict) -> None:
+        """Loads an optimizer's state; mmengine 0.10 has torch's arguments in an older order."""
+        state = FullyShardedDataParallel.optim_state_dict_to_load(
+            model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=state_dict
+        )
+        self.optim_wrapper.load_state_dict(state)

@@ -93,7 +93,10 @@ def test_no_parameter_is_unused(tmp_path, backbone):
 @pytest.mark.parametrize('state', [{}, SHARDS], ids=['full', 'sharded'])
 def test_fsdp_resumes(tmp_path, single, state):
     for iterations in ('2', '4'):
-        run(tmp_path, '--runtime', 'fsdp', '--iterations', iterations, **FULL_PRECISION, **state)
+        output = run(
+            tmp_path, '--runtime', 'fsdp', '--iterations', iterations, **FULL_PRECISION, **state
+        )
+    assert 'resumed epoch: 0, iter: 2' in output
     assert_close(tmp_path, single)
     assert (tmp_path / 'iter_4.pth').is_dir() == bool(state)
 
