@@ -15,6 +15,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 
+from ..errors import CheckpointError
+
 PART = '.part'
 
 
@@ -82,7 +84,12 @@ def read_meta(path: Path) -> dict:
 
 
 def last_whole(work_dir: str | Path) -> Path | None:
-    """The newest checkpoint of a run that is whole and can be resumed; warns of damaged ones."""
+    """The newest checkpoint of a run that is whole and can be resumed; warns of damaged ones.
+
+    Raises:
+        CheckpointError: A whole one holds what torch does not unpickle: starting anew in its place
+            would lose the run.
+    """
     for path in _newest_first(Path(work_dir)):
         problem = damage(path)
         if problem is None:
@@ -91,7 +98,9 @@ def last_whole(work_dir: str | Path) -> Path | None:
                     return path
                 continue  # weights alone, as the best checkpoint's
             except Exception as error:  # whatever unpickling may raise
-                problem = f'{type(error).__name__}: {error}'
+                raise CheckpointError(
+                    f'{path} is whole, but cannot be read to resume from it: {error}'
+                ) from error
         print_log(
             f'Not resuming from {path}: it is damaged ({problem})',
             logger='current',

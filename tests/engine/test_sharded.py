@@ -14,6 +14,8 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from sharded import Mean
 
+from swin_backbone import CheckpointError
+from swin_backbone.engine.checkpoints import last_whole
 from swin_backbone.engine.fsdp import is_swin_block, wrap_swin_blocks
 from swin_backbone.layers import SwinBlock
 
@@ -90,15 +92,21 @@ def test_no_parameter_is_unused(tmp_path, backbone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('state', [{}, SHARDS], ids=['full', 'sharded'])
-def test_fsdp_resumes(tmp_path, single, state):
+def test_fsdp_resumes(tmp_path, single):
     for iterations in ('2', '4'):
-        output = run(
-            tmp_path, '--runtime', 'fsdp', '--iterations', iterations, **FULL_PRECISION, **state
-        )
+        output = run(tmp_path, '--runtime', 'fsdp', '--iterations', iterations, **FULL_PRECISION)
     assert 'resumed epoch: 0, iter: 2' in output
     assert_close(tmp_path, single)
-    assert (tmp_path / 'iter_4.pth').is_dir() == bool(state)
+
+
+@pytest.mark.slow
+def test_shards_train_but_are_refused_when_resumed(tmp_path, single):
+    """torch's safe loading takes no ShardedTensor: an error, and not a run that starts anew."""
+    run(tmp_path, '--runtime', 'fsdp', **FULL_PRECISION, **SHARDS)
+    assert_close(tmp_path, single)
+    assert len(list((tmp_path / 'iter_4.pth').glob('rank*.pth'))) == 2
+    with pytest.raises(CheckpointError, match='is whole, but cannot be read'):
+        last_whole(tmp_path)
 
 
 @pytest.mark.slow
