@@ -45,12 +45,25 @@ def test_mmengines_amp_with_an_accelerator(monkeypatch, device):
     build_optim_wrapper(nn.Linear(2, 2), dict(CONFIG, dtype='bfloat16'))
     assert isinstance(asked.pop('optimizer'), torch.optim.AdamW)
     assert asked == dict(
-        loss_scale='dynamic',
+        loss_scale=dict(enabled=False),
         dtype='bfloat16',
         use_fsdp=False,
         clip_grad=dict(max_norm=1.0),
         accumulative_counts=2,
     )
+
+
+@pytest.mark.parametrize(
+    'device, native, dtype',
+    [('cuda', True, 'bfloat16'), ('cuda', False, 'float16'), ('npu', True, None)],
+)
+def test_bfloat16_wherever_the_device_has_it(monkeypatch, device, native, dtype):
+    asked = {}
+    monkeypatch.setattr(module, 'get_device', lambda: device)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: native)
+    monkeypatch.setattr(module, 'AmpOptimWrapper', lambda **kwargs: asked.update(kwargs))
+    build_optim_wrapper(nn.Linear(2, 2), dict(CONFIG))
+    assert asked['dtype'] == dtype
 
 
 def test_resumes_what_mixed_precision_saved(monkeypatch):
@@ -70,6 +83,6 @@ def test_trains_in_half_precision_on_cuda():
     before = model.weight.clone()
     with wrapper.optim_context(model):
         out = model(torch.ones(1, 8, device='cuda'))
-    assert out.dtype == torch.float16
+    assert out.dtype == getattr(torch, module.best_dtype('cuda'))
     wrapper.update_params(out.float().square().mean())
     assert not torch.equal(model.weight, before)

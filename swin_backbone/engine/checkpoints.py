@@ -1,0 +1,195 @@
+"""Checkpoints that are whole or absent: written beside their name, then renamed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
+from mmengine.registry import HOOKS
+
+from ..errors import CheckpointError
+
+PART = '.part'
+
+
+def move_into_place(part: Path, final: Path) -> None:
+    """Gives a finished file or folder its name, after all of it has reached the disk."""
+    for file in part.rglob('*') if part.is_dir() else [part]:
+        _sync(file)
+    if final.is_dir():  # a folder cannot replace another one in a single step
+        shutil.rmtree(final)
+    os.replace(part, final)
+    _sync(final.parent)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder; no matter if it is not there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    part = path.with_name(path.name + PART)
+    part.write_text(text)
+    move_into_place(part, path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, a file or a folder of one file a rank; None if it is whole.
+
+    Reads all of it, and compares the checksums that torch wrote.
+    """
+    files = sorted(path.rglob('*.p*t*')) if path.is_dir() else [path]
+    if not files:
+        return 'no file in it'
+    for file in files:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                bad = archive.testzip()
+        except (OSError, zipfile.BadZipFile, EOFError) as error:
+            return f'{file.name}: {error}'
+        if bad:
+            return f'{file.name}: wrong checksum of {bad}'
+    return None
+
+
+def read_meta(path: Path) -> dict:
+    """The ``meta`` of a checkpoint: epoch, iteration and seed; {} of one that has none."""
+    file = path
+    if path.is_dir():
+        file = next(iter(sorted(path.glob('rank0*.pth'))), None)
+        if file is None:
+            return {}
+    content = torch.load(file, map_location='cpu', mmap=True, weights_only=True)
+    return content.get('meta', {}) if 'optimizer' in content else {}
+
+
+def last_whole(work_dir: str | Path) -> Path | None:
+    """The newest checkpoint of a run that is whole and can be resumed; warns of damaged ones.
+
+    Raises:
+        CheckpointError: A whole one holds what torch does not unpickle: starting anew in its place
+            would lose the run.
+    """
+    for path in _newest_first(Path(work_dir)):
+        problem = damage(path)
+        if problem is None:
+            try:
+                if read_meta(path):
+                    return path
+                continue  # weights alone, as the best checkpoint's
+            except Exception as error:  # whatever unpickling may raise
+                raise CheckpointError(
+                    f'{path} is whole, but cannot be read to resume from it: {error}'
+                ) from error
+        print_log(
+            f'Not resuming from {path}: it is damaged ({problem})',
+            logger='current',
+            level=logging.WARNING,
+        )
+    return None
+
+
+def _newest_first(work_dir: Path) -> list[Path]:
+    folders = {work_dir}
+    record = work_dir / 'last_checkpoint'
+    if record.is_file() and (named := record.read_text().strip()):
+        folders.add(Path(named).parent)
+    found = {path for folder in folders if folder.is_dir() for path in folder.glob('*.pth')}
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+@HOOKS.register_module()
+class WholeCheckpointHook(CheckpointHook):
+    """mmengine's ``CheckpointHook``, with at least one whole checkpoint at every moment.
+
+    It removes outdated checkpoints after the new one is in place, not before, and replaces the
+    record ``last_checkpoint`` in one step. The Runner sees to the checkpoint itself.
+    """
+
+    def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
+        outdated = self._outdated(runner, step)
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if not is_main_process():
+            return
+        write_text(Path(runner.work_dir) / 'last_checkpoint', self.last_ckpt)
+        for path in outdated:
+            self._remove(path)
+
+    def _outdated(self, runner: Any, step: int) -> list[str]:
+        """Enters a step among those to keep; the paths of what has to make room for it."""
+        if self.max_keep_ckpts <= 0 or step in self.keep_ckpt_ids:
+            return []
+        steps = [*self.keep_ckpt_ids, step]
+        outdated = steps[: -self.max_keep_ckpts]
+        self.keep_ckpt_ids.append(step)  # its length is limited
+        runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        names = [self.filename_tmpl.format(old) for old in outdated]
+        return [self.file_backend.join_path(self.out_dir, name) for name in names]
+
+    def _remove(self, path: str) -> None:
+        if self.file_backend.isfile(path):
+            self.file_backend.remove(path)
+        elif self.file_backend.isdir(path):  # sharded
+            self.file_backend.rmtree(path)
+
+    def _save_best_checkpoint(self, runner: Any, metrics: dict) -> None:
+        backend = self.file_backend
+        self.file_backend = later = _RemovesLater(backend)
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        finally:
+            self.file_backend = backend
+        kept = {getattr(self, 'best_ckpt_path', None)}
+        kept |= set(getattr(self, 'best_ckpt_path_dict', {}).values())
+        for path in later.removals:
+            if path not in kept:
+                self._remove(path)
+
+
+class _RemovesLater:
+    """A file backend that keeps a list of what to remove."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+        self.removals: list[str] = []
+
+    def remove(self, path: str) -> None:
+        self.removals.append(path)
+
+    rmtree = remove
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
