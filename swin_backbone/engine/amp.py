@@ -29,7 +29,8 @@ def amp_where_possible(
 ) -> OptimWrapper:
     """mmengine's ``AmpOptimWrapper``; in full precision where the device has no such thing.
 
-    Checkpoints of either resume in the other: a loss scale that is not there starts afresh.
+    Checkpoints of either resume in the other: a loss scale that is not there starts afresh. Only
+    those of bfloat16, whose loss scale is there and empty, do not resume in float16.
 
     Args:
         loss_scale: ``'dynamic'`` (for bfloat16: none), a fixed factor, or the arguments of torch's
