@@ -15,13 +15,13 @@ from mmengine.registry import FUNCTIONS, STRATEGIES
 from torch import distributed, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from swin_backbone.layers import SwinBlock
+from ..layers import SwinBlock, SwinBlockV2
 
 
 @FUNCTIONS.register_module()
 def is_swin_block(module: nn.Module) -> bool:
-    """Whether a module is a Swin block: what activation checkpointing recomputes."""
-    return isinstance(module, SwinBlock)
+    """Whether a module is a Swin block, V1's or V2's: what activation checkpointing recomputes."""
+    return isinstance(module, SwinBlock | SwinBlockV2)
 
 
 @FUNCTIONS.register_module()

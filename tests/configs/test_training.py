@@ -96,15 +96,16 @@ def shrink_detector(config: Config) -> None:
         model.test_cfg.rpn.max_per_img = 2
     for extractor in ('bbox_roi_extractor', 'mask_roi_extractor'):
         model.roi_head[extractor].out_channels = 16
-    for head in model.roi_head.bbox_head:
-        head.update(in_channels=16, conv_out_channels=16, fc_out_channels=32)
-    mask_heads = model.roi_head.mask_head
-    for head in mask_heads if isinstance(mask_heads, list) else [mask_heads]:
+    for head in listed(model.roi_head.bbox_head):
+        head.update(in_channels=16, fc_out_channels=32)
+        if head.type == 'ConvFCBBoxHead':
+            head.conv_out_channels = 16
+    for head in listed(model.roi_head.mask_head):
         head.update(in_channels=16, conv_out_channels=16)
     if model.roi_head.get('semantic_head'):
         model.roi_head.semantic_roi_extractor.out_channels = 16
         model.roi_head.semantic_head.update(in_channels=16, conv_out_channels=16)
-    for stage in model.train_cfg.rcnn:
+    for stage in listed(model.train_cfg.rcnn):
         stage.sampler.num = 16
     resize = dict(type='Resize', scale=(SIDE, SIDE), keep_ratio=True)
     steps = config.train_dataloader.dataset.pipeline
@@ -113,6 +114,11 @@ def shrink_detector(config: Config) -> None:
     for phase in ('val', 'test'):
         config[f'{phase}_dataloader'].dataset.pipeline[1] = resize
     config.train_cfg.max_epochs = 1  # of two iterations, with two images each
+
+
+def listed(settings) -> list:
+    """Those of a cascade's stages, or of the only head."""
+    return settings if isinstance(settings, list) else [settings]
 
 
 def shrink_segmentor(config: Config) -> None:
@@ -164,6 +170,8 @@ def test_cascade_trains_and_tests_without_an_accelerator(coco, monkeypatch, tmp_
     [
         ('htcpp_swin_b_coco', False),
         ('htcpp_swin_l_nosem_coco', False),
+        pytest.param('htcpp_swin_l_coco', False, marks=pytest.mark.slow),
+        pytest.param('htcpp_swin_l_3x_coco', False, marks=pytest.mark.slow),
         pytest.param('htcpp_swin_b_coco', True, marks=NEEDS_INSTABOOST),
     ],
 )
@@ -218,10 +226,19 @@ def test_upernet_trains_and_tests_without_an_accelerator(ade20k, monkeypatch, tm
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='about machines without CUDA')
-def test_cascade_with_v2_trains_and_tests(coco, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    'name',
+    [
+        'cascade_swinv2_b_coco',
+        pytest.param('mask_rcnn_swinv2_t_coco', marks=pytest.mark.slow),
+        'upernet_swinv2_b_ade20k',
+    ],
+)
+def test_v2_trains_and_tests(name, coco, ade20k, monkeypatch, tmp_path):
     monkeypatch.setenv('COCO_ROOT', str(coco))
-    config = load(Path(load('cascade_swinv2_b_coco').filename))
-    shrink_detector(config)
+    monkeypatch.setenv('ADE20K_ROOT', str(ade20k))
+    config = load(Path(load(name).filename))
+    shrink_segmentor(config) if name.endswith('ade20k') else shrink_detector(config)
     runner, metrics = run(config, tmp_path)
     assert type(runner.model.backbone) is SwinTransformerV2
-    assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(metrics)
+    assert 'mIoU' in metrics or {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(metrics)

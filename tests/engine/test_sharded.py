@@ -17,7 +17,7 @@ from sharded import Mean
 from swin_backbone import CheckpointError
 from swin_backbone.engine.checkpoints import last_whole
 from swin_backbone.engine.fsdp import is_swin_block, wrap_swin_blocks
-from swin_backbone.layers import SwinBlock
+from swin_backbone.layers import SwinBlock, SwinBlockV2
 
 PROGRAM = Path(__file__).with_name('sharded.py')
 FULL_PRECISION = {'strategy.model_wrapper.mixed_precision': None}
@@ -115,8 +115,9 @@ def test_fsdp_in_bfloat16(tmp_path):
     assert all(w.dtype == torch.float32 for w in torch.load(tmp_path / 'final0.pth').values())
 
 
-def test_blocks_are_what_is_wrapped():
-    block = SwinBlock(8, 2, 16, window_size=2)
+@pytest.mark.parametrize('kind', [SwinBlock, SwinBlockV2])
+def test_blocks_are_what_is_wrapped(kind):
+    block = kind(8, 2, 16, window_size=2)
     assert is_swin_block(block) and not is_swin_block(block.attn)
     assert wrap_swin_blocks(block.attn, recurse=True, nonwrapped_numel=0)
     assert wrap_swin_blocks(block, recurse=False, nonwrapped_numel=0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from swin_backbone import SwinTransformer
+from swin_backbone import SwinTransformer, SwinTransformerV2
 from swin_backbone.ops.backends import use_backend
 from swin_backbone.ops.window_attention import explain_backend, shifted_window_attention
 from swin_backbone.ops.window_attention.operator import attention_op
@@ -72,9 +72,10 @@ def test_operator_is_well_formed(padding):
     torch.library.opcheck(attention_op, (*draw(padding), 4, 2, 0.5, 'triton'))
 
 
-def test_backbone_agrees_with_the_reference():
+@pytest.mark.parametrize('backbone', [SwinTransformer, SwinTransformerV2])
+def test_backbone_agrees_with_the_reference(backbone):
     """Two stages with shifted windows, padding and odd sides."""
-    model = SwinTransformer(
+    model = backbone(
         embed_dims=16,
         depths=(2, 2),
         num_heads=(1, 2),
