@@ -49,6 +49,8 @@ pip install -q -c requirements/constraints.txt -r requirements/stack.txt -r requ
 
 # mmdet's panoptic segmentation. Its pins are older than the stack, and need not be: without them.
 pip install -q --no-deps panopticapi-lite==0.2.0
+# HTC++'s augmentation. It asks for Cython, which it does not use.
+pip install -q --no-deps --no-build-isolation instaboostfast==0.1.2
 
 # A torch with CUDA brings the triton it was built for, which must stay; elsewhere, any will do.
 python -c 'import triton' 2>/dev/null || pip install -q --no-deps triton==3.9.0 \
