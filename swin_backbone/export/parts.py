@@ -193,13 +193,12 @@ def _dense(model: nn.Module, class_map: bool, config: str | Path) -> Part:
 def _least(backbone: nn.Module) -> tuple[int, int]:
     """One patch; where windows would shrink on small maps, the least image on which none does."""
     height, width = backbone.patch_embed.patch_size
-    attentions = [block.attn for stage in backbone.stages for block in stage.blocks]
-    if all(getattr(attention, 'pad_small_map', True) for attention in attentions):
-        return height, width
-    stride = 1
-    for stage in backbone.stages[: max(backbone.out_indices)]:
-        stride *= stage.downsample.stride
-    tokens = backbone.window_size * stride + 1
+    tokens, stride = 1, 1
+    for stage in backbone.stages[: max(backbone.out_indices) + 1]:
+        attention = stage.blocks[0].attn
+        if not getattr(attention, 'pad_small_map', True):
+            tokens = max(tokens, attention.window_size * stride + 1)
+        stride *= stage.downsample.stride if stage.downsample is not None else 1
     return tokens * height, tokens * width
 
 

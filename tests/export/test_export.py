@@ -13,7 +13,13 @@ from click.testing import CliRunner, Result
 from small import randomized
 from torch import nn
 
-from swin_backbone import ArgumentError, CheckpointError, SwinTransformer, configs_dir
+from swin_backbone import (
+    ArgumentError,
+    CheckpointError,
+    SwinTransformer,
+    SwinTransformerV2,
+    configs_dir,
+)
 from swin_backbone.cli.commands import commands
 from swin_backbone.export import Part, check_file, export, load_part, parts
 from swin_backbone.export.formats import read_metadata
@@ -34,12 +40,12 @@ def files(tmp_path_factory) -> tuple[Path, Path]:
     return written(tmp_path_factory.mktemp('small'), TINY)
 
 
-def written(folder: Path, settings: dict) -> tuple[Path, Path]:
+def written(folder: Path, settings: dict, backbone=SwinTransformer) -> tuple[Path, Path]:
     torch.manual_seed(0)
     config, checkpoint = folder / 'config.py', folder / 'weights.pth'
     settings = {**settings, 'out_indices': (0, 1)}
-    config.write_text(f"model = dict(type='SwinBackbone', **{settings!r})\n")
-    torch.save({'state_dict': randomized(SwinTransformer(**settings)).state_dict()}, checkpoint)
+    config.write_text(f'model = dict(type={backbone.__name__!r}, **{settings!r})\n')
+    torch.save({'state_dict': randomized(backbone(**settings)).state_dict()}, checkpoint)
     return config, checkpoint
 
 
@@ -123,6 +129,17 @@ def test_windows_that_shrink_set_the_least_size(tmp_path):
     part = load_part(*written(tmp_path, {**TINY, 'pad_small_map': False}))
     assert part.least == (36, 36)
     assert furthest(part, [(1, 36, 36), (2, 97, 131)]) < 1e-4
+
+
+def test_v2_holds_for_every_size_without_shrunken_windows(tmp_path):
+    settings = {**TINY, 'window_size': [6, 4], 'pretrained_window_sizes': [3, 0]}
+    part = load_part(*written(tmp_path, settings, SwinTransformerV2))
+    assert part.least == (36, 36)
+    assert furthest(part, [(1, 36, 36), (2, 97, 131)]) < 1e-4
+    onnx_installed()
+    file = export(part, tmp_path / 'v2.onnx', dynamic=True).path
+    sizes = [(1, 36, 36), (3, 37, 90), (1, 64, 64), (2, 97, 131)]
+    assert max(check.difference for check in check_file(file, part, sizes)) < 1e-4
 
 
 def test_position_embeddings_follow_the_size(tmp_path):
