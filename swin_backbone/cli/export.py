@@ -9,13 +9,14 @@ from pathlib import Path
 import click
 
 from .output import json_option, print_fields, print_json, print_table
+from .shipped import located
 
 # Above it the file is not taken for the same model. Float32 sums in another order stay below 1e-4.
 TOLERANCE = 1e-3
 
 
 @click.command()
-@click.argument('config', type=click.Path(exists=True, dir_okay=False))
+@click.argument('config')
 @click.argument('checkpoint')
 @click.option('--to', required=True, type=click.Choice(['onnx', 'torch-export']))
 @click.option('--dynamic', is_flag=True, help='Take any batch, height and width.')
@@ -49,9 +50,10 @@ def export(
 ) -> None:
     """Write the model of CONFIG with the weights of CHECKPOINT as a file, and check it.
 
-    CHECKPOINT is a path, a name of the catalog or an http(s) URL. SIZE is height and width in
-    pixels, and with BATCH what the file takes, unless it is dynamic. The file is run on noise and
-    held against PyTorch; exit code 1 if the two differ by more than a thousandth.
+    CONFIG is a path or the name of a shipped config; CHECKPOINT a path, a name of the catalog or an
+    http(s) URL. SIZE is height and width in pixels, and with BATCH what the file takes, unless it
+    is dynamic. The file is run on noise and held against PyTorch; exit code 1 if the two differ by
+    more than a thousandth.
     """
     # Here, so that the other commands do not wait for it.
     from ..export import check_file
@@ -60,7 +62,8 @@ def export(
     from ..export.parts import load_part
 
     start = time.perf_counter()
-    path = Path(output or Path(config).with_suffix('.onnx' if to == 'onnx' else '.pt2').name)
+    config = located(config)
+    path = Path(output or config.with_suffix('.onnx' if to == 'onnx' else '.pt2').name)
     chosen = load_part(config, checkpoint, part, class_map)
     exported = write(chosen, path, to, dynamic=dynamic, batch=batch, size=size, int8=int8)
     seconds = time.perf_counter() - start

@@ -42,6 +42,16 @@ def find(name: str) -> Path:
     return found
 
 
+def located(config: str | Path) -> Path:
+    """The file of a config, by its path or a shipped one's name.
+
+    Raises:
+        ArgumentError: There is none.
+    """
+    path = Path(config).expanduser()
+    return path if path.is_file() else find(str(config))
+
+
 def summary(name: str) -> dict[str, str | None]:
     """Name, task, title and path of a shipped config, told from its text: no framework is needed.
 
@@ -76,8 +86,7 @@ def read(config: str | Path) -> Config:
     Raises:
         ArgumentError: There is none, or it cannot be read.
     """
-    path = Path(config).expanduser()
-    path = path if path.is_file() else find(str(config))
+    path = located(config)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the frameworks' own, as their parts are imported
         register()

@@ -127,7 +127,8 @@ def test_throughput_is_logged(tmp_path):
 
 def with_scaler() -> SimpleNamespace:
     scaler = torch.amp.GradScaler('cpu', init_scale=2.0)
-    return SimpleNamespace(optim_wrapper=SimpleNamespace(loss_scaler=scaler))
+    optim_wrapper = SimpleNamespace(loss_scaler=scaler)
+    return SimpleNamespace(optim_wrapper=optim_wrapper, model=nn.Identity())
 
 
 def test_steps_that_the_scaler_skips_are_no_error(monkeypatch):
