@@ -6,7 +6,7 @@ PYTEST_WORKERS ?= 2
 
 help:
 	@echo 'make demo      train and test a detector and a segmentor on little drawn scenes (about 8 minutes)'
-	@echo 'make test      the suite without its slow tests (about 9 minutes)'
+	@echo 'make test      the suite without its slow tests (about 12 minutes)'
 	@echo 'make test-all  every test; those marked slow take minutes each'
 	@echo 'make lint      formatting and lint checks'
 	@echo 'make clean     remove what the demo and the tests made; .venv and built wheels stay'
@@ -22,7 +22,7 @@ demo: .venv
 PYTEST = .venv/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --durations 15
 
 test: .venv
-	@echo '==> The quick tests, $(PYTEST_WORKERS) at a time: about 9 minutes on 2 cores'
+	@echo '==> The quick tests, $(PYTEST_WORKERS) at a time: about 12 minutes on 2 cores'
 	@$(PYTEST) -m 'not slow' $(TESTS)
 
 test-all: .venv

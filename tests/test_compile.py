@@ -78,11 +78,18 @@ def test_compiled_gradients(small_model):
 
 
 # With dropout attention is composed of PyTorch's own operators: minutes, with symbolic sizes.
-@pytest.mark.parametrize('attn_drop_rate', [0.0, pytest.param(0.1, marks=pytest.mark.slow)])
-def test_compiles_for_training_at_any_size(attn_drop_rate):
+@pytest.mark.parametrize(
+    'backend, attn_drop_rate',
+    [
+        ('aot_eager', 0.0),
+        pytest.param('aot_eager', 0.1, marks=pytest.mark.slow),
+        pytest.param('inductor', 0.0, marks=pytest.mark.slow),
+    ],
+)
+def test_compiles_for_training_at_any_size(backend, attn_drop_rate):
     arguments = dict(embed_dims=16, depths=(2,), num_heads=(2,), window_size=4, out_indices=(0,))
     model = SwinTransformer(**arguments, strides=(4,), attn_drop_rate=attn_drop_rate).train()
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend='aot_eager')
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
     for size in ((32, 48), (21, 37)):
         compiled(torch.randn(2, 3, *size))[0].square().mean().backward()
         assert all(p.grad.isfinite().all() for p in model.parameters())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ArgumentError
-from ..ops.sizes import ceil_div, recording
+from ..ops.sizes import lacking, recording
 
 
 class PatchEmbed(BaseModule):
@@ -48,8 +48,7 @@ class PatchEmbed(BaseModule):
         """
         self._check(x)
         height, width = self.patch_size
-        rows, columns = ceil_div(x.shape[2], height), ceil_div(x.shape[3], width)
-        bottom, right = rows * height - x.shape[2], columns * width - x.shape[3]
+        bottom, right = lacking(x.shape[2], height), lacking(x.shape[3], width)
         # A recorded graph pads by what may be nothing: it would else be one graph for each case.
         if recording() or right or bottom:
             x = F.pad(x, (0, right, 0, bottom))

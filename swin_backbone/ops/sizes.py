@@ -1,17 +1,29 @@
-"""Arithmetic of sizes, in a form that exporters and compilers simplify."""
+"""Arithmetic of sizes, in a form that exporters and compilers can reason about.
+
+Each is one number in two forms. Symbolic sizes that are nested in negations, stage by stage, take
+an exporter minutes; of the other form inductor (torch 2.13) cannot tell which stride is larger.
+"""
 
 from __future__ import annotations
 
 import torch
 
+# Since torch 2.7; exports ask for a newer one.
+_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
+
 
 def ceil_div(length: int, step: int) -> int:
-    """How many steps cover a length.
+    """How many steps cover a length."""
+    if _exporting() or torch.jit.is_tracing():
+        return (length + step - 1) // step
+    return -(-length // step)
 
-    ``-(-length // step)`` is the same number, but symbolic sizes nested in it, stage by stage, take
-    a compiler minutes to reason about.
-    """
-    return (length + step - 1) // step
+
+def lacking(length: int, step: int) -> int:
+    """What a length lacks to a multiple of the step."""
+    if _exporting() or torch.jit.is_tracing():
+        return ceil_div(length, step) * step - length
+    return -length % step
 
 
 def recording() -> bool:
