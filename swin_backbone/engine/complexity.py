@@ -28,6 +28,8 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import ArgumentError
 from ..ops.backends import use_backend
+from ..ops.sizes import padded_tokens
+from ..ops.window_attention.operator import attention_flops
 
 BOXES, MASKS = 1000, 100  # for each box head and each mask head, as in mmdet's count
 DETECTION, SEGMENTATION, CLASSIFICATION = (800, 1280), (512, 512), (224, 224)
@@ -239,11 +241,10 @@ def _attention_of_padded_map(
 ) -> int:
     """FLOPs of attention, and of what projecting the padded tokens would add to its neighbours."""
     B, H, W, channels = qkv_shape
-    tokens = B * -(-H // window_size) * -(-W // window_size) * window_size**2
+    padded = padded_tokens(B, H, W, window_size) - B * H * W
     width = channels // 3
-    attention = 2 * tokens * window_size**2 * width
-    projections = (tokens - B * H * W) * (channels + width) * width
-    return 2 * (attention + projections)
+    attention = attention_flops(qkv_shape, bias_shape, padding_shape, window_size)
+    return attention + 2 * padded * (channels + width) * width
 
 
 def _watch(

@@ -18,11 +18,11 @@ import mmseg
 import numpy as np
 import pytest
 import torch
+from little import IMAGES, LITTLE_SWIN, SIDE, WIDTHS, run
 from mmdet.datasets import CocoPanopticDataset
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from recipes import load, model, path
-from test_training import IMAGES, LITTLE_SWIN, SIDE, WIDTHS, run
 
 from swin_backbone import SwinTransformer
 from swin_backbone.weights.catalog import find

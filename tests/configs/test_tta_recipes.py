@@ -14,11 +14,11 @@ import mmcv
 import numpy as np
 import pytest
 import torch
+from little import LITTLE_SWIN, SIDE, WIDTHS, shrink_segmentor
 from mmengine.dataset import Compose
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from recipes import RECIPES, SEGMENTORS, load, path
-from test_training import LITTLE_SWIN, SIDE, WIDTHS, shrink_segmentor
 from torch.nn import functional as F
 
 IMAGES = 2

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ..sizes import padded_tokens
+
 
 @torch.library.custom_op('swin_backbone::shifted_window_attention', mutates_args=())
 def attention_op(
@@ -140,14 +142,14 @@ attention_op.register_autograd(_backward, setup_context=_setup_context)
 
 
 @register_flop_formula(torch.ops.swin_backbone.shifted_window_attention)
-def _attention_flops(qkv_shape, bias_shape, padding_shape, window_size, *args, **kwargs) -> int:
+def attention_flops(qkv_shape, bias_shape, padding_shape, window_size, *args, **kwargs) -> int:
     """Two products, queries by keys and weights by values, over the padded map."""
     B, H, W, channels = qkv_shape
-    tokens = B * -(-H // window_size) * -(-W // window_size) * window_size**2
+    tokens = padded_tokens(B, H, W, window_size)
     return 2 * (2 * tokens * window_size**2 * channels // 3)
 
 
 @register_flop_formula(torch.ops.swin_backbone.shifted_window_attention_backward)
 def _attention_backward_flops(grad_shape, *args, **kwargs) -> int:
     """Five products to the forward pass's two, as PyTorch counts its own fused attention."""
-    return _attention_flops(*args) * 5 // 2
+    return attention_flops(*args) * 5 // 2

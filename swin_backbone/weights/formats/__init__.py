@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import ArgumentError
 from .detectron2 import DETECTRON2
-from .layout import Layout, last_stage, version_of, with_norm_of_last_output
+from .layout import Layout, version_of, with_norm_of_last_output
 from .microsoft import MICROSOFT
 from .mmpretrain import MMPRETRAIN
 from .openmmlab import OPENMMLAB
@@ -20,7 +20,6 @@ __all__ = [
     'Layout',
     'by_name',
     'detect',
-    'last_stage',
     'locate',
     'version_of',
     'with_norm_of_last_output',

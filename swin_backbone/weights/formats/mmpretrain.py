@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .layout import OFFICIAL_STEM, last_stage, version_of
+from .layout import OFFICIAL_STEM, version_of, with_norm_of_last_output
 from .openmmlab import OPENMMLAB_BLOCK, OpenMMLab, with_mergings_moved
 
 
@@ -25,12 +25,7 @@ class MMPretrain(OpenMMLab):
         self, state_dict: Mapping[str, Tensor], dropped: list[str] | None = None
     ) -> dict[str, Tensor]:
         """As for every layout; the norm before the classifier is the last output's here."""
-        last = f'norm{last_stage(state_dict)}.'
-        if f'{last}weight' not in state_dict:
-            state_dict = {
-                last + key.removeprefix('norm.') if key.startswith('norm.') else key: value
-                for key, value in state_dict.items()
-            }
+        state_dict = with_norm_of_last_output(state_dict)
         if version_of(state_dict) == 2:
             state_dict = with_mergings_moved(state_dict, 1)
         return super().from_openmmlab(state_dict, dropped)
