@@ -57,7 +57,7 @@ def main(fresh: bool, quick: bool, work_dir: Path | None, data_root: Path | None
     )
     console.print(f'Draws scenes, trains and tests two models on them: about {takes}.')
 
-    seconds = {}
+    seconds: dict[str, float] = {}
     with _timed(seconds, 'scenes'):
         console.print(f'\n[bold]Scenes[/] in {data_root}')
         try:
@@ -94,7 +94,7 @@ def _check_installed() -> None:
 
 
 def _jobs(work_dir: Path, data_root: Path, scenes: dict[str, int], quick: bool) -> list[Job]:
-    options = {}
+    options: dict[str, object] = {}
     for loader in LOADERS:
         if data_root != Path(DATA_ROOT):
             options[f'{loader}.dataset.data_root'] = data_root.as_posix()
