@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import click
-from rich.console import Console
-from rich.table import Table
+try:
+    import click
+    from rich.console import Console
+    from rich.table import Table
 
-from .jobs import Job, write_json
-from .pictures import draw_detections, draw_losses, draw_segments
-from .scenes import prepare
+    from .jobs import Job, write_json
+    from .pictures import draw_detections, draw_losses, draw_segments
+    from .scenes import prepare
+except ModuleNotFoundError as error:
+    sys.exit(f"the demo needs {error.name}: pip install 'swin_backbone[demo]'")
 
 # Which job measures it, what the framework calls it and in which unit, and the least to expect.
 METRICS = {
