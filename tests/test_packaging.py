@@ -28,12 +28,14 @@ ADDED = ('PKG-INFO', 'setup.cfg', 'swin_backbone.egg-info/')
 
 
 def own_files() -> list[str]:
-    """The tracked and new files of the checkout; all files where git does not know, in an sdist."""
-    command = ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard']
+    """The tracked and new files of the checkout; in an unpacked sdist, what it says it holds."""
     if not (ROOT / '.git').exists():
-        return [path.relative_to(ROOT).as_posix() for path in ROOT.rglob('*') if path.is_file()]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [name for name in listed.split('\0') if name and (ROOT / name).is_file()]
+        listed = (ROOT / 'swin_backbone.egg-info' / 'SOURCES.txt').read_text().splitlines()
+    else:
+        command = ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard']
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        listed = result.stdout.split('\0')
+    return [name for name in listed if name and (ROOT / name).is_file()]
 
 
 def copied(target: Path) -> Path:
