@@ -2,13 +2,14 @@
 SHELL := bash
 PYTEST_WORKERS ?= 2
 
-.PHONY: help demo test test-all lint format clean
+.PHONY: help demo test test-all lint format dist clean
 
 help:
 	@echo 'make demo      train and test a detector and a segmentor on little drawn scenes (about 8 minutes)'
 	@echo 'make test      the suite without its slow tests (about 12 minutes)'
 	@echo 'make test-all  every test; those marked slow take minutes each'
-	@echo 'make lint      formatting and lint checks'
+	@echo 'make lint      formatting, lint and type checks'
+	@echo 'make dist      sdist and wheel, in dist/'
 	@echo 'make clean     remove what the demo and the tests made; .venv and built wheels stay'
 
 .venv: FORCE
@@ -30,10 +31,14 @@ test-all: .venv
 	@$(PYTEST) $(TESTS)
 
 lint: .venv
-	@.venv/bin/ruff check . && .venv/bin/ruff format --check .
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
 format: .venv
 	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
 
+# The wheel is built from the sdist: what is missing there is missed here.
+dist: .venv
+	@rm -rf dist && .venv/bin/python -m build
+
 clean:
-	rm -rf work_dirs data/shapes .pytest_cache .hypothesis .ruff_cache build dist *.egg-info
+	rm -rf work_dirs data/shapes .pytest_cache .hypothesis .ruff_cache .mypy_cache build dist *.egg-info

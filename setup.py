@@ -12,7 +12,9 @@ setup(
         'swin_backbone.configs': 'configs',
         'swin_backbone.checkpoints': 'checkpoints',
     },
+    include_package_data=False,  # a checkout may hold downloaded weights beside the catalog
     package_data={
+        'swin_backbone': ['py.typed'],
         'swin_backbone.configs': ['*.py', '_base_/*/*.py'],
         'swin_backbone.checkpoints': ['catalog.yml'],
     },

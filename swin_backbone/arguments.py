@@ -35,7 +35,7 @@ def named_arguments(variants: Mapping[str, Mapping[str, Any]]) -> Callable[[Call
         signature = inspect.signature(init)
 
         @functools.wraps(init)
-        def wrapper(self, *args: Any, **kwargs: Any) -> None:
+        def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
             owner = type(self).__name__
             if len(args) >= len(signature.parameters):
                 most = len(signature.parameters) - 1
@@ -69,14 +69,16 @@ def _unknown(owner: str, name: str, signature: inspect.Signature) -> str:
 
 def _variant(owner: str, given: Mapping, variants: Mapping) -> Mapping[str, Any]:
     arch = given['arch']
+    variant: Mapping[str, Any]
     if isinstance(arch, Mapping):
-        variant = {ALIASES.get(name, name): value for name, value in arch.items()}
+        own: dict[str, Any] = dict(arch)
+        variant = {ALIASES.get(name, name): value for name, value in own.items()}
         needed = next(iter(variants.values())).keys()
         extra = {name: None for other in variants.values() for name in other if name not in needed}
         if not needed <= variant.keys() <= needed | extra.keys():
             more = f', and maybe {", ".join(extra)}' if extra else ''
             raise ArgumentError(
-                f'{owner}: arch={dict(arch)} must be a dict of exactly {", ".join(needed)}{more}'
+                f'{owner}: arch={own} must be a dict of exactly {", ".join(needed)}{more}'
             )
     elif str(arch).lower() in variants:
         variant = variants[str(arch).lower()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
+from typing import Any
 
 import torch
 from mmcv.cnn import build_norm_layer
@@ -207,7 +208,9 @@ class Backbone(BaseModule):
         return self
 
     def _freeze_stages(self) -> None:
-        frozen = [self.patch_embed, self.drop_after_pos] if self.frozen_stages >= 0 else []
+        frozen: list[nn.Module] = []
+        if self.frozen_stages >= 0:
+            frozen += [self.patch_embed, self.drop_after_pos]
         if frozen and self.use_abs_pos_embed:
             self.absolute_pos_embed.requires_grad_(False)
         for i in range(self.frozen_stages):
@@ -236,7 +239,9 @@ class Backbone(BaseModule):
                     module.register_buffer(name, parameter.detach())
 
 
-def _pretrained_init_cfg(pretrained: str | None, init_cfg: dict | None) -> dict | None:
+def _pretrained_init_cfg(
+    pretrained: str | None, init_cfg: dict | list[dict] | None
+) -> dict | list[dict] | None:
     if not isinstance(init_cfg, Mapping | list | tuple | None):
         raise ArgumentError(
             f"init_cfg={init_cfg!r} must be a dict, dict(type='Pretrained', checkpoint=…) for one"
@@ -251,10 +256,10 @@ def _pretrained_init_cfg(pretrained: str | None, init_cfg: dict | None) -> dict 
 
 
 def _image_size(size: int | Sequence[int]) -> tuple[int, int]:
-    size = tuple(size) if isinstance(size, list | tuple) else (size,)
-    if len(size) not in (1, 2) or not all(isinstance(side, int) for side in size):
-        raise ArgumentError(f'pretrain_img_size must be one or two numbers, got {size}')
-    return size[0], size[-1]
+    sides: tuple[Any, ...] = tuple(size) if isinstance(size, list | tuple) else (size,)
+    if len(sides) not in (1, 2) or not all(isinstance(side, int) for side in sides):
+        raise ArgumentError(f'pretrain_img_size must be one or two numbers, got {sides}')
+    return sides[0], sides[-1]
 
 
 def _check_counts(**counts: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
+from .backbone import Backbone
 from .errors import ArgumentError
 from .swin import SwinTransformer
 from .swin_v2 import SwinTransformerV2
@@ -47,7 +48,7 @@ _STAGE_V2 = _SHARED | dict(
 )
 
 
-class ClassificationBackbone:
+class ClassificationBackbone(Backbone):
     """Gives a backbone mmpretrain's arguments, and what its classifiers ask of one; a mixin.
 
     Args:

@@ -17,12 +17,12 @@ from .swin_v2 import SwinTransformerV2
 FRAMEWORKS = ('mmdet', 'mmseg', 'mmpretrain')
 
 # Names under which a class is registered: the frameworks' own, then one that is ours alone.
-NAMES = {
+NAMES: dict[type, tuple[str, ...]] = {
     SwinTransformer: ('SwinTransformer', 'SwinBackbone'),
     SwinTransformerV2: ('SwinTransformerV2', 'SwinBackboneV2'),
 }
 # What is registered in their place in mmpretrain, whose arguments and defaults are others.
-IN_MMPRETRAIN = {
+IN_MMPRETRAIN: dict[type, type] = {
     SwinTransformer: ClassificationSwinTransformer,
     SwinTransformerV2: ClassificationSwinTransformerV2,
 }

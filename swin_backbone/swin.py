@@ -108,10 +108,12 @@ class SwinTransformer(Backbone):
         pad_small_map: bool = True,
         global_attention: bool = False,
     ) -> None:
-        def stage(i: int, *args: Any, **kwargs: Any) -> SwinBlockSequence:
+        def stage(
+            i: int, width: int, heads: int, hidden: int, depth: int, **rest: Any
+        ) -> SwinBlockSequence:
             return SwinBlockSequence(
-                *args,
-                **kwargs,
+                *(width, heads, hidden, depth),
+                **rest,
                 window_size=window_size,
                 qkv_bias=qkv_bias,
                 qk_scale=qk_scale,

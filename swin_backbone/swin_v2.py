@@ -88,14 +88,16 @@ class SwinTransformerV2(Backbone):
                 f'extra_norm_every_n_blocks={extra_norm_every_n_blocks!r} must be an int from 0 on'
             )
 
-        def stage(i: int, *args: Any, **kwargs: Any) -> SwinBlockV2Sequence:
+        def stage(
+            i: int, width: int, heads: int, hidden: int, depth: int, **rest: Any
+        ) -> SwinBlockV2Sequence:
             windows, pretrained = window_size, pretrained_window_sizes
             if isinstance(windows, int):
                 windows = [windows] * len(depths)
             _check_windows(windows, pretrained, len(depths))
             return SwinBlockV2Sequence(
-                *args,
-                **kwargs,
+                *(width, heads, hidden, depth),
+                **rest,
                 window_size=windows[i],
                 pretrained_window_size=pretrained[i],
                 extra_norm_every_n_blocks=extra_norm_every_n_blocks,

@@ -62,9 +62,9 @@ def export(
     from ..export.parts import load_part
 
     start = time.perf_counter()
-    config = located(config)
-    path = Path(output or config.with_suffix('.onnx' if to == 'onnx' else '.pt2').name)
-    chosen = load_part(config, checkpoint, part, class_map)
+    file = located(config)
+    path = Path(output or file.with_suffix('.onnx' if to == 'onnx' else '.pt2').name)
+    chosen = load_part(file, checkpoint, part, class_map)
     exported = write(chosen, path, to, dynamic=dynamic, batch=batch, size=size, int8=int8)
     seconds = time.perf_counter() - start
     shapes = shapes_to_check(exported, chosen, batch, size)

@@ -19,7 +19,7 @@ from ..registration import register
 
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
 _FRAMEWORK = re.compile(r"'(\w+)::|^default_scope = '(\w+)'", re.MULTILINE)
-_LEADING_COMMENT = re.compile(r'(#.*\n)*')
+_LEADING_COMMENT = re.compile(r'\A(?:#.*\n)+')
 
 
 def shipped() -> dict[str, Path]:
@@ -60,11 +60,14 @@ def summary(name: str) -> dict[str, str | None]:
     """
     path = find(name)
     text = path.read_text()
-    comment = _LEADING_COMMENT.match(text)[0].replace('#', ' ')
-    leading = ' '.join((comment or ast.get_docstring(ast.parse(text)) or '').split())
+    if comment := _LEADING_COMMENT.match(text):
+        leading = comment[0].replace('#', ' ')
+    else:
+        leading = ast.get_docstring(ast.parse(text)) or ''
+    leading = ' '.join(leading.split())
     title = leading.split('. ')[0].rstrip('.')
     framework = _framework(path)
-    return dict(name=path.stem, task=TASKS.get(framework), title=title, path=str(path))
+    return dict(name=path.stem, task=TASKS.get(framework or ''), title=title, path=str(path))
 
 
 def _framework(path: Path) -> str | None:

@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import click
-from rich.console import Console
-from rich.table import Table
+try:
+    import click
+    from rich.console import Console
+    from rich.table import Table
 
-from .jobs import Job, write_json
-from .pictures import draw_detections, draw_losses, draw_segments
-from .scenes import prepare
+    from .jobs import Job, write_json
+    from .pictures import draw_detections, draw_losses, draw_segments
+    from .scenes import prepare
+except ModuleNotFoundError as error:
+    sys.exit(f"the demo needs {error.name}: pip install 'swin_backbone[demo]'")
 
 # Which job measures it, what the framework calls it and in which unit, and the least to expect.
 METRICS = {
@@ -57,7 +60,7 @@ def main(fresh: bool, quick: bool, work_dir: Path | None, data_root: Path | None
     )
     console.print(f'Draws scenes, trains and tests two models on them: about {takes}.')
 
-    seconds = {}
+    seconds: dict[str, float] = {}
     with _timed(seconds, 'scenes'):
         console.print(f'\n[bold]Scenes[/] in {data_root}')
         try:
@@ -94,7 +97,7 @@ def _check_installed() -> None:
 
 
 def _jobs(work_dir: Path, data_root: Path, scenes: dict[str, int], quick: bool) -> list[Job]:
-    options = {}
+    options: dict[str, object] = {}
     for loader in LOADERS:
         if data_root != Path(DATA_ROOT):
             options[f'{loader}.dataset.data_root'] = data_root.as_posix()

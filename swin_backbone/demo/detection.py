@@ -1,5 +1,7 @@
 """The scenes as a COCO dataset of mmdet that draws itself on first use."""
 
+from typing import Any
+
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 
@@ -17,6 +19,6 @@ class ShapesDetection(CocoDataset):
 
     METAINFO = dict(classes=CLASSES, palette=list(PALETTE[1:]))
 
-    def __init__(self, data_root: str = 'data/shapes', scenes: dict = {}, **kwargs) -> None:
+    def __init__(self, data_root: str = 'data/shapes', scenes: dict = {}, **kwargs: Any) -> None:
         prepare(data_root, **scenes)
         super().__init__(data_root=data_root, **kwargs)

@@ -153,7 +153,7 @@ class Job:
             _started([sys.executable, '-m', *command]) as process,
         ):
             task = progress.add_task(f'{verb}ing', total=None)
-            for line in process.stdout:
+            for line in process.stdout or ():
                 file.write(line)
                 file.flush()
                 if match := _TRAINED.search(line):

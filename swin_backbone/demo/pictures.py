@@ -64,7 +64,7 @@ def draw_segments(data: Path, predictions: Path, target: Path) -> None:
             (row[2], predictions / name),
         ):
             # Both files count from 1, as ADE20K does.
-            axis.imshow(_COLOURS[cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) - 1])
+            axis.imshow(_COLOURS[_read(file, cv2.IMREAD_GRAYSCALE) - 1])
     _save(figure, target, SEGMENTS, _COLOURS)
 
 
@@ -81,7 +81,14 @@ def draw_losses(losses: dict[str, list[tuple[int, float]]], target: Path) -> Non
 
 
 def _scene(data: Path, index: int) -> np.ndarray:
-    return cv2.imread(str(data / 'images' / 'validation' / f'{index:05}.jpg'))[..., ::-1]
+    return _read(data / 'images' / 'validation' / f'{index:05}.jpg')[..., ::-1]
+
+
+def _read(file: Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
+    image = cv2.imread(str(file), flags)
+    if image is None:
+        raise FileNotFoundError(f'{file} is not there, or no image')
+    return image
 
 
 def _draw_true(axis: plt.Axes, truth: COCO, index: int) -> None:

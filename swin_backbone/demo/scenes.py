@@ -79,7 +79,8 @@ def draw_scene(rng: np.random.Generator, size: int) -> Scene:
     """
     image = _texture(rng, size, rng.uniform(50, 205) + rng.normal(0, 10, 3), rng.uniform(-40, 40))
     instances = np.zeros((size, size), np.uint8)
-    labels, areas = [], []
+    labels: list[int] = []
+    areas: list[int] = []
     for _ in range(rng.integers(2, 6)):
         label = int(rng.integers(len(CLASSES)))
         cover = _outline(rng, size, CLASSES[label])

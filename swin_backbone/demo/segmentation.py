@@ -1,5 +1,7 @@
 """The scenes as an ADE20K-like dataset of mmseg that draws itself on first use."""
 
+from typing import Any
+
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
@@ -17,7 +19,7 @@ class ShapesSegmentation(BaseSegDataset):
 
     METAINFO = dict(classes=SEGMENTS, palette=[list(colour) for colour in PALETTE])
 
-    def __init__(self, data_root: str = 'data/shapes', scenes: dict = {}, **kwargs) -> None:
+    def __init__(self, data_root: str = 'data/shapes', scenes: dict = {}, **kwargs: Any) -> None:
         prepare(data_root, **scenes)
         super().__init__(
             data_root=data_root,

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.model import BaseModule, BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import nn
 
 from ..errors import CheckpointError
 from ..weights import describe
@@ -32,7 +31,7 @@ class ClassCheckHook(Hook):
         check_classes(checkpoint, runner.model)
 
 
-def check_classes(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
+def check_classes(checkpoint: Mapping[str, Any], model: BaseModule) -> None:
     """Checks that a checkpoint has as many classes as a classifier whose ``head`` has an ``fc``.
 
     Checkpoints and models without a classifier are passed over: loading has its say on them.

@@ -74,12 +74,10 @@ def damage(path: Path) -> str | None:
 
 def read_meta(path: Path) -> dict:
     """The ``meta`` of a checkpoint: epoch, iteration and seed; {} of one that has none."""
-    file = path
-    if path.is_dir():
-        file = next(iter(sorted(path.glob('rank0*.pth'))), None)
-        if file is None:
-            return {}
-    content = torch.load(file, map_location='cpu', mmap=True, weights_only=True)
+    files = sorted(path.glob('rank0*.pth')) if path.is_dir() else [path]
+    if not files:
+        return {}
+    content = torch.load(files[0], map_location='cpu', mmap=True, weights_only=True)
     return content.get('meta', {}) if 'optimizer' in content else {}
 
 
@@ -125,6 +123,8 @@ class WholeCheckpointHook(CheckpointHook):
     It removes outdated checkpoints after the new one is in place, not before, and replaces the
     record ``last_checkpoint`` in one step. The Runner sees to the checkpoint itself.
     """
+
+    file_backend: Any
 
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
         outdated = self._outdated(runner, step)

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
@@ -54,7 +54,7 @@ class Part:
 class Complexity:
     """What :func:`complexity` counted. ``parts`` add up to the whole."""
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]  # (channels, height, width)
     parts: list[Part]
 
     @property
@@ -177,7 +177,9 @@ def _crop(config: Mapping[str, Any]) -> tuple[int, int]:
 
 def _split(model: nn.Module) -> tuple[list[Part], list[list[nn.Module]]]:
     """The parts of a model, and the modules of each; 'other' holds parameters of none."""
-    parts, modules, seen = [], [], set()
+    parts: list[Part] = []
+    modules: list[list[nn.Module]] = []
+    seen: set[int] = set()
     for name, members in _parts(model):
         own = [p for m in members for p in m.parameters() if id(p) not in seen]
         seen.update(map(id, own))
@@ -209,7 +211,7 @@ def _one_by_one(name: str, module: nn.Module) -> Iterator[tuple[str, list[nn.Mod
         yield name, [module]
 
 
-def _backbone_parts(backbone: nn.Module, prefix: str) -> Iterator[tuple[str, list[nn.Module]]]:
+def _backbone_parts(backbone: BaseModule, prefix: str) -> Iterator[tuple[str, list[nn.Module]]]:
     """A Swin Transformer's parts, this package's or another's of the same names; else the whole."""
     stages = getattr(backbone, 'stages', None)
     if stages is None or not all(hasattr(stage, 'blocks') for stage in stages):
@@ -265,7 +267,7 @@ def _watch(
     return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
 
 
-def _run(model: nn.Module, image: Tensor) -> None:
+def _run(model: BaseModule, image: Tensor) -> None:
     """What inference runs of a model, with as many boxes as the convention says."""
     backbone = getattr(model, 'backbone', None)
     if backbone is None:
@@ -298,7 +300,7 @@ def _run_dense_heads(name: str, heads: list[nn.Module], features: Any) -> None:
             results.append(head(features, *results[-1:]))
 
 
-def _run_roi_head(roi_head: nn.Module, features: Sequence[Tensor]) -> None:
+def _run_roi_head(roi_head: BaseModule, features: Sequence[Tensor]) -> None:
     """Its heads on regions as the extractors would cut them out, which is no multiply-add."""
     if _has(roi_head, 'semantic_head'):
         with _counted_if_it_runs('semantic_head'):
@@ -317,7 +319,7 @@ def _run_roi_head(roi_head: nn.Module, features: Sequence[Tensor]) -> None:
                 flow = result[1:] if getattr(roi_head, 'mask_info_flow', False) else ()
 
 
-def _regions(extractor: nn.Module, number: int) -> Tensor:
+def _regions(extractor: BaseModule, number: int) -> Tensor:
     extractor = _listed(extractor)[0]
     height, width = extractor.roi_layers[0].output_size
     return torch.empty(number, extractor.out_channels, height, width)

@@ -52,7 +52,7 @@ class SeededIndex(int):
         self.place = place
         return self
 
-    def __getnewargs__(self) -> tuple[int, tuple[int, int]]:
+    def __getnewargs__(self) -> tuple[Any, ...]:
         """What it is made from again in a worker process."""
         return int(self), self.place
 

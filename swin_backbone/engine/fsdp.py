@@ -43,6 +43,8 @@ class AnyDeviceFSDPStrategy(FSDPStrategy):
     With an accelerator, it is mmengine's and nothing else.
     """
 
+    model_wrapper: Any
+
     def _setup_distributed(
         self, launcher: str = 'pytorch', backend: str = 'nccl', **kwargs: Any
     ) -> None:

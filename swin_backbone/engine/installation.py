@@ -97,13 +97,13 @@ def _version(module: str, distribution: str, wanted: str) -> Finding:
         needed = module in REQUIRED
         detail = 'not installed' if needed else 'not installed, and not needed by the backbone'
         return Finding('versions', module, False if needed else None, detail, install)
-    version = _distributed(distribution)
+    released = _distributed(distribution)
     try:
         imported = importlib.import_module(module)
     except Exception as error:  # whatever a broken installation may raise
-        detail = f'{version or "it"} cannot be imported: {_said(error)}'
+        detail = f'{released or "it"} cannot be imported: {_said(error)}'
         return Finding('versions', module, False, detail, _fix_of(error, install))
-    version = version or getattr(imported, '__version__', 'of unknown version')
+    version = released or str(getattr(imported, '__version__', 'of unknown version'))
     if _older(version, wanted):
         return Finding('versions', module, False, f'{version}, but it must be {wanted}', install)
     return Finding('versions', module, True, version)
@@ -203,14 +203,14 @@ def gpus() -> Iterator[Finding]:
             f'{torch.cuda.get_device_name(i)}, compute capability {capability[0]}.{capability[1]}; '
             f"torch's CUDA {cuda}, the driver's {_cuda(get_driver())}"
         )
-        works, fix = True, None
+        works, remedy = True, ''
         try:
             torch.ones(1, device=f'cuda:{i}').add_(1).item()
         except Exception as error:  # a driver too old, or no kernel for this card
             works = False
             detail += f'; it does not compute: {_said(error)}'
-            fix = 'pip install --force-reinstall torch  # one for this GPU and driver'
-        yield Finding('GPU', f'cuda:{i}', works, detail, fix)
+            remedy = 'pip install --force-reinstall torch  # one for this GPU and driver'
+        yield Finding('GPU', f'cuda:{i}', works, detail, remedy or None)
 
 
 def _cuda(number: int | None) -> str:

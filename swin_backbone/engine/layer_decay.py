@@ -13,8 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
+from typing import Any
 
 from mmengine.logging import print_log
+from mmengine.model import BaseModule
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
@@ -56,22 +58,23 @@ class SwinLayerDecayConstructor(DefaultOptimWrapperConstructor):
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         options = dict(self.paramwise_cfg)
-        self.decay_rate = options.pop('decay_rate', None)
+        rate = options.pop('decay_rate', None)
         self.num_layers = options.pop('num_layers', None)
         decay_type = options.pop('decay_type', 'layer_wise')
-        if not isinstance(self.decay_rate, Real) or not 0 < self.decay_rate <= 1:
+        if not isinstance(rate, Real) or not 0 < float(rate) <= 1:
             raise ArgumentError(
-                f'paramwise_cfg: decay_rate={self.decay_rate!r} must be a number above 0 and up to '
+                f'paramwise_cfg: decay_rate={rate!r} must be a number above 0 and up to '
                 '1: the factor from one block to the block before'
             )
         if decay_type != 'layer_wise':
             raise ArgumentError(f"paramwise_cfg: decay_type={decay_type!r} must be 'layer_wise'")
         if self.base_lr is None:
             raise ArgumentError("optim_wrapper: optimizer=dict(…) must have lr=…, the heads' rate")
+        self.decay_rate = float(rate)
         # What each parameter gets without regard to its layer.
         self._layerless = DefaultOptimWrapperConstructor(optim_wrapper_cfg, options)
 
-    def add_params(self, params: list[dict], module: nn.Module, **_) -> None:
+    def add_params(self, params: list[dict], module: nn.Module, **_: Any) -> None:
         """Appends the groups of a model's parameters to ``params``.
 
         Raises:
@@ -85,7 +88,8 @@ class SwinLayerDecayConstructor(DefaultOptimWrapperConstructor):
         merged: list[dict] = []
         for group in single:
             parameter = id(group['params'][0])
-            group['lr'] = group.get('lr', self.base_lr) * scales.get(parameter, 1.0)
+            rate: Any = group.get('lr', self.base_lr)
+            group['lr'] = rate * scales.get(parameter, 1.0)
             if parameter in spared:
                 group['weight_decay'] = 0.0
             _merge(merged, group)
@@ -152,7 +156,7 @@ def _backbones(model: nn.Module) -> Iterator[nn.Module]:
             yield module
 
 
-def _depths(backbone: nn.Module) -> list[int]:
+def _depths(backbone: BaseModule) -> list[int]:
     """Blocks of each stage that an output depends on; the others' weights are no parameters."""
     return [
         len(stage.blocks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from mmengine.dist import all_reduce, get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ class NonFiniteHook(Hook):
         Raises:
             NonFiniteError: It is not finite.
         """
-        loss = (outputs or {}).get('loss')
+        loss: Any = (outputs or {}).get('loss')
         bad = loss is not None and not torch.as_tensor(loss).isfinite().all()
         if not _anywhere(bad, runner.model):
             self.bad_losses = 0
@@ -97,7 +97,7 @@ def _anywhere(bad: bool, model: nn.Module) -> bool:
     return bool(flag)
 
 
-def _gradient_check(hook: NonFiniteHook, runner: Any):
+def _gradient_check(hook: NonFiniteHook, runner: Any) -> Callable[..., None]:
     def check(optimizer: torch.optim.Optimizer, *ignored: Any) -> None:
         found_inf = getattr(optimizer, 'found_inf', None)
         if found_inf is not None and found_inf.item():  # a fused optimizer skips by itself
@@ -136,7 +136,7 @@ def report(runner: Any, batch: Any, what: str) -> str:
     return head + _sentence(found, runner.optim_wrapper)
 
 
-def _forward_and_backward(model: nn.Module, optim_wrapper: Any, batch: Any, found: dict) -> None:
+def _forward_and_backward(model: BaseModel, optim_wrapper: Any, batch: Any, found: dict) -> None:
     inner = model.module if is_model_wrapper(model) else model
     with torch.enable_grad(), optim_wrapper.optim_context(model):
         data = inner.data_preprocessor(batch, True)
@@ -167,7 +167,7 @@ def _watched(model: nn.Module) -> Iterator[dict]:
         if tensor.requires_grad:
             handles.append(tensor.register_hook(note))
 
-    def looking_at(name: str):
+    def looking_at(name: str) -> Callable[..., None]:
         def look(module: nn.Module, inputs: tuple, output: Any) -> None:
             if 'forward' not in found and not _all_finite(output):
                 tensors = ', '.join(f'{tuple(t.shape)} {t.dtype}' for t in _tensors(output))

@@ -36,10 +36,16 @@ OWN_HOOKS = dict(
 )
 
 
-class ResumesExactly:
+_ARunner: Any = object  # which has either Runner's attributes where it is mixed in
+
+
+class ResumesExactly(_ARunner):
     """The part that is common to Runners of both kinds; a mix-in."""
 
     _resumed_meta: dict = {}
+    _train_dataloader: Any
+    _resume: Any
+    _load_from: Any
 
     def train(self) -> nn.Module:
         """Finds the checkpoint to resume from, if it is to be resumed, and trains."""
@@ -89,7 +95,7 @@ class ResumesExactly:
 
     def _choose_checkpoint(self) -> dict:
         """Sets ``load_from`` to the checkpoint to resume from; returns its meta, {} of none."""
-        choice = [None, {}]
+        choice: list[Any] = [None, {}]
         if is_main_process():
             path = self._resume if isinstance(self._resume, str) else self._load_from
             if path is None:
@@ -105,7 +111,9 @@ class ResumesExactly:
         self._load_from = self._load_from or path
         return meta
 
-    def _save_whole(self, save: Any, out_dir: str, filename: str, *args: Any, **kwargs: Any):
+    def _save_whole(
+        self, save: Any, out_dir: str, filename: str, *args: Any, **kwargs: Any
+    ) -> None:
         """Saves under a passing name, and renames that when it is complete."""
         remote = '://' in out_dir or kwargs.get('backend_args') or kwargs.get('file_client_args')
         if remote or any(args):

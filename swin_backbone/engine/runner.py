@@ -83,7 +83,7 @@ def _honouring_runner_type(from_cfg: Callable) -> classmethod:
 
     def build(cls: type[Runner], cfg: Mapping[str, Any]) -> Any:
         wanted = cfg.get('runner_type', AnyDeviceRunner) if cls is Runner else cls
-        chosen = wanted if inspect.isclass(wanted) else RUNNERS.get(wanted)
+        chosen: Any = wanted if inspect.isclass(wanted) else RUNNERS.get(wanted)
         if chosen is None:
             raise KeyError(
                 f'no Runner is called runner_type={wanted!r}; custom_imports has to '

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from mmcv.ops import batched_nms
-from mmengine.model import BaseTTAModel
+from mmengine.model import BaseModule, BaseTTAModel
 from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -162,7 +162,7 @@ class RoITTAModel(BaseTTAModel):
     ) -> list[InstanceData]:
         """Adds masks to the boxes, and takes both to the images' own coordinates."""
         roi_head, counts = self.module.roi_head, [len(instances) for instances in found]
-        masks = []  # [image][view]
+        masks: list[Tensor | None] = []
         if sum(counts):
             of_views = []
             for view in views:
@@ -172,8 +172,9 @@ class RoITTAModel(BaseTTAModel):
                 pairs = zip(probabilities, view.metas, strict=True)
                 of_views.append([_unflip(some, meta) for some, meta in pairs])
             masks = [_mean(some) for some in zip(*of_views, strict=True)]
-        head = roi_head.mask_head
-        return (head[-1] if isinstance(head, nn.ModuleList) else head).predict_by_feat(
+        head: Any = roi_head.mask_head
+        head = head[-1] if isinstance(head, nn.ModuleList) else head
+        return head.predict_by_feat(
             mask_preds=masks or [None] * len(found),  # which without boxes it does not look at
             results_list=found,
             batch_img_metas=frame,
@@ -183,7 +184,7 @@ class RoITTAModel(BaseTTAModel):
         )
 
 
-def mask_probabilities(roi_head: nn.Module, view: View, rois: Tensor) -> Tensor:
+def mask_probabilities(roi_head: BaseModule, view: View, rois: Tensor) -> Tensor:
     """Masks of RoIs (n, 5): (n, classes, h, w) in 0 to 1, a cascade's averaged over its stages."""
     x = view.features
     if hasattr(roi_head, 'mask_info_flow'):  # HTC, whose last stage has seen the others

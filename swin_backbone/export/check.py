@@ -40,10 +40,10 @@ def check_file(path: str | Path, part: Part, shapes: Iterable[Shape]) -> list[Ch
     """
     call = open_file(path)
     checks = []
-    for batch, *size in shapes:
-        image = example(part, batch, tuple(size))
+    for shape in shapes:
+        image = example(part, shape[0], shape[1:])
         pairs = zip(call(image), run(part, image), strict=True)
-        checks.append(Check((batch, *size), max(_difference(out, exact) for out, exact in pairs)))
+        checks.append(Check(shape, max(_difference(out, exact) for out, exact in pairs)))
     return checks
 
 

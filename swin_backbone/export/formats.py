@@ -128,6 +128,7 @@ def _write_onnx(
             opset_version=OPSET,
             verbose=False,
         )
+    assert onnx_program is not None  # which it is of torch's older exporter alone
     onnx_program.model.metadata_props.update(metadata)
     weights = sum(value.nbytes for value in program.state_dict.values())
     with _replacing(path) as unfinished:

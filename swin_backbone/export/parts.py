@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import BaseModel, BaseModule, revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,7 +32,9 @@ class Part(nn.Module):
         least: The smallest (height, width) that it takes, in pixels.
     """
 
-    def __init__(self, model: nn.Module, backbone: nn.Module) -> None:
+    model: BaseModule
+
+    def __init__(self, model: BaseModule, backbone: BaseModule) -> None:
         super().__init__()
         self.model = model
         self.outputs: tuple[str, ...] = ()
@@ -44,7 +46,7 @@ class Part(nn.Module):
 class Backbone(Part):
     """Maps ``stage0``, ``stage1``, … of ``out_indices``: (B, C, ⌈H / stride⌉, ⌈W / stride⌉)."""
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: BaseModule) -> None:
         super().__init__(backbone, backbone)
         self.outputs = tuple(f'stage{i}' for i in sorted(backbone.out_indices))
 
@@ -58,7 +60,7 @@ class Segmentor(Part):
     With ``class_map`` the class of each pixel instead: ``classes``, int64 (B, H, W).
     """
 
-    def __init__(self, model: nn.Module, class_map: bool) -> None:
+    def __init__(self, model: BaseModel, class_map: bool) -> None:
         super().__init__(model, model.backbone)
         self.class_map = class_map
         self.outputs = ('classes',) if class_map else ('logits',)
@@ -78,7 +80,7 @@ class Detector(Part):
     RPN's objectness before the sigmoid, and ``delta{i}`` (B, 4 * anchors, h, w), its box deltas.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: BaseModel) -> None:
         super().__init__(model, model.backbone)
         levels = range(model.neck.num_outs)
         self.outputs = tuple(f'{n}{i}' for n in ('feature', 'score', 'delta') for i in levels)
@@ -118,7 +120,7 @@ def load_part(
     backbone = _backbone(model, config)
     if part == 'backbone':
         load_pretrained(backbone, dict(checkpoint=str(checkpoint)))
-        cut = Backbone(backbone)
+        cut: Part = Backbone(backbone)
     else:
         _load(model, checkpoint)
         cut = _dense(model, class_map, config)
@@ -141,10 +143,10 @@ def _build(content: Config, config: str | Path) -> nn.Module:
         raise ArgumentError(f'{config}: its model cannot be built: {error}{how}') from error
 
 
-def _backbone(model: nn.Module, config: str | Path) -> nn.Module:
+def _backbone(model: BaseModule, config: str | Path) -> nn.Module:
     backbone = getattr(model, 'backbone', model)
-    if not isinstance(backbone, tuple(NAMES)):
-        found = type(backbone)
+    found = type(backbone)
+    if not issubclass(found, tuple(NAMES)):
         raise ArgumentError(
             f'{config} has no backbone of this package, but {found.__module__}.{found.__name__}; '
             "type='SwinBackbone' in the config is unmistakably ours"
@@ -190,7 +192,7 @@ def _dense(model: nn.Module, class_map: bool, config: str | Path) -> Part:
     )
 
 
-def _least(backbone: nn.Module) -> tuple[int, int]:
+def _least(backbone: BaseModule) -> tuple[int, int]:
     """One patch; where windows would shrink on small maps, the least image on which none does."""
     height, width = backbone.patch_embed.patch_size
     tokens, stride = 1, 1

@@ -36,9 +36,9 @@ def any_size_pooling(model: nn.Module) -> None:
             if type(child) is not nn.AdaptiveAvgPool2d:
                 continue
             size = child.output_size
-            size = tuple(size) if isinstance(size, tuple | list) else (size, size)
-            if None not in size:
-                setattr(parent, name, AnySizePool(size))
+            rows, columns = size if isinstance(size, tuple | list) else (size, size)
+            if rows is not None and columns is not None:
+                setattr(parent, name, AnySizePool((rows, columns)))
 
 
 def _bins(length: int, bins: int, like: Tensor) -> Tensor:

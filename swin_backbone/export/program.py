@@ -33,7 +33,8 @@ def record(part: Part, dynamic: bool, batch: int, size: tuple[int, int]) -> Expo
     """
     shapes = None
     if dynamic:
-        batch, size = TRACED[0], tuple(map(max, TRACED[1], part.least))
+        batch, (rows, columns) = TRACED
+        size = max(rows, part.least[0]), max(columns, part.least[1])
         height, width = Dim('height', min=part.least[0]), Dim('width', min=part.least[1])
         shapes = ({0: Dim('batch', min=1), 2: height, 3: width},)
     image = example(part, batch, size)
@@ -61,7 +62,7 @@ def recording_settings() -> Iterator[None]:
     with (
         use_backend('indexed'),
         torch.no_grad(),
-        symbolic_shapes.patch(backed_size_oblivious=True),
+        symbolic_shapes.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]  # set later
         torch._dynamo.config.patch(fake_tensor_cache_enabled=False),
     ):
         yield

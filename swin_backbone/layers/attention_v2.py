@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
@@ -113,7 +114,7 @@ class WindowMSAV2(BaseModule):
         return self._kept.get(window_size, sources, lambda: self._computed_bias(window_size))
 
     def _computed_bias(self, window_size: int) -> Tensor:
-        weight = self.cpb_mlp[0].weight
+        weight: Any = self.cpb_mlp[0].weight
         coordinates = log_spaced_coordinates(
             window_size, self.pretrained_window_size, weight.device
         )

@@ -117,7 +117,8 @@ class SwinBlock(BaseModule):
 
     def _in_one_piece(self, x: Tensor, hw_shape: Grid) -> Tensor:
         """The same without calling the modules, and with the same random draws."""
-        attention, (fc1, *_), fc2 = self.attn.w_msa, *self.ffn.layers[:2]
+        attention = self.attn.w_msa
+        (fc1, *_), fc2 = self.ffn.layers[:2]
         window_size, shift_size = self.attn.windows(hw_shape)
         parameters = Parameters(
             *(self.norm1.weight, self.norm1.bias),

@@ -105,8 +105,9 @@ class GlobalAttentionBlock(BaseModule):
     def _attention(self, x: Tensor) -> Tensor:
         # (B, L, 3 C) -> (3, B, heads, L, C / heads)
         qkv = self.qkv(self.norm1(x)).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
         dropout = self.attn_drop_rate if self.training else 0.0
-        attended = F.scaled_dot_product_attention(*qkv, dropout_p=dropout, scale=self.scale)
+        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
         return x + self.drop_path(self.proj_drop(self.proj(attended.transpose(1, 2).flatten(2))))
 
     def _mlp(self, x: Tensor) -> Tensor:

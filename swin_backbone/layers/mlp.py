@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmcv.cnn import build_activation_layer
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
@@ -22,6 +24,8 @@ class FFN(BaseModule):
         add_identity: Whether the result is added to the identity.
         init_cfg: As for every mmengine module.
     """
+
+    layers: Any  # nn.Sequential, whose items torch's types take for bare modules
 
     def __init__(
         self,

@@ -56,7 +56,7 @@ def window_tiles(
         part = part.flatten()
         real = part >= 0 if padded and bool((part < 0).any()) else None
         cut = shift_size > 0 and bool(kind.any())
-        yield Tile(part.clamp(min=0), real, masks[kind] if cut else None)
+        yield Tile(part.clamp(min=0), real, masks[kind] if cut and masks is not None else None)
 
 
 def edge_masks(window_size: int, shift_size: int, masked: float, like: Tensor) -> Tensor:

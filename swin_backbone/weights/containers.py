@@ -81,7 +81,7 @@ def wrapped_in(keys: Iterable[str]) -> str | None:
 
 def _select(checkpoint: Any, ema: bool | None) -> tuple[str, Mapping[str, Any]]:
     """The dict of tensors in a checkpoint, and the names that lead to it."""
-    first = _WEIGHTS
+    first: tuple[str, ...] = _WEIGHTS
     if ema is not None and has_average(checkpoint):
         swapped = isinstance(checkpoint.get(_MMENGINE_AS_TRAINED), Mapping)
         if ema and not swapped:

@@ -133,13 +133,17 @@ def _resize(
     source_grid: tuple[int, int] | None,
 ) -> None:
     """Resizes in place what is asked for."""
-    embedding = weights.get('absolute_pos_embed')
-    if (grid or source_grid) and embedding is None:
-        raise ArgumentError('pretrain_grid or source_grid: there is no absolute position embedding')
-    if source_grid:
-        embedding = weights['absolute_pos_embed'] = as_map(embedding, source_grid)
-    if grid:
-        weights['absolute_pos_embed'] = resize_position_embedding(embedding, tuple(grid))
+    if grid or source_grid:
+        embedding = weights.get('absolute_pos_embed')
+        if embedding is None:
+            raise ArgumentError(
+                'pretrain_grid or source_grid: there is no absolute position embedding'
+            )
+        if source_grid:
+            embedding = as_map(embedding, source_grid)
+        if grid:
+            embedding = resize_position_embedding(embedding, (grid[0], grid[1]))
+        weights['absolute_pos_embed'] = embedding
     if window_size:
         weights |= {
             key: resize_bias_table(value, (2 * window_size - 1) ** 2)

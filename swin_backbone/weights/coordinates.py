@@ -50,5 +50,5 @@ def pretrained_windows(neutral: Mapping[str, Any]) -> tuple[int, ...]:
     """P of each stage, from weights in the neutral layout; () where one cannot be told."""
     stages = {int(m[1]) for key in neutral if (m := re.match(r'stages\.(\d+)\.blocks\.', key))}
     tables = [neutral.get(f'stages.{stage}.blocks.0{TABLE}') for stage in sorted(stages)]
-    told = [pretrained_window_of(table) for table in tables]
-    return () if None in told else tuple(told)
+    told = [window for table in tables if (window := pretrained_window_of(table)) is not None]
+    return tuple(told) if len(told) == len(tables) else ()

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import urlsplit
 
 from filelock import FileLock
@@ -98,7 +99,7 @@ def fetch(name: str) -> Path:
             file that is not the published one; or a download that ``SWIN_OFFLINE`` forbids.
     """
     wanted = target(name)
-    failure = [None]
+    failure: list[str | None] = [None]
     if get_rank() == 0:
         try:
             _fetch(wanted)
@@ -238,7 +239,7 @@ def _mirrored(url: str) -> str:
     return f'{mirror}/{url.split("://", 1)[1]}' if mirror else url
 
 
-def _pooch():
+def _pooch() -> tuple[ModuleType, ModuleType]:
     try:
         import pooch
         from requests import exceptions

@@ -29,8 +29,10 @@ _EXPECTED = re.compile(
     r'numpy\.(dtype|ndarray|dtypes\.\w+|(_core|core)\.multiarray\.\w+)|'
     r'mmengine\.logging\.history_buffer\.HistoryBuffer'
 )
-_FLOATS = ('.weight', '.bias', 'relative_position_bias_table', 'absolute_pos_embed')
-_FLOATS += ('logit_scale', 'q_bias', 'v_bias', 'relative_coords_table')  # V2's
+_FLOATS = (
+    *('.weight', '.bias', 'relative_position_bias_table', 'absolute_pos_embed'),
+    *('logit_scale', 'q_bias', 'v_bias', 'relative_coords_table'),  # V2's
+)
 
 
 def check_file(path: Path, title: str | None = None) -> None:
@@ -131,7 +133,7 @@ def _names(pickled: bytes) -> Iterator[str]:
         while True:
             for opcode, argument, _ in pickletools.genops(stream):
                 if opcode.name == 'GLOBAL':
-                    yield argument.replace(' ', '.')
+                    yield str(argument).replace(' ', '.')
                 elif opcode.name == 'STACK_GLOBAL':
                     yield '.'.join(strings[-2:])
                 elif isinstance(argument, str):

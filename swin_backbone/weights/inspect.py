@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from mmengine.model import BaseModule
+from torch import Tensor
 
 from ..errors import CheckpointError
 from . import coordinates, formats
@@ -19,7 +20,7 @@ from .safe_load import read_checkpoint
 
 _ATTENTION = 'stages.{}.blocks.0.attn.w_msa.'
 # The variants of the papers: width, blocks and heads.
-_VARIANTS = {
+_VARIANTS: dict[tuple, str] = {
     (96, (2, 2, 6, 2), (3, 6, 12, 24)): 'tiny',
     (96, (2, 2, 18, 2), (3, 6, 12, 24)): 'small',
     (128, (2, 2, 18, 2), (4, 8, 16, 32)): 'base',
@@ -118,7 +119,7 @@ def describe(
         CheckpointError: The file cannot be read, or holds no Swin Transformer.
     """
     if isinstance(checkpoint, str | os.PathLike):
-        checkpoint = read_checkpoint(checkpoint)
+        return describe(read_checkpoint(checkpoint), prefix=prefix, ema=ema)
     contents = unpack(checkpoint, prefix, ema)
     if contents.layout is None:
         some = ', '.join(list(contents.weights)[:4]) or 'nothing'
@@ -142,7 +143,7 @@ def describe(
 
 
 def what_would_be_resized(
-    description: Description, model: nn.Module | Mapping[str, Any]
+    description: Description, model: BaseModule | Mapping[str, Any]
 ) -> list[str]:
     """What would change if the checkpoint were loaded into a model.
 
@@ -161,8 +162,10 @@ def what_would_be_resized(
     if isinstance(model, Mapping):
         model = _built_without_weights(model)
     wanted = describe(dict(model.state_dict()))
-    compared = ('version', 'embed_dims', 'depths', 'num_heads', 'extra_norm_every_n_blocks')
-    compared += ('patch_size', 'in_channels')
+    compared = (
+        *('version', 'embed_dims', 'depths', 'num_heads', 'extra_norm_every_n_blocks'),
+        *('patch_size', 'in_channels'),
+    )
     differences = [
         f'{name}: found {getattr(description, name)}, wanted {getattr(wanted, name)}'
         for name in compared
@@ -188,7 +191,7 @@ def what_would_be_resized(
     return resized
 
 
-def _built_without_weights(arguments: Mapping[str, Any]) -> nn.Module:
+def _built_without_weights(arguments: Mapping[str, Any]) -> BaseModule:
     # Here, because the models import this package.
     from ..swin import SwinTransformer
     from ..swin_v2 import SwinTransformerV2
@@ -263,7 +266,8 @@ def _grid(embedding: Tensor | None) -> tuple[tuple[int, int] | None, int]:
     if embedding is None:
         return None, 0
     if embedding.dim() == 4:
-        return tuple(embedding.shape[2:]), embedding.shape[2] * embedding.shape[3]
+        rows, columns = embedding.shape[2:]
+        return (rows, columns), rows * columns
     positions = embedding.shape[1]
     side = math.isqrt(positions)
     return ((side, side) if side**2 == positions else None), positions

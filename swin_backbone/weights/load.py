@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmengine.logging import print_log
-from mmengine.model import PretrainedInit
+from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 
 from ..errors import ArgumentError, CheckpointError
@@ -87,7 +87,9 @@ def load_pretrained(model: nn.Module, init_cfg: Mapping[str, Any]) -> None:
     print_log(f'{type(model).__name__}: loaded {path}', logger='current')
 
 
-def _adapted(model: nn.Module, contents: Contents, options: Mapping[str, Any]) -> dict[str, Tensor]:
+def _adapted(
+    model: BaseModule, contents: Contents, options: Mapping[str, Any]
+) -> dict[str, Tensor]:
     """The weights in OpenMMLab's layout, adapted as the options say; untouched if of none."""
     if contents.layout is None:
         return contents.weights
@@ -107,7 +109,7 @@ def _backbone_only(layout: formats.Layout, weights: Mapping[str, Tensor]) -> dic
     return {k: v for k, v in layout.to_openmmlab(weights).items() if not _NO_BACKBONE.match(k)}
 
 
-def _check_version(model: nn.Module, weights: Mapping[str, Any]) -> None:
+def _check_version(model: BaseModule, weights: Mapping[str, Any]) -> None:
     """Refuses weights of V1 for a model of V2, and the other way round."""
     found = formats.version_of(weights)
     if found != model.version:
@@ -118,7 +120,7 @@ def _check_version(model: nn.Module, weights: Mapping[str, Any]) -> None:
         )
 
 
-def _warn_of_other_windows(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def _warn_of_other_windows(model: BaseModule, weights: Mapping[str, Tensor]) -> None:
     """Warns if V2's position biases would be read off other coordinates than they were trained at.
 
     Nothing fails then, and the features are others than those of the file's owner.
@@ -203,7 +205,7 @@ def _explain_nothing(model: nn.Module, prefix: str, unexpected: list[str]) -> No
 
 
 def _fit(
-    model: nn.Module, weights: dict[str, Tensor], wanted: Mapping[str, Tensor]
+    model: BaseModule, weights: dict[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Resizes what may be resized, fills in what follows from the model, refuses the rest."""
     if getattr(model, 'takes_classifiers_norm', False):

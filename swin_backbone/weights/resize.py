@@ -52,13 +52,13 @@ def as_map(embedding: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         return embedding
     positions = embedding.shape[1]
     side = math.isqrt(positions)
-    grid = tuple(grid) if grid else (side, side)
-    if grid[0] * grid[1] != positions:
+    rows, columns = grid or (side, side)
+    if rows * columns != positions:
         raise CheckpointError(
-            f'absolute_pos_embed: {positions} positions are no grid of {grid[0]}×{grid[1]}; give '
+            f'absolute_pos_embed: {positions} positions are no grid of {rows}×{columns}; give '
             'the one that they are with source_grid=(rows, columns)'
         )
-    return embedding.transpose(1, 2).unflatten(-1, grid)
+    return embedding.transpose(1, 2).unflatten(-1, (rows, columns))
 
 
 def as_sequence(embedding: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -96,16 +96,23 @@ class _Norm(NamedTuple):
 
 class _Block(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, factors, options, keep_attended, *parameters):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        factors: Tensor | None,
+        options: Options,
+        keep_attended: bool,
+        *parameters: Tensor,
+    ) -> Tensor:
         ctx.options = options
-        attended = [] if keep_attended else None
+        attended: list[Tensor] | None = [] if keep_attended else None
         out = _forward(x, Parameters(*parameters), options, factors, attended)
         ctx.save_for_backward(x, factors, *parameters, *(attended or ()))
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, factors, *saved = ctx.saved_tensors
         count = len(Parameters._fields)
         p, o, kept = Parameters(*saved[:count]), ctx.options, saved[count:]
@@ -138,7 +145,7 @@ class _Sums:
 
     def add(self, **gradients: Tensor | None) -> None:
         for name, gradient in gradients.items():
-            if name in self.sums:
+            if gradient is not None and name in self.sums:
                 self.sums[name] += gradient
 
     def result(self) -> Iterator[Tensor | None]:

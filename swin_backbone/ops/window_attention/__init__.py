@@ -7,6 +7,7 @@ backend agrees with that or is wrong.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ def shifted_window_attention(
     device = qkv.device.type
     if device != 'meta' and torch.is_autocast_enabled(device):
         qkv = qkv.to(torch.get_autocast_dtype(device))
-    options = dict(
+    options: dict[str, Any] = dict(
         window_size=window_size,
         shift_size=shift_size,
         scale=head_dim**-0.5 if scale is None else scale,

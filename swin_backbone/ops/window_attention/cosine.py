@@ -7,6 +7,8 @@ length 1, and the query that factor, it is their dot product.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -40,7 +42,7 @@ class CosineQKV(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, qkv: Tensor, scale: Tensor) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, scale: Tensor) -> Tensor:
         exact = torch.promote_types(qkv.dtype, torch.float32)
         heads_apart = qkv.unflatten(-1, (3, len(scale), -1))
         factor = heads_apart.new_ones(heads_apart.shape[:-1], dtype=exact)
@@ -55,7 +57,7 @@ class CosineQKV(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         out, inverse, scale = ctx.saved_tensors
         split = (3, len(scale), -1)
         unit, grad = out.unflatten(-1, split)[..., :2, :, :], grad.unflatten(-1, split)

@@ -48,8 +48,8 @@ def explain_backend(
 
 def choose(problem: Problem, backend: str | None = None) -> Choice:
     """The backend asked for by argument, context or environment, else the first that can run."""
-    if checked(backend, 'backend') is not None:
-        return _asked(problem, backend, 'by argument')
+    if (name := checked(backend, 'backend')) is not None:
+        return _asked(problem, name, 'by argument')
     if backend is None and (name := requested_backend()) is not None:
         return _asked(problem, name, 'by context or environment')
     rejected: dict[str, str] = {}

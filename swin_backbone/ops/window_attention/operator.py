@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ def _composed_backward(
     qkv: Tensor,
     bias: Tensor,
     padding: Tensor | None,
-    *args: int | float,
+    *args: Any,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of a backend that is made of differentiable operators."""
     qkv, bias = qkv.detach().requires_grad_(), bias.detach().requires_grad_()
@@ -100,8 +101,8 @@ def _composed_backward(
     with _autograd_within_an_operator():
         out = _composed(implementation, qkv, bias, padding, *args)
         # A map that fills its windows has no padded token, and so an unused `padding`.
-        gradients = torch.autograd.grad(out, inputs, grad, materialize_grads=True)
-    gradients = [gradient.contiguous() for gradient in gradients]
+        found = torch.autograd.grad(out, inputs, grad, materialize_grads=True)
+    gradients = [gradient.contiguous() for gradient in found]
     return gradients[0], gradients[1], gradients[2] if padding is not None else None
 
 
@@ -117,22 +118,24 @@ def _autograd_within_an_operator() -> Iterator[None]:
 
 
 @attention_op.register_fake
-def _(qkv, bias, padding, window_size, shift_size, scale, backend):
+def _(qkv: Tensor, *_: Any) -> Tensor:
     return qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
 
 
 @attention_backward_op.register_fake
-def _(grad, qkv, bias, padding, window_size, shift_size, scale, backend):
+def _(
+    grad: Tensor, qkv: Tensor, bias: Tensor, padding: Tensor | None, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
     d_padding = qkv.new_empty(0) if padding is None else padding.new_empty(padding.shape)
     return qkv.new_empty(qkv.shape), bias.new_empty(bias.shape), d_padding
 
 
-def _setup_context(ctx, inputs, output):
+def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
     qkv, bias, padding, *ctx.options = inputs
     ctx.save_for_backward(qkv, bias, padding)
 
 
-def _backward(ctx, grad):
+def _backward(ctx: Any, grad: Tensor) -> tuple:
     qkv, bias, padding = ctx.saved_tensors
     d_qkv, d_bias, d_padding = attention_backward_op(grad, qkv, bias, padding, *ctx.options)
     return d_qkv, d_bias, None if padding is None else d_padding, None, None, None, None
@@ -142,7 +145,14 @@ attention_op.register_autograd(_backward, setup_context=_setup_context)
 
 
 @register_flop_formula(torch.ops.swin_backbone.shifted_window_attention)
-def attention_flops(qkv_shape, bias_shape, padding_shape, window_size, *args, **kwargs) -> int:
+def attention_flops(
+    qkv_shape: Sequence[int],
+    bias_shape: Any,
+    padding_shape: Any,
+    window_size: int,
+    *args: Any,
+    **kwargs: Any,
+) -> int:
     """Two products, queries by keys and weights by values, over the padded map."""
     B, H, W, channels = qkv_shape
     tokens = padded_tokens(B, H, W, window_size)
@@ -150,6 +160,6 @@ def attention_flops(qkv_shape, bias_shape, padding_shape, window_size, *args, **
 
 
 @register_flop_formula(torch.ops.swin_backbone.shifted_window_attention_backward)
-def _attention_backward_flops(grad_shape, *args, **kwargs) -> int:
+def _attention_backward_flops(grad_shape: Any, *args: Any, **kwargs: Any) -> int:
     """Five products to the forward pass's two, as PyTorch counts its own fused attention."""
     return attention_flops(*args) * 5 // 2

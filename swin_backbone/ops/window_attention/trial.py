@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
@@ -50,12 +51,13 @@ def _error(device: str, dtype: torch.dtype, window_size: int, head_dim: int) -> 
         return torch.randn(*shape, generator=generator).to(device, dtype)
 
     width = heads * head_dim
-    inputs = [draw(*size, 3 * width), draw(heads, area, area), draw(3 * width)]
+    qkv, bias, padding = draw(*size, 3 * width), draw(heads, area, area), draw(3 * width)
     grad = draw(*size, width)
     numbers = (window_size, window_size // 2, head_dim**-0.5)
-    ours = (triton.forward(*inputs, *numbers), *triton.backward(grad, *inputs, *numbers))
+    out = triton.forward(qkv, bias, padding, *numbers)
+    ours: tuple[Any, ...] = (out, *triton.backward(grad, qkv, bias, padding, *numbers))
 
-    qkv, bias, padding = inputs = [x.double().requires_grad_() for x in inputs]
+    qkv, bias, padding = inputs = [x.double().requires_grad_() for x in (qkv, bias, padding)]
     names = ('window_size', 'shift_size', 'scale')
     options = dict(zip(names, numbers, strict=True), padding=padding)
     with torch.enable_grad():

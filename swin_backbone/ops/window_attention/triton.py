@@ -25,7 +25,7 @@ import math
 import os
 import shutil
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -120,7 +120,17 @@ class ShiftedWindowAttention(torch.autograd.Function):
     """:func:`forward_kernel` with :func:`backward_kernel` as its gradient."""
 
     @staticmethod
-    def forward(ctx, qkv, bias, padding, seed, window_size, shift_size, scale, dropout_p) -> Tensor:
+    def forward(
+        ctx: Any,
+        qkv: Tensor,
+        bias: Tensor,
+        padding: Tensor | None,
+        seed: Tensor | None,
+        window_size: int,
+        shift_size: int,
+        scale: float | None,
+        dropout_p: float,
+    ) -> Tensor:
         ctx.options = dict(
             window_size=window_size, shift_size=shift_size, scale=scale, dropout_p=dropout_p
         )
@@ -130,7 +140,7 @@ class ShiftedWindowAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_out: Tensor) -> tuple:
+    def backward(ctx: Any, grad_out: Tensor) -> tuple:
         return (*backward_kernel(grad_out, *ctx.saved_tensors, **ctx.options), *[None] * 5)
 
 
@@ -143,7 +153,7 @@ def forward(
     scale: float | None,
 ) -> Tensor:
     """The op without dropout, for an operator whose gradient is :func:`backward`."""
-    options = dict(window_size=window_size, shift_size=shift_size, scale=scale)
+    options: dict[str, Any] = dict(window_size=window_size, shift_size=shift_size, scale=scale)
     return forward_kernel(qkv, bias, padding, None, **options)[0]
 
 
@@ -160,7 +170,7 @@ def backward(
 
     Windows of one tile need nothing else; for larger ones the forward pass is run once more.
     """
-    options = dict(window_size=window_size, shift_size=shift_size, scale=scale)
+    options: dict[str, Any] = dict(window_size=window_size, shift_size=shift_size, scale=scale)
     out = lse = None
     if _tiles(window_size) > 1:
         out, lse = forward_kernel(qkv, bias, padding, None, **options)
@@ -262,6 +272,7 @@ def backward_kernel(
         part_bias = new(grid.groups, *bias.shape)
         launch('backward_window', grid, grad_out, grad_qkv, part_bias, part_padding)
     else:
+        assert out is not None and lse is not None
         delta = torch.empty_like(lse)
         launch('backward_queries', grid, out, lse, grad_out, delta, grad_qkv)
         launch('backward_keys', grid, lse, grad_out, delta, grad_qkv, part_padding)

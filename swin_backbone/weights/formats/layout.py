@@ -154,14 +154,14 @@ class Layout:
                 value = as_sequence(value) if self.embedding == 3 else as_map(value)
             translated[name] = value
             if self.index and (index := self._index(key, value)) is not None:
-                beside = re.sub(r'\w+$', 'relative_position_index', key)
-                translated[self._own_name(beside)] = index
+                beside = self._own_name(re.sub(r'\w+$', 'relative_position_index', key))
+                translated |= {beside: index} if beside else {}
         return translated
 
     def _index(self, key: str, value: Tensor) -> Tensor | None:
         """The position index beside a table, which tells the window; None beside all else."""
         if key.endswith('.relative_position_bias_table'):
-            window = (math.isqrt(len(value)) + 1) // 2
+            window: int | None = (math.isqrt(len(value)) + 1) // 2
         elif key.endswith(coordinates.TABLE) and not self.unfolds:  # OpenMMLab's models make theirs
             window = coordinates.window_of(value)
         else:

@@ -45,7 +45,7 @@ class Torchvision(WithClassifier):
 
 
 def _with_biases_apart(named: Mapping[str, Any]) -> dict[str, Any]:
-    apart = {}
+    apart: dict[str, Any] = {}
     for key, value in named.items():
         fits = isinstance(value, Tensor) and value.dim() == 1 and len(value) % 3 == 0
         if key.endswith(_BIAS) and fits:

@@ -83,7 +83,7 @@ def _joined(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         if '.self.query.' not in key:
             continue
         names = [key.replace('.self.query.', f'.self.{part}.') for part in _PARTS]
-        parts = [state_dict.get(name) for name in names]
+        parts: list[Any] = [state_dict.get(name) for name in names]
         if all(isinstance(p, Tensor) and p.shape == parts[0].shape for p in parts):
             for name in names:
                 del joined[name]
