@@ -49,7 +49,10 @@ def check_file(path: Path, title: str | None = None) -> None:
     """
     title = title or str(path)
     if path.is_dir():
-        raise CheckpointError(f'{title} is a folder; a checkpoint is a file')
+        raise CheckpointError(
+            f'{title} is a folder, and has no rank0.pth; a checkpoint is a file, or a folder of '
+            'one file a process'
+        )
     with path.open('rb') as file:
         head = file.read(512)
     if not head:
