@@ -105,7 +105,7 @@ def test_shards_killed_while_saving(tmp_path, undisturbed):
     """One process dies half-way through its shard, when the other's is there already."""
     words, options = KINDS['shards']
     run(tmp_path, *words, '--die-in-save', '2', '--dying-process', '1', fails=True, **options)
-    assert sorted(path.name for path in tmp_path.glob('*.pth*')) == [
+    assert sorted(path.name for path in tmp_path.glob('iter_*')) == [
         'iter_2.pth',
         'iter_4.pth.part',
     ]
@@ -153,7 +153,7 @@ def test_killed_in_an_iteration(tmp_path, undisturbed, kind):
 def test_killed_while_saving(tmp_path, undisturbed, kind):
     words, options = KINDS[kind]
     run(tmp_path, *words, '--die-in-save', '2', fails=True, **options)
-    assert sorted(path.name for path in tmp_path.glob('*.pth*')) == [
+    assert sorted(path.name for path in tmp_path.glob('iter_*')) == [
         'iter_2.pth',
         'iter_4.pth.part',
     ]
