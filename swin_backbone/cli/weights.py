@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 from mmengine.config import Config
 from torch import Tensor
 
@@ -200,6 +202,24 @@ def convert(
     click.echo(f'{out}: {done.tensors} tensors, from {done.source} to {done.to}')
     if done.dropped:
         click.echo(f'left out, as {done.to} has no place for it: {", ".join(done.dropped)}')
+
+
+@weights.command()
+@click.argument('folder', type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument('file', type=click.Path(dir_okay=False, path_type=Path))
+@click.option('--weights-only', is_flag=True, help='Leave out what training alone needs.')
+def join(folder: Path, file: Path, weights_only: bool) -> None:
+    """Write a checkpoint of one file a process, as FSDP's shards are, as one FILE."""
+    content = read_checkpoint(folder)
+    if weights_only:
+        content = {key: content[key] for key in ('meta', 'state_dict')}
+    part = file.with_name(f'.{file.name}.{os.getpid()}')
+    try:
+        torch.save(content, part)
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+    click.echo(f'{file}: {len(content["state_dict"])} tensors')
 
 
 @weights.command()

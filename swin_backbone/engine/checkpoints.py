@@ -16,6 +16,7 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 
 from ..errors import CheckpointError
+from ..weights.rank_files import PLAIN_WEIGHTS, file_in, is_rank_folder, missing_rank
 
 PART = '.part'
 
@@ -69,16 +70,18 @@ def damage(path: Path) -> str | None:
             return f'{file.name}: {error}'
         if bad:
             return f'{file.name}: wrong checksum of {bad}'
-    return None
+    missing = missing_rank(path) if is_rank_folder(path) else None
+    return f'{missing} is not there' if missing else None
 
 
 def read_meta(path: Path) -> dict:
     """The ``meta`` of a checkpoint: epoch, iteration and seed; {} of one that has none."""
-    files = sorted(path.glob('rank0*.pth')) if path.is_dir() else [path]
-    if not files:
+    file = file_in(path) if path.is_dir() else path
+    if file is None:
         return {}
-    content = torch.load(files[0], map_location='cpu', mmap=True, weights_only=True)
-    return content.get('meta', {}) if 'optimizer' in content else {}
+    content = torch.load(file, map_location='cpu', mmap=True, weights_only=True)
+    resumable = 'optimizer' in content or file.name == PLAIN_WEIGHTS
+    return content.get('meta', {}) if resumable else {}
 
 
 def last_whole(work_dir: str | Path) -> Path | None:

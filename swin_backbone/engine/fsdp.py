@@ -1,21 +1,35 @@
-"""Swin under ``FullyShardedDataParallel``: what is wrapped, and processes without an accelerator.
+"""Swin under ``FullyShardedDataParallel``: what is wrapped, saved, loaded and clipped.
 
 ``configs/_base_/runtime/fsdp.py`` has these in their places.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
-from mmengine._strategy import FSDPStrategy
+from mmengine._strategy import FSDPStrategy, SingleDeviceStrategy
 from mmengine.device import get_device
+from mmengine.optim import BaseOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.registry import FUNCTIONS, STRATEGIES
-from torch import distributed, nn
-from torch.distributed.fsdp import FullyShardedDataParallel
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    FullyShardedDataParallel,
+    ShardedOptimStateDictConfig,
+    ShardedStateDictConfig,
+    StateDictType,
+)
+from torch.distributed.tensor import DTensor, Shard
+from torch.optim import Optimizer
 
 from ..layers import SwinBlock, SwinBlockV2
+from ..weights.rank_files import Rows, is_rank_folder, join, split
 
 
 @FUNCTIONS.register_module()
@@ -38,9 +52,16 @@ def wrap_swin_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) ->
 
 @STRATEGIES.register_module()
 class AnyDeviceFSDPStrategy(FSDPStrategy):
-    """mmengine's ``FSDPStrategy``; without an accelerator its processes talk by gloo.
+    """mmengine's ``FSDPStrategy``, on any device, with shards that can be resumed.
 
-    With an accelerator, it is mmengine's and nothing else.
+    - ``state_dict_cfg='local'``: each process saves its rows of every tensor, as plain ones
+      (:mod:`~swin_backbone.weights.rank_files`), and reads no more of them again. They can be
+      resumed by any number of processes, and load into the plain model. mmengine's own hold
+      ``ShardedTensor``, which ``torch.load(weights_only=True)`` refuses.
+    - ``clip_grad`` of the optimizer wrapper is by the norm of all processes' gradients together.
+    - Without an accelerator the processes talk by gloo.
+
+    With ``'full'`` one process saves all; checkpoints of either kind can be resumed with the other.
     """
 
     model_wrapper: Any
@@ -56,17 +77,130 @@ class AnyDeviceFSDPStrategy(FSDPStrategy):
         timeout = None if timeout is None else timedelta(seconds=timeout)
         distributed.init_process_group('gloo', timeout=timeout)
 
+    def _init_state_dict_cfg(self, state_dict_cfg: str | dict) -> None:
+        if state_dict_cfg == 'local':
+            state_dict_cfg = dict(
+                state_dict_type='SHARDED_STATE_DICT',
+                state_dict_config=ShardedStateDictConfig(),
+                optim_state_dict_config=ShardedOptimStateDictConfig(),
+            )
+        super()._init_state_dict_cfg(state_dict_cfg)
+
+    def _sharded(self) -> bool:
+        return self.state_dict_type == StateDictType.SHARDED_STATE_DICT
+
     def _wrap_model(self, model: nn.Module) -> nn.Module:
+        wrapper = dict(self.model_wrapper or dict(type='MMFullyShardedDataParallel'))
+        if self._sharded():
+            # With a mesh the shards are DTensors, which are made again without talking.
+            wrapper.setdefault('device_mesh', init_device_mesh(get_device(), (self.world_size,)))
         if get_device() == 'cpu':
-            self.model_wrapper = dict(self.model_wrapper or dict(type='MMFullyShardedDataParallel'))
-            self.model_wrapper['device_id'] = torch.device('cpu')
+            wrapper['device_id'] = torch.device('cpu')
             for settings in (self.state_dict_config, self.optim_state_dict_config):
                 settings.offload_to_cpu = False  # torch 2.13 frees what it "offloads" from a CPU
+        self.model_wrapper = wrapper
         return super()._wrap_model(model)
+
+    def build_optim_wrapper(
+        self,
+        optim_wrapper: Optimizer | OptimWrapper | dict,
+        model: nn.Module | None = None,
+    ) -> BaseOptimWrapper:
+        """As mmengine's; gradients are clipped by the norm of all of them, not of a shard's."""
+        built = super().build_optim_wrapper(optim_wrapper, model)
+        for wrapper in built.values() if isinstance(built, OptimWrapperDict) else [built]:
+            if getattr(wrapper, 'clip_func', None) is nn.utils.clip_grad_norm_:
+                wrapper.clip_func = partial(clip_shards, model)
+        return built
+
+    def save_checkpoint(
+        self, filename: str, *, callback: Callable | None = None, **kwargs: Any
+    ) -> None:
+        """As mmengine's; shards as plain tensors."""
+
+        def finish(content: dict) -> None:
+            if callback is not None:
+                callback(content)
+            if self._sharded():
+                split(content, self.rank, self.world_size, _local_rows)
+
+        super().save_checkpoint(filename, callback=finish, **kwargs)
+
+    def load_checkpoint(
+        self, filename: str, *, callback: Callable | None = None, **kwargs: Any
+    ) -> dict:
+        """As mmengine's, from a file or a folder of shards; of those, a process's rows alone."""
+        if not self._sharded() or not is_rank_folder(filename):
+            return SingleDeviceStrategy.load_checkpoint(self, filename, callback=callback, **kwargs)
+        self.logger.info(f'Load checkpoint from {filename}')
+        content = join(filename, self._as_shard, self.rank, self.world_size)
+        if callback is not None:
+            callback(content)
+        self.load_model_state_dict(content.pop('state_dict'))
+        return content
+
+    def _as_shard(self, rows: Rows) -> DTensor:
+        mesh = self.model_wrapper['device_mesh']
+        each = math.ceil(rows.shape[0] / self.world_size)  # as torch.chunk has it
+        own = rows.read(each * self.rank, each).to(get_device())
+        shape = torch.Size(rows.shape)
+        stride = torch.empty(shape, device='meta').stride()
+        return DTensor.from_local(
+            own, mesh, [Shard(0)], run_check=False, shape=shape, stride=stride
+        )
+
+    def load_model_state_dict(self, state_dict: dict, **kwargs: Any) -> None:
+        """Loads weights: whole ones, or this process's shards of them."""
+        with self._state_dict_type_of(state_dict):
+            super().load_model_state_dict(state_dict, **kwargs)
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Loads an optimizer's state; mmengine 0.10 has torch's arguments in an older order."""
-        state = FullyShardedDataParallel.optim_state_dict_to_load(
-            model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=state_dict
-        )
+        with self._state_dict_type_of(state_dict['state']):
+            state = FullyShardedDataParallel.optim_state_dict_to_load(
+                model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=state_dict
+            )
         self.optim_wrapper.load_state_dict(state)
+
+    @contextmanager
+    def _state_dict_type_of(self, state: Mapping) -> Iterator[None]:
+        """Lets whole tensors be loaded where shards are saved."""
+        if not self._sharded() or any(isinstance(v, DTensor) for v in _leaves(state)):
+            yield
+            return
+        with FullyShardedDataParallel.state_dict_type(self.model, StateDictType.FULL_STATE_DICT):
+            yield
+
+
+def clip_shards(
+    model: FullyShardedDataParallel, parameters: Any, max_norm: float, norm_type: float = 2.0
+) -> Tensor:
+    """In place of ``torch.nn.utils.clip_grad_norm_``, which would take the norm of one shard.
+
+    Args:
+        model: Whose gradients to clip.
+        parameters: Those of them that this process has a part of; not looked at.
+        max_norm: The largest norm that is left as it is.
+        norm_type: Of the norm.
+
+    Returns:
+        The norm of the gradients of all parameters, of all processes together.
+    """
+    return model.clip_grad_norm_(max_norm, norm_type)
+
+
+def _local_rows(value: Any) -> tuple[Tensor, int, tuple[int, ...]] | None:
+    """What of a sharded tensor is here: rows, the first one's number, the shape of the whole."""
+    if not isinstance(value, DTensor):
+        return None
+    first = math.ceil(value.shape[0] / value.device_mesh.size()) * value.device_mesh.get_rank()
+    rows = value.to_local().detach().cpu()
+    return rows.clone(), min(first, value.shape[0]), tuple(value.shape)
+
+
+def _leaves(nested: Any) -> Iterator[Any]:
+    if isinstance(nested, Mapping):
+        for value in nested.values():
+            yield from _leaves(value)
+    else:
+        yield nested

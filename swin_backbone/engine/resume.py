@@ -120,8 +120,6 @@ class ResumesExactly(_ARunner):
             save(out_dir, filename, *args, **kwargs)
             return
         part = Path(out_dir) / (filename + PART)
-        if is_main_process():
-            remove(part)
         try:
             save(out_dir, part.name, **kwargs)
         except BaseException:
@@ -155,6 +153,7 @@ class ResumingRunner(ResumesExactly, DataCheckingRunner):
             OSError: It cannot be written, as on a full disk; those before it are untouched.
         """
         if is_main_process():
+            remove(Path(out_dir) / (filename + PART))  # what a killed run may have left
             self._save_whole(super().save_checkpoint, out_dir, filename, *args, **kwargs)
 
     def _adopt_seed(self, seed: int) -> None:
@@ -169,6 +168,8 @@ class ResumingFlexibleRunner(ResumesExactly, FlexibleRunner):
 
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
         """As mmengine's, by all processes together; but whole or not at all."""
+        if is_main_process():
+            remove(Path(out_dir) / (filename + PART))
         barrier()
         self._save_whole(super().save_checkpoint, out_dir, filename, *args, **kwargs)
         barrier()

@@ -51,7 +51,10 @@ def check_file(path: Path, title: str | None = None) -> None:
     """
     title = title or str(path)
     if path.is_dir():
-        raise CheckpointError(f'{title} is a folder; a checkpoint is a file')
+        raise CheckpointError(
+            f'{title} is a folder, and has no rank0.pth; a checkpoint is a file, or a folder of '
+            'one file a process'
+        )
     with path.open('rb') as file:
         head = file.read(512)
     if not head:
@@ -115,7 +118,12 @@ def warn_of_non_finite(checkpoint: Any, title: str) -> list[str]:
 
 
 def foreign_names(path: Path) -> list[str]:
-    """What a file's pickles refer to by name, less what tensors and mmengine's checkpoints need."""
+    """What a file's pickles, or those of a folder's files, refer to by name.
+
+    Less what tensors and mmengine's checkpoints need.
+    """
+    if path.is_dir():
+        return [name for file in sorted(path.glob('*.pth')) for name in foreign_names(file)]
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             pickles = [archive.read(n) for n in archive.namelist() if n.endswith('.pkl')]

@@ -24,7 +24,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from ..errors import CheckpointError
-from . import shards
+from . import rank_files, shards
 from .catalog import catalog, nearest
 from .download import fetch, is_url
 from .file_checks import check_file, check_floats, foreign_names, warn_of_non_finite
@@ -34,8 +34,9 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
     """The content of a checkpoint, tensors on the CPU; no code in it is run.
 
     Args:
-        path: A file; or a name of the catalog, or an ``http(s)://`` URL, which are downloaded. A
-            name that is also a file's means the file.
+        path: A file, or a folder of one file a process as FSDP's shards are saved in; or a name of
+            the catalog, or an ``http(s)://`` URL, which are downloaded. A name that is also a
+            file's means the file.
 
     Raises:
         FileNotFoundError: No such file or name.
@@ -120,6 +121,10 @@ def _load_from_file(filename: str, map_location: Any = None) -> Any:
 def _read(path: str | os.PathLike, map_location: Any = None) -> Any:
     path = Path(path)
     with _explained(path):
+        if rank_files.is_rank_folder(path):
+            return rank_files.join(path)
+        if path.is_dir():  # DeepSpeed's, with the plain model's weights; or none
+            path = rank_files.file_in(path) or path
         check_file(path)
         kind = shards.kind_of(path)
         if kind == 'safetensors':

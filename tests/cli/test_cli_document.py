@@ -33,6 +33,7 @@ def test_every_command_has_an_example():
 def test_examples_parse(example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'my_config.py').touch()
+    (tmp_path / 'iter_4.pth').mkdir()  # of shards
     command, arguments = commands, shlex.split(example)
     while isinstance(command, click.Group):
         name, command, arguments = command.resolve_command(click.Context(command), arguments)

@@ -1,15 +1,20 @@
 """A program of test_sharded.py: a tiny Swin regresses its pictures' mean, in one or two processes.
 
-Saves the weights of the plain model after ``--iterations`` as ``final.pth``.
+Saves the weights of the plain model after ``--iterations`` as ``final0.pth`` of process 0 and so
+on, and what it saw of the blocks and of FSDP's units as ``seen0.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from long_run import die_while_saving
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.model import BaseModel, is_model_wrapper
@@ -17,6 +22,7 @@ from mmengine.registry import DATASETS, MODELS, RUNNERS
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from swin_backbone import SwinTransformer
+from swin_backbone.layers import SwinBlock
 
 CONFIGS = Path(__file__).parents[2] / 'configs/_base_/runtime'
 
@@ -35,6 +41,8 @@ class Waves(torch.utils.data.Dataset):
 
 @MODELS.register_module()
 class Mean(BaseModel):
+    last_iteration, iterations = None, 0
+
     def __init__(self, **backbone) -> None:
         super().__init__()
         torch.manual_seed(0)  # Runners of the two kinds come here after different draws
@@ -48,6 +56,9 @@ class Mean(BaseModel):
         super().init_weights()
 
     def forward(self, inputs, mode='tensor'):
+        if self.iterations == self.last_iteration:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.iterations += 1
         features = [feature.mean((2, 3)) for feature in self.backbone(inputs)]
         error = self.head(torch.cat(features, 1))[:, 0] - inputs.mean((1, 2, 3)) - 1
         return dict(loss=error.square().mean())
@@ -70,8 +81,15 @@ def config(given: argparse.Namespace) -> Config:
             collate_fn=dict(type='default_collate'),
         ),
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=given.iterations),
-        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.05, momentum=0.9)),
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2)),
+        optim_wrapper=dict(
+            type='OptimWrapper',
+            optimizer=dict(type='SGD', lr=0.05, momentum=0.9),
+            clip_grad=dict(max_norm=0.5),
+        ),
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2),
+            logger=dict(type='LoggerHook', interval=1),
+        ),
         env_cfg=dict(dist_cfg=dict(backend='nccl', timeout=60)),
         randomness=dict(seed=3),
         resume=True,
@@ -93,17 +111,52 @@ def main() -> None:
     parser.add_argument('--runtime', default='')
     parser.add_argument('--backbone', default='{}')
     parser.add_argument('--options', default='{}')
+    parser.add_argument('--die-in-save', type=int, help='of one process, half-way through it')
+    parser.add_argument('--dying-process', type=int, default=0)
+    parser.add_argument('--die-in-iteration', type=int, help='both processes')
     given = parser.parse_args()
     torch.set_num_threads(1)
     runner = RUNNERS.build(config(given))
-    runner.train()
+    if given.die_in_save and get_rank() == given.dying_process:
+        die_while_saving(given.die_in_save)
+    Mean.last_iteration = given.die_in_iteration
+    with watched_blocks() as seen:
+        runner.train()
     model = runner.model
+    units = FullyShardedDataParallel.fsdp_modules(model)
+    seen['units'] = [type(unwrapped(unit)).__name__ for unit in units]
+    (given.folder / f'seen{get_rank()}.json').write_text(json.dumps(seen))
     if isinstance(model, FullyShardedDataParallel):
         with FullyShardedDataParallel.summon_full_params(model):
             weights = {k: v.clone() for k, v in clean(model.module).items()}
     else:
         weights = (model.module if is_model_wrapper(model) else model).state_dict()
     torch.save(weights, given.folder / f'final{get_rank()}.pth')
+
+
+@contextmanager
+def watched_blocks():
+    """Notes how often blocks compute, and in which types."""
+    forward, seen = SwinBlock.forward, dict(calls=0, types=[])
+
+    def watched(block, x, *rest):
+        seen['calls'] += 1
+        kinds = [str(t.dtype) for t in (x, block.attn.w_msa.qkv.weight, block.norm1.weight)]
+        seen['types'] = sorted({*seen['types'], *kinds})
+        return forward(block, x, *rest)
+
+    SwinBlock.forward = watched
+    try:
+        yield seen
+    finally:
+        SwinBlock.forward = forward
+
+
+def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """What is inside of FSDP's and activation checkpointing's wrappers."""
+    for name in ('_fsdp_wrapped_module', '_checkpoint_wrapped_module'):
+        module = getattr(module, name, module)
+    return module
 
 
 def clean(module: torch.nn.Module) -> dict:

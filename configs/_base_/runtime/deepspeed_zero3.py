@@ -1,8 +1,8 @@
 # DeepSpeed's ZeRO, stage 3: optimizer states, gradients and parameters sharded over the GPUs, in
-# bfloat16. For the list of _base_, after a recipe; with it goes
-# optim_wrapper = dict(type='DeepSpeedOptimWrapper') in the config that lists it.
+# bfloat16. For the list of _base_, after a recipe, whose optim_wrapper may be of any type. A
+# checkpoint is a folder in DeepSpeed's format, with the plain model's weights in weights.pth.
 strategy = dict(
-    type='DeepSpeedStrategy',
+    type='swin_backbone.engine.deepspeed.AnyDeviceDeepSpeedStrategy',
     bf16=dict(enabled=True),
     inputs_to_half=['inputs'],
     zero_optimization=dict(

@@ -1,7 +1,7 @@
 # Parameters, gradients and optimizer states sharded over the GPUs by FSDP, a Swin block at a time,
 # in bfloat16 over float32 master weights. For the list of _base_, after a recipe; the Runner that
-# this needs is then chosen by itself. The checkpoint is one file, that the plain model loads.
-# With state_dict_cfg='local' each process saves its shard, but torch's safe loading refuses those.
+# this needs is then chosen by itself. A checkpoint is one file; with state_dict_cfg='local' it is a
+# folder of a file a process, each with its own part. The plain model loads either.
 strategy = dict(
     type='swin_backbone.engine.fsdp.AnyDeviceFSDPStrategy',
     model_wrapper=dict(

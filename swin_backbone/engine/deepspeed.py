@@ -1,0 +1,113 @@
+"""DeepSpeed's ZeRO through mmengine: any recipe as it is, and processes without an accelerator.
+
+``configs/_base_/runtime/deepspeed_zero2.py`` and ``deepspeed_zero3.py`` have it in its place.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine._strategy import DeepSpeedStrategy
+from mmengine._strategy.deepspeed import DeepSpeedOptimWrapper
+from mmengine.device import get_device
+from mmengine.optim import BaseOptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS, STRATEGIES
+from torch import Tensor, nn
+
+from ..errors import ArgumentError
+from ..weights.rank_files import PLAIN_WEIGHTS
+
+# What DeepSpeed has settings of its own for.
+_PRECISION = ('loss_scale', 'dtype', 'use_fsdp')
+
+
+@OPTIM_WRAPPERS.register_module()
+class SteppingDeepSpeedOptimWrapper(DeepSpeedOptimWrapper):
+    """mmengine's, whose steps record nothing for a backward pass.
+
+    DeepSpeed 0.18 gathers parameters in place within them, which torch 2.13 refuses otherwise.
+    """
+
+    @torch.no_grad()
+    def step(self, **kwargs: Any) -> None:
+        """Updates the parameters."""
+        super().step(**kwargs)
+
+
+@STRATEGIES.register_module()
+class AnyDeviceDeepSpeedStrategy(DeepSpeedStrategy):
+    """mmengine's ``DeepSpeedStrategy``, for recipes as they are and on any device.
+
+    - A recipe's ``optim_wrapper`` is taken whatever its type: ``clip_grad`` and
+      ``accumulative_counts`` become DeepSpeed's settings, and precision is the strategy's matter.
+    - The batch size that DeepSpeed asks for is the data loader's.
+    - Without an accelerator the processes talk by gloo.
+    """
+
+    def _setup_distributed(
+        self, launcher: str | None = None, backend: str = 'nccl', **kwargs: Any
+    ) -> None:
+        if get_device() != 'cpu' or launcher != 'pytorch':
+            super()._setup_distributed(launcher, backend, **kwargs)
+            return
+        import deepspeed
+
+        if 'timeout' in kwargs:
+            kwargs['timeout'] = timedelta(seconds=kwargs['timeout'])
+        # It would compile an all-reduce of its own for CPUs, for a minute; gloo's does.
+        deepspeed.ops.__compatible_ops__['deepspeed_shm_comm'] = False
+        deepspeed.init_distributed(dist_backend='gloo', **kwargs)
+
+    def build_optim_wrapper(
+        self, optim_wrapper: Any, model: nn.Module | None = None
+    ) -> BaseOptimWrapper:
+        """As mmengine's, from any optimizer wrapper's config.
+
+        Raises:
+            ArgumentError: It clips gradients by value, which DeepSpeed does not.
+        """
+        if isinstance(optim_wrapper, dict):
+            kept = {k: v for k, v in optim_wrapper.items() if k not in _PRECISION}
+            clip = dict(kept.pop('clip_grad', None) or {})
+            if clip.get('type', 'norm') != 'norm' or clip.get('norm_type', 2) != 2:
+                raise ArgumentError(
+                    f'optim_wrapper.clip_grad={clip}: DeepSpeed clips by the 2-norm alone, as '
+                    'clip_grad=dict(max_norm=…) asks for'
+                )
+            self.config.setdefault('gradient_clipping', float(clip.get('max_norm', 0.0)))
+            self.config['gradient_accumulation_steps'] *= kept.pop('accumulative_counts', 1)
+            optim_wrapper = dict(kept, type=SteppingDeepSpeedOptimWrapper)
+        return super().build_optim_wrapper(optim_wrapper, model)
+
+    def save_checkpoint(self, filename: str, *, save_optimizer: bool = True, **kwargs: Any) -> None:
+        """As mmengine's; with the float32 weights of the plain model in DeepSpeed's folder, too.
+
+        Any loader of this package takes them from there, and reads nothing else in it.
+        """
+        super().save_checkpoint(filename, save_optimizer=save_optimizer, **kwargs)
+        if not save_optimizer:
+            return
+        weights = full_weights(self.model.module)
+        if self.rank == 0:
+            meta = kwargs['extra_ckpt']['meta']
+            torch.save(dict(meta=meta, state_dict=weights), Path(filename) / PLAIN_WEIGHTS)
+
+    def _wrap_model(self, model: nn.Module) -> nn.Module:
+        batch = self.dispatch_kwargs.get('train_micro_batch_size_per_gpu', 1)
+        self.config.setdefault('train_micro_batch_size_per_gpu', batch)
+        return super()._wrap_model(model)
+
+
+def full_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a model whose parameters ZeRO shares, in float32 and on the CPU."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    weights = {key: value.detach() for key, value in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        full = safe_get_full_fp32_param(parameter)
+        if full is not None:  # frozen ones are shared by nobody
+            weights[name] = full.detach()
+    return {key: value.cpu() for key, value in weights.items()}
