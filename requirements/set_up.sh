@@ -3,6 +3,7 @@
 #
 #   STACK           openmmlab (the default) or onedl, its maintained fork
 #   VENV            the environment's folder; default: .venv
+#   TORCH           which torch, where there is none; default: torch==2.13.0
 #   PYTHON          interpreter to use; default: the first of 3.11, 3.12, 3.10 on PATH
 #   PIP_FIND_LINKS  folders with wheels, as for any pip; one with mmcv saves building it
 set -euo pipefail
@@ -51,7 +52,7 @@ PYTHON
 
 say 'Build tools and torch'
 pip install -q -c requirements/constraints.txt -r requirements/build.txt
-python -c 'import torch' 2>/dev/null || pip install -q torch==2.13.0
+python -c 'import torch' 2>/dev/null || pip install -q "${TORCH:-torch==2.13.0}"
 
 say "The $stack stack and the tools of the tests"
 # OneDL's are source distributions, some of which import torch as they are built.
