@@ -2,12 +2,13 @@
 SHELL := bash
 PYTEST_WORKERS ?= 2
 
-.PHONY: help demo test test-all lint format dist clean
+.PHONY: help demo test test-all test-matrix lint format dist clean
 
 help:
 	@echo 'make demo      train and test a detector and a segmentor on little drawn scenes (about 8 minutes)'
 	@echo 'make test      the suite without its slow tests (about 12 minutes)'
 	@echo 'make test-all  every test; those marked slow take minutes each'
+	@echo 'make test-matrix  the suite on either stack and on Python 3.10, 3.11 and 3.12, as far as they can be had'
 	@echo 'make lint      formatting, lint and type checks'
 	@echo 'make dist      sdist and wheel, in dist/'
 	@echo 'make clean     remove what the demo and the tests made; .venv and built wheels stay'
@@ -29,6 +30,15 @@ test: .venv
 test-all: .venv
 	@echo '==> Every test, $(PYTEST_WORKERS) at a time'
 	@$(PYTEST) $(TESTS)
+
+# An environment of its own: nox asks for newer versions of what the suite is pinned to.
+NOX = .cache/nox/bin/nox
+$(NOX):
+	@$${PYTHON:-python3} -m venv .cache/nox && .cache/nox/bin/python -m pip install -q nox==2026.10.20
+
+# make test-matrix SESSIONS='onedl-3.11 openmmlab-3.11'; all of them without.
+test-matrix: $(NOX)
+	@$(NOX) $(if $(SESSIONS),--session $(SESSIONS)) $(if $(TESTS),-- $(TESTS))
 
 lint: .venv
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

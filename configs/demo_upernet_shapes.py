@@ -1,7 +1,10 @@
 # UPerNet with a little Swin, trained in minutes on two CPU cores. Scaled down from the usual recipe
 # to images of 128 × 128. The demo starts it, as is usual, from a trained backbone, its detector's:
 # init_cfg=dict(type='Pretrained', checkpoint=…). From scratch it needs more iterations.
-_base_ = ['mmseg::_base_/models/upernet_swin.py', 'mmseg::_base_/default_runtime.py']
+_base_ = [
+    __import__('mmseg').__path__[0] + '/.mim/configs/_base_/models/upernet_swin.py',
+    __import__('mmseg').__path__[0] + '/.mim/configs/_base_/default_runtime.py',
+]
 custom_imports = dict(
     imports=['swin_backbone', 'swin_backbone.engine.runner', 'swin_backbone.demo.segmentation']
 )

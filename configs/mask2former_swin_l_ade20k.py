@@ -1,7 +1,8 @@
 # Mask2Former for semantic segmentation, Swin-L from ImageNet-22K at 384 × 384, 640 × 640, 160k
 # iterations: mmseg's recipe. Its head is mmdet's, which has to be installed, too.
 _base_ = [
-    'mmseg::mask2former/mask2former_swin-l-in22k-384x384-pre_8xb2-160k_ade20k-640x640.py',
+    __import__('mmseg').__path__[0]
+    + '/.mim/configs/mask2former/mask2former_swin-l-in22k-384x384-pre_8xb2-160k_ade20k-640x640.py',
     '_base_/models/weights.py',
     '_base_/runtime/swin.py',
 ]

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
-# Sets up .venv with the pinned stack and this package. Safe to run again: keeps what is there.
+# Sets up .venv with a pinned stack and this package. Safe to run again: keeps what is there.
 #
+#   STACK           openmmlab (the default) or onedl, its maintained fork
+#   VENV            the environment's folder; default: .venv
+#   TORCH           which torch, where there is none; default: torch==2.13.0
 #   PYTHON          interpreter to use; default: the first of 3.11, 3.12, 3.10 on PATH
 #   PIP_FIND_LINKS  folders with wheels, as for any pip; one with mmcv saves building it
 set -euo pipefail
@@ -9,26 +12,33 @@ cd "$(dirname "$0")/.."
 say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
 version_fits() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null; }
 
-stamp=.venv/.set-up
-wanted=$(cat requirements/*.txt requirements/set_up.sh pyproject.toml setup.py | cksum)
+stack=${STACK:-openmmlab} venv=${VENV:-.venv}
+case $stack in
+    openmmlab) mmcv=mmcv==2.1.0 ;;
+    onedl) mmcv=onedl-mmcv==2.3.6 ;;
+    *) echo "STACK must be openmmlab or onedl, not $stack" >&2; exit 1 ;;
+esac
+
+stamp=$venv/.set-up
+wanted="$stack $(cat requirements/*.txt requirements/set_up.sh pyproject.toml setup.py | cksum)"
 if [ "$(cat $stamp 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 
 # None yet, or one whose making was interrupted, or whose Python is gone.
-if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+if ! "$venv"/bin/python -m pip --version >/dev/null 2>&1; then
     for python in ${PYTHON:-python3.11 python3.12 python3.10 python3 python}; do
         version_fits "$python" && break
         python=
     done
     [ -n "$python" ] || { echo 'No Python 3.10, 3.11 or 3.12 found; set PYTHON=/path/to/python' >&2; exit 1; }
-    say "Making .venv with $("$python" --version); a few minutes in all, 20 more if mmcv must be built"
+    say "Making $venv with $("$python" --version); a few minutes in all, 20 more if mmcv must be built"
     # A torch with CUDA that is there already is kept, and mmcv is built for it.
     if "$python" -c 'import torch; assert torch.version.cuda' 2>/dev/null; then
-        "$python" -m venv --clear --system-site-packages .venv
+        "$python" -m venv --clear --system-site-packages "$venv"
     else
-        "$python" -m venv --clear .venv
+        "$python" -m venv --clear "$venv"
     fi
 fi
-export PATH="$PWD/.venv/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
+export PATH="$(cd "$venv" && pwd)/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
 pip() { python -m pip "$@"; }
 
 # Whether mmcv is there with operators that load, and with CUDA ones if torch can use a GPU.
@@ -42,10 +52,12 @@ PYTHON
 
 say 'Build tools and torch'
 pip install -q -c requirements/constraints.txt -r requirements/build.txt
-python -c 'import torch' 2>/dev/null || pip install -q torch==2.13.0
+python -c 'import torch' 2>/dev/null || pip install -q "${TORCH:-torch==2.13.0}"
 
-say 'OpenMMLab and the tools of the tests'
-pip install -q -c requirements/constraints.txt -r requirements/stack.txt -r requirements/test.txt
+say "The $stack stack and the tools of the tests"
+# OneDL's are source distributions, some of which import torch as they are built.
+pip install -q --no-build-isolation -c requirements/constraints.txt \
+    -r "requirements/$stack.txt" -r requirements/test.txt
 
 # mmdet's panoptic segmentation. Its pins are older than the stack, and need not be: without them.
 pip install -q --no-deps panopticapi-lite==0.2.0
@@ -56,26 +68,28 @@ pip install -q --no-deps --no-build-isolation instaboostfast==0.1.2
 python -c 'import triton' 2>/dev/null || pip install -q --no-deps triton==3.9.0 \
     || echo 'There is no triton for this machine: the tests of its kernels will be skipped'
 
-# Outside the environment, where nothing but the tests that need them finds them.
+# Beside the environment's packages, where nothing but the tests that need them finds them.
 peers=$(cksum < requirements/peers.txt)
-if [ "$(cat .cache/peers/.installed 2>/dev/null)" != "$peers" ]; then
+if [ "$(cat "$venv/peers/.installed" 2>/dev/null)" != "$peers" ]; then
     say 'Peers that the tests compare with'
-    rm -rf .cache/peers
-    pip install -q --no-deps --target .cache/peers -r requirements/peers.txt
-    echo "$peers" > .cache/peers/.installed
+    rm -rf "$venv/peers"
+    pip install -q --no-deps --target "$venv/peers" -r requirements/peers.txt
+    echo "$peers" > "$venv/peers/.installed"
 fi
 
 say 'mmcv with its operators'
-mmcv=mmcv==2.1.0
+distribution=${mmcv%==*}
+# A wheel is for one Python and one torch.
+wheels=.cache/wheels/$(python -c 'import sys, torch; print(sys.implementation.cache_tag, torch.__version__, sep="-torch-")')
 if ! mmcv_fits; then
-    mkdir -p .cache/wheels
-    pip install -q --no-deps --only-binary mmcv --find-links .cache/wheels $mmcv 2>/dev/null || true
+    mkdir -p "$wheels"
+    pip install -q --no-deps --only-binary "$distribution" --find-links "$wheels" $mmcv 2>/dev/null || true
 fi
 if ! mmcv_fits; then
     echo "no wheel fits: building it from source; about 17 minutes on 2 cores, then kept in .cache"
     CFLAGS=-g0 MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} pip wheel -q --no-build-isolation \
-        --no-deps --no-binary mmcv -w .cache/wheels $mmcv
-    pip install -q --no-deps --no-index --force-reinstall .cache/wheels/mmcv-*.whl
+        --no-deps --no-binary "$distribution" -w "$wheels" $mmcv
+    pip install -q --no-deps --no-index --force-reinstall "$wheels/${distribution//-/_}"-*.whl
 fi
 
 say 'This package'

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ROOT = Path(__file__).parent.parent
-APART = ROOT / '.cache' / 'peers'
+APART = Path(sys.prefix, 'peers')
 
 GEOMETRIES = {
     'tiny': dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window_size=7),

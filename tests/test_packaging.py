@@ -133,7 +133,7 @@ def test_an_installed_user_finds_the_configs(wheel, tmp_path):
         '        model = Config.fromfile(path).model\n'
         '        backbone = model.get("module", model).backbone\n'
         '        assert backbone.type in ("SwinTransformer", "SwinTransformerV2"), path\n'
-        '    print(path.name)\n'
+        '    print("config", path.name)\n'
         'from swin_backbone.weights.download import target\n'
         'assert target("swin_tiny_in1k").path.parent.name == "swin_backbone"\n'
         'from click.testing import CliRunner\n'
@@ -147,7 +147,8 @@ def test_an_installed_user_finds_the_configs(wheel, tmp_path):
         [sys.executable, '-c', code], capture_output=True, text=True, cwd=tmp_path, env=env
     )
     assert result.returncode == 0, result.stderr
-    assert {path.name for path in (ROOT / 'configs').glob('*.py')} == set(result.stdout.split())
+    read = {line.split()[1] for line in result.stdout.splitlines() if line.startswith('config ')}
+    assert {path.name for path in (ROOT / 'configs').glob('*.py')} == read
 
 
 def test_runtime_dependencies_are_the_four(wheel):

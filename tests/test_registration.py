@@ -8,6 +8,7 @@ import textwrap
 
 import peers
 import pytest
+from stock import inherited
 
 
 def run(code: str, *arguments: str, cwd=None) -> str:
@@ -53,7 +54,7 @@ def test_any_order_of_imports(imports):
 
 TEXT_CONFIG = """
 custom_imports = dict(imports=['swin_backbone'])
-_base_ = '{framework}::{base}'
+_base_ = {base!r}
 """
 
 # In a pure-Python config an import is the line: mmengine does not read custom_imports there.
@@ -72,7 +73,8 @@ model = dict(backbone=dict(type=SwinTransformer, arch='tiny'))
     ],
 )
 def test_stock_text_configs_build_ours(framework, base, tmp_path):
-    (tmp_path / 'config.py').write_text(TEXT_CONFIG.format(framework=framework, base=base))
+    text = TEXT_CONFIG.format(base=inherited(framework, base))
+    (tmp_path / 'config.py').write_text(text)
     run(
         f"""
         from mmengine.config import Config

@@ -18,7 +18,7 @@ from ..errors import ArgumentError
 from ..registration import register
 
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
-_FRAMEWORK = re.compile(r"'(\w+)::|^default_scope = '(\w+)'", re.MULTILINE)
+_FRAMEWORK = re.compile(r"'(\w+)::|__import__\('(\w+)'\)|^default_scope = '(\w+)'", re.MULTILINE)
 _LEADING_COMMENT = re.compile(r'\A(?:#.*\n)+')
 
 
@@ -74,7 +74,7 @@ def _framework(path: Path) -> str | None:
     """What a config is for: the framework whose bases, or whose scope, it or a base of it names."""
     text = path.read_text()
     if named := _FRAMEWORK.search(text):
-        return named[1] or named[2]
+        return named[1] or named[2] or named[3]
     for node in ast.parse(text).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '_base_':
             bases = ast.literal_eval(node.value)

@@ -141,7 +141,7 @@ class Job:
     def _mim(self, console: Console, verb: str, options: dict, *arguments: str) -> None:
         """Runs ``mim train`` or ``mim test``, and shows how far it is."""
         options = {**self.options, **options}
-        command = ['mim', verb, self.framework, _short(self.config), *arguments]
+        command = ['mim', verb, mims_name(self.framework), _short(self.config), *arguments]
         if options:
             command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
         console.print(f'[bold]$ {escape(" ".join(command))}', highlight=False)
@@ -167,6 +167,13 @@ class Job:
                 f'{verb}ing the {self.name} failed with exit status {status}. '
                 f'The end of {log}:\n{tail}'
             )
+
+
+def mims_name(framework: str) -> str:
+    """What the installed mim calls a framework: OneDL's knows mmdet as mmdetection alone."""
+    from mim.utils import module_full_name
+
+    return framework if module_full_name(framework) else {'mmdet': 'mmdetection'}[framework]
 
 
 @contextmanager

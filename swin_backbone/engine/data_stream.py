@@ -195,3 +195,7 @@ class Advanced:
             self.skip -= 1
             return None
         return next(self.iterator)
+
+    def skip_iter(self, number: int) -> None:
+        """Skips a number of items at once, as OneDL's mmengine does."""
+        self.skip = max(self.skip - number, 0)

@@ -108,6 +108,8 @@ class AnyDeviceFSDPStrategy(FSDPStrategy):
     ) -> BaseOptimWrapper:
         """As mmengine's; gradients are clipped by the norm of all of them, not of a shard's."""
         built = super().build_optim_wrapper(optim_wrapper, model)
+        if not isinstance(model, FullyShardedDataParallel):
+            return built
         for wrapper in built.values() if isinstance(built, OptimWrapperDict) else [built]:
             if getattr(wrapper, 'clip_func', None) is nn.utils.clip_grad_norm_:
                 wrapper.clip_func = partial(clip_shards, model)

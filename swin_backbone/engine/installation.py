@@ -16,17 +16,18 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# By import name: the distribution's name, and what must be installed. Others are optional.
+# By import name: what must be installed, from OpenMMLab or, instead, from OneDL, whose maintained
+# forks have other names and are imported by the same.
 REQUIRED = {
-    'torch': ('torch', 'torch>=2.6'),
-    'mmengine': ('mmengine', 'mmengine>=0.10.4'),
-    'mmcv': ('mmcv', 'mmcv>=2.0.0,<2.2.0'),
+    'torch': ('torch>=2.6',),
+    'mmengine': ('mmengine>=0.10.4', 'onedl-mmengine>=0.10.12'),
+    'mmcv': ('mmcv>=2.0.0,<2.2.0', 'onedl-mmcv>=2.3.0'),
 }
 OPTIONAL = {
-    'mmdet': ('mmdet', 'mmdet>=3.0.0'),
-    'mmseg': ('mmsegmentation', 'mmsegmentation>=1.0.0'),
-    'mmpretrain': ('mmpretrain', 'mmpretrain>=1.0.0'),
-    'triton': ('triton', 'triton'),
+    'mmdet': ('mmdet>=3.0.0', 'onedl-mmdetection>=3.5.0'),
+    'mmseg': ('mmsegmentation>=1.0.0', 'onedl-mmsegmentation>=1.4.0'),
+    'mmpretrain': ('mmpretrain>=1.0.0', 'onedl-mmpretrain>=1.3.0'),
+    'triton': ('triton',),
 }
 NEED_OPERATORS = ('mmdet', 'mmseg')
 VARIABLES = ('SWIN_BACKEND', 'SWIN_CHECKPOINTS', 'SWIN_COCO128', 'SWIN_MIRROR', 'SWIN_OFFLINE')
@@ -62,6 +63,7 @@ def examine(plugins: Iterable[str] = ()) -> list[Finding]:
         'versions': versions,
         'mmcv operators': mmcv_operators,
         'registries': lambda: registries(plugins),
+        'configs': inherited_configs,
         'GPU': gpus,
         'backends': backends,
         'checkpoints': checkpoints,
@@ -87,17 +89,20 @@ def versions() -> Iterator[Finding]:
     number = '.'.join(map(str, sys.version_info[:3]))
     yield Finding('versions', 'python', sys.version_info >= (3, 10), f'{number} ({sys.executable})')
     yield Finding('versions', 'swin_backbone', True, f'{__version__} ({Path(__file__).parents[1]})')
-    for module, (distribution, wanted) in {**REQUIRED, **OPTIONAL}.items():
-        yield _version(module, distribution, wanted)
+    for module in {**REQUIRED, **OPTIONAL}:
+        yield _version(module)
 
 
-def _version(module: str, distribution: str, wanted: str) -> Finding:
+def _version(module: str) -> Finding:
+    distribution, released, wanted = _source(module)
     install = f"pip install '{wanted}'"
+    both = _overwritten(module)
+    if both is not None:
+        return both
     if not _installed(module):
         needed = module in REQUIRED
         detail = 'not installed' if needed else 'not installed, and not needed by the backbone'
         return Finding('versions', module, False if needed else None, detail, install)
-    released = _distributed(distribution)
     try:
         imported = importlib.import_module(module)
     except Exception as error:  # whatever a broken installation may raise
@@ -106,7 +111,23 @@ def _version(module: str, distribution: str, wanted: str) -> Finding:
     version = released or str(getattr(imported, '__version__', 'of unknown version'))
     if _older(version, wanted):
         return Finding('versions', module, False, f'{version}, but it must be {wanted}', install)
-    return Finding('versions', module, True, version)
+    detail = f'{version} ({distribution})' if distribution.startswith('onedl-') else version
+    return Finding('versions', module, True, detail)
+
+
+def _overwritten(module: str) -> Finding | None:
+    """Whether two distributions have written the same module's files, as two stacks do."""
+    names = [_name(wanted) for wanted in {**REQUIRED, **OPTIONAL}[module]]
+    found = {name: version for name in names if (version := _distributed(name))}
+    if len(found) < 2:
+        return None
+    # OneDL's is the one that was chosen: the other comes along with whatever asks for it by name.
+    kept = names[-1]
+    detail = ' and '.join(f'{name} {version}' for name, version in found.items())
+    return Finding(
+        *('versions', module, False, f'{detail} are both installed, and overwrite each other'),
+        f"pip uninstall -y {' '.join(found)} && pip install --no-deps '{kept}=={found[kept]}'",
+    )
 
 
 def mmcv_operators() -> Iterator[Finding]:
@@ -114,10 +135,11 @@ def mmcv_operators() -> Iterator[Finding]:
     import torch
 
     needed = [name for name in NEED_OPERATORS if _installed(name)]
-    version = _distributed('mmcv') or '2.1.0'
+    distribution, version, wanted = _source('mmcv')
+    same = f'{distribution}=={version}' if version else wanted
     fix = (
         f'MMCV_WITH_OPS=1 pip install --force-reinstall --no-deps --no-cache-dir '
-        f"--no-build-isolation --no-binary mmcv 'mmcv=={version}'"
+        f"--no-build-isolation --no-binary {distribution} '{same}'"
     )
     try:
         from mmcv.ops import get_compiling_cuda_version, nms
@@ -126,7 +148,7 @@ def mmcv_operators() -> Iterator[Finding]:
         kept = nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5)[1].tolist()
     except Exception as error:  # whatever a broken installation may raise
         why = (
-            f'they do not load: {_said(error)}; mmcv {version} must be compiled for the installed '
+            f'they do not load: {_said(error)}; {same} must be compiled for the installed '
             f'torch {torch.__version__}'
         )
         if not needed:
@@ -182,6 +204,25 @@ def _models(framework: str) -> Iterator[Finding]:
 def _place(found: type) -> str:
     module = sys.modules.get(found.__module__)
     return f'{found.__module__}.{found.__qualname__} ({getattr(module, "__file__", None)})'
+
+
+def inherited_configs() -> Iterator[Finding]:
+    """Whether a config's ``_base_`` can name the frameworks' configs as ``framework::…``."""
+    from mmengine.config.utils import MODULE2PACKAGE
+    from mmengine.utils import is_installed
+
+    from ..registration import FRAMEWORKS
+
+    for framework in filter(_installed, FRAMEWORKS):
+        asked = MODULE2PACKAGE[framework]
+        found = is_installed(asked)
+        spec = importlib.util.find_spec(framework)
+        if spec is None or spec.origin is None:
+            continue
+        folder = Path(spec.origin).parent / '.mim/configs'
+        detail = f'mmengine asks for {asked}, which is not installed by that name: write {folder}/…'
+        name = f'{framework}::…'
+        yield Finding('configs', name, found or None, str(folder) if found else detail)
 
 
 def gpus() -> Iterator[Finding]:
@@ -285,6 +326,24 @@ def _installed(module: str) -> bool:
         return False
 
 
+def _source(module: str) -> tuple[str, str | None, str]:
+    """The distribution that a module is of, its version if installed, and what it must be.
+
+    Of what is not installed, it is OneDL's where others of OneDL's are.
+    """
+    choice = {**REQUIRED, **OPTIONAL}[module]
+    for wanted in choice:
+        if version := _distributed(_name(wanted)):
+            return _name(wanted), version, wanted
+    onedl = _distributed('onedl-mmengine') or _distributed('onedl-mmcv')
+    wanted = choice[-1] if onedl else choice[0]
+    return _name(wanted), None, wanted
+
+
+def _name(requirement: str) -> str:
+    return requirement.partition('>=')[0]
+
+
 def _distributed(name: str) -> str | None:
     """The version of an installed distribution."""
     try:
@@ -320,5 +379,5 @@ def _fix_of(error: Exception, otherwise: str | None = None) -> str | None:
         return otherwise
     if missing == 'pkg_resources':  # which newer setuptools do without
         return "pip install 'setuptools<81'"
-    known = {**REQUIRED, **OPTIONAL}
-    return f"pip install '{known[missing][1]}'" if missing in known else f'pip install {missing}'
+    known = missing in {**REQUIRED, **OPTIONAL}
+    return f"pip install '{_source(missing)[-1]}'" if known else f'pip install {missing}'

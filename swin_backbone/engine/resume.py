@@ -90,7 +90,8 @@ class ResumesExactly(_ARunner):
         loop = self.train_loop
         batches = loop.dataloader.batch_sampler
         if isinstance(batches, ResumableBatches) and hasattr(loop, 'dataloader_iterator'):
-            loop.dataloader_iterator._epoch = batches.epoch
+            # Told from the count: newer mmengines ask for nothing of the data before they train.
+            loop.dataloader_iterator._epoch = max(loop.iter - 1, 0) // max(len(batches), 1)
             loop.dataloader_iterator = Advanced(loop.dataloader_iterator, loop.iter)
 
     def _choose_checkpoint(self) -> dict:

@@ -156,7 +156,7 @@ def _open(folder: Path) -> list[dict[str, Any]]:
             f'{folder} has a file a process, but they do not say how they go together, as those '
             'of swin_backbone.engine.fsdp.AnyDeviceFSDPStrategy do'
         )
-    files = [first]
+    files: list[Any] = [first]
     for rank in range(1, first[LAYOUT]['ranks']):
         file = rank_file(folder, rank)
         if not file.is_file():

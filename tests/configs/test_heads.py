@@ -23,6 +23,7 @@ from mmdet.datasets import CocoPanopticDataset
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from recipes import load, model, path
+from stock import inherited
 
 from swin_backbone import SwinTransformer
 from swin_backbone.weights.catalog import find
@@ -182,13 +183,14 @@ def shipped() -> Iterator:
         configs = Path(framework.__file__).parent / '.mim/configs'
         for folder in ('swin', 'mask2former'):
             for i, file in enumerate(sorted((configs / folder).glob('*swin*.py'))):
-                base = f'{framework.__name__}::{folder}/{file.name}'
-                yield pytest.param(base, marks=[pytest.mark.slow] if i else [])
+                name = f'{folder}/{file.name}'
+                slow = [pytest.mark.slow] if i else []
+                yield pytest.param(framework.__name__, name, marks=slow)
 
 
-@pytest.mark.parametrize('base', shipped())
-def test_shipped_configs_need_the_import_only(base, tmp_path):
-    file = tmp_path / 'user.py'
+@pytest.mark.parametrize(('framework', 'name'), shipped())
+def test_shipped_configs_need_the_import_only(framework, name, tmp_path):
+    file, base = tmp_path / 'user.py', inherited(framework, name)
     file.write_text(f"_base_ = {base!r}\ncustom_imports = dict(imports=['swin_backbone'])\n")
     with torch.device('meta'):
         assert type(MODELS.build(load(file).model).backbone) is SwinTransformer

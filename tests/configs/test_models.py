@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from recipes import CONFIGS, DETECTORS, HTC, RECIPES, SEGMENTORS, V2_RECIPES, load, model, path
+from stock import inherited
 from torch import nn
 
 from swin_backbone import ArgumentError, SwinTransformer, SwinTransformerV2
@@ -193,8 +194,8 @@ def test_user_turns_pretrained_weights_off():
 
 
 STOCK_DETECTOR = 'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'
-STOCK_SEGMENTOR = (
-    'mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py'
+STOCK_SEGMENTOR = inherited(
+    'mmseg', 'swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py'
 )
 
 

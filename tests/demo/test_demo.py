@@ -16,7 +16,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from rich.console import Console
 
 from swin_backbone import SwinTransformer
-from swin_backbone.demo.jobs import Job, write_json
+from swin_backbone.demo.jobs import Job, mims_name, write_json
 from swin_backbone.demo.scenes import SceneSet
 
 pytest.importorskip('mmdet')
@@ -89,7 +89,7 @@ def test_quick_run_trains_and_tests_both(folder, first):
         assert re.search(rf'{metric}\W+{results[metric]:.3f}', first.stdout)
     for verb in ('train', 'test'):
         for framework in ('mmdet', 'mmseg'):
-            assert f'$ mim {verb} {framework} ' in first.stdout
+            assert f'$ mim {verb} {mims_name(framework)} ' in first.stdout
     for name in ('detections', 'segments', 'losses'):
         picture = cv2.imread(str(out / f'{name}.png'))
         assert min(picture.shape[:2]) > 300

@@ -126,3 +126,6 @@ def test_seeds_of_all_generators():
 def test_advanced_gives_nothing_for_what_is_skipped():
     advanced = Advanced(iter('ab'), 2)
     assert [next(advanced) for _ in range(4)] == [None, None, 'a', 'b']
+    advanced = Advanced(iter('ab'), 2)
+    advanced.skip_iter(2)
+    assert [next(advanced) for _ in range(2)] == ['a', 'b']

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 
 import pytest
@@ -49,14 +48,57 @@ def test_a_missing_framework_is_not_wrong_and_a_missing_dependency_is(monkeypatc
     )
     found = by_name(installation.versions())
     assert found['mmdet'].ok is None and found['mmcv'].ok is False
-    assert found['mmcv'].fix == "pip install 'mmcv>=2.0.0,<2.2.0'"
+    assert found['mmcv'].fix == f"pip install '{installation._source('mmcv')[-1]}'"
+
+
+@pytest.fixture
+def distributed(monkeypatch) -> dict[str, str]:
+    """What is installed, by the distributions' names: to be changed by a test."""
+    names = {'torch': '2.13.0', 'mmengine': '0.10.7', 'mmcv': '2.1.0'}
+    monkeypatch.setattr(installation, '_distributed', names.get)
+    return names
+
+
+def test_either_stack_is_known(distributed, monkeypatch):
+    assert installation._source('mmcv') == ('mmcv', '2.1.0', 'mmcv>=2.0.0,<2.2.0')
+    assert installation._source('mmdet') == ('mmdet', None, 'mmdet>=3.0.0')
+    for name in ('mmengine', 'mmcv'):
+        del distributed[name]
+    distributed.update({'onedl-mmengine': '0.10.12', 'onedl-mmcv': '2.3.6'})
+    found = by_name(installation.versions())
+    assert found['mmcv'].ok and found['mmcv'].detail == '2.3.6 (onedl-mmcv)'
+    assert found['mmengine'].ok and found['torch'].detail == '2.13.0'
+    # What is missing is advised from the stack that is there.
+    monkeypatch.setattr(installation, '_installed', lambda name: name != 'mmdet')
+    missing = by_name(installation.versions())['mmdet']
+    assert missing.fix == "pip install 'onedl-mmdetection>=3.5.0'"
+
+
+def test_two_stacks_in_one_environment(distributed):
+    distributed['onedl-mmcv'] = '2.3.6'
+    found = by_name(installation.versions())
+    assert found['mmengine'].ok and found['mmcv'].ok is False
+    assert 'mmcv 2.1.0 and onedl-mmcv 2.3.6 are both installed' in found['mmcv'].detail
+    assert found['mmcv'].fix == (
+        "pip uninstall -y mmcv onedl-mmcv && pip install --no-deps 'onedl-mmcv==2.3.6'"
+    )
+
+
+def test_configs_to_inherit(monkeypatch):
+    found = by_name(installation.inherited_configs())
+    assert found['mmdet::…'].ok and found['mmdet::…'].detail.endswith('/mmdet/.mim/configs')
+    monkeypatch.setattr('mmengine.utils.is_installed', lambda name: name != 'mmsegmentation')
+    found = by_name(installation.inherited_configs())['mmseg::…']
+    assert found.ok is None and 'asks for mmsegmentation' in found.detail
+    assert found.detail.endswith('/mmseg/.mim/configs/…')
 
 
 def test_versions_too_old(monkeypatch):
-    monkeypatch.setattr(importlib.metadata, 'version', lambda name: '0.10.3+cpu')
+    stack = {installation._source(module)[0] for module in installation.REQUIRED}
+    monkeypatch.setattr(installation, '_distributed', lambda name: name in stack and '0.10.3+cpu')
     found = by_name(installation.versions())
-    assert found['mmengine'].ok is False and 'mmengine>=0.10.4' in found['mmengine'].detail
-    assert found['triton'].ok in (True, None)
+    assert found['mmengine'].ok is False and 'mmengine>=0.10.' in found['mmengine'].detail
+    assert found['torch'].ok is False and found['triton'].ok in (True, None)
 
 
 def test_a_framework_that_cannot_be_imported(monkeypatch, tmp_path):

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from swin_backbone.demo.jobs import mims_name
+
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs'
 COCO128 = Path(os.environ.get('SWIN_COCO128', ROOT.parent / 'shared/data/coco128')).resolve()
@@ -36,7 +38,9 @@ def mim(
     *words: str | Path, folder: Path, options: Sequence[str] = (), processes: int = 1
 ) -> Outcome:
     """Runs ``mim <words> --cfg-options <options>`` in a folder, to its end whatever that is."""
-    command = [Path(sys.executable).with_name('mim'), *words, '--work-dir', folder / 'work']
+    verb, framework, *words = words
+    command = [Path(sys.executable).with_name('mim'), verb, mims_name(framework), *words]
+    command += ['--work-dir', folder / 'work']
     if processes > 1:
         command += ['--launcher', 'pytorch', '--gpus', processes, '--port', _free_port()]
     result = subprocess.run(

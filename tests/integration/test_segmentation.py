@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 from commands import logged, mim, read, succeeded
+from stock import inherited
 
-CONFIG = """
-_base_ = [
-    'mmseg::_base_/models/upernet_swin.py',
-    'mmseg::_base_/datasets/ade20k.py',
-    'mmseg::_base_/default_runtime.py',
-]
+BASES = ('models/upernet_swin.py', 'datasets/ade20k.py', 'default_runtime.py')
+CONFIG = f'_base_ = {[inherited("mmseg", f"_base_/{name}") for name in BASES]}'
+CONFIG += """
 custom_imports = dict(imports=['swin_backbone', 'swin_backbone.engine.runner'])
 model = dict(
     data_preprocessor=dict(size=(96, 96)),

@@ -1,6 +1,6 @@
 # ADE20K, crops of 512 × 512, two a GPU. The folder is data/ade/ADEChallengeData2016, or what the
 # environment variable ADE20K_ROOT says.
-_base_ = 'mmseg::_base_/datasets/ade20k.py'
+_base_ = __import__('mmseg').__path__[0] + '/.mim/configs/_base_/datasets/ade20k.py'
 
 data_root = '{{$ADE20K_ROOT:data/ade/ADEChallengeData2016}}'
 train_dataloader = dict(batch_size=2, dataset=dict(data_root=data_root))

@@ -1,6 +1,9 @@
 # UPerNet with Swin-T for ADE20K's 150 classes, trained on crops of 512 × 512 and tested on
 # whole images. A variant sets arch, weights and the heads' in_channels.
-_base_ = ['mmseg::_base_/models/upernet_swin.py', 'weights.py']
+_base_ = [
+    __import__('mmseg').__path__[0] + '/.mim/configs/_base_/models/upernet_swin.py',
+    'weights.py',
+]
 
 model = dict(
     data_preprocessor=dict(size=(512, 512)),

@@ -1,6 +1,6 @@
 # 160 000 iterations of 8 × 2 images: linear decay to 0, and a warm-up on top of the first 1500.
 # AdamW decays neither position embeddings nor norms. As in the official recipe, full precision.
-_base_ = 'mmseg::_base_/schedules/schedule_160k.py'
+_base_ = __import__('mmseg').__path__[0] + '/.mim/configs/_base_/schedules/schedule_160k.py'
 
 optim_wrapper = dict(
     _delete_=True,

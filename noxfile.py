@@ -1,0 +1,49 @@
+"""The suite on either stack and each Python: ``make test-matrix``, ``nox -s onedl-3.11 -- TESTS``.
+
+``requirements/set_up.sh`` fills each session's environment with the pinned versions. A combination
+that cannot be had is skipped, with the reason: there is no such interpreter, or no torch for it.
+"""
+
+import os
+import platform
+
+import nox
+from nox.command import CommandFailed
+
+PYTHONS = ('3.10', '3.11', '3.12')
+# A build without CUDA; where CPUs are all that torch is built for, its version does not say so.
+_NAMED = (platform.system(), platform.machine()) == ('Linux', 'x86_64')
+TORCH = os.environ.get('TORCH', 'torch==2.13.0+cpu' if _NAMED else 'torch==2.13.0')
+
+nox.needs_version = '>=2024.3.2'
+nox.options.error_on_missing_interpreters = False
+matrix = nox.session(python=PYTHONS, venv_backend='venv', reuse_venv=True)
+
+
+@matrix
+def openmmlab(session: nox.Session) -> None:
+    """The suite on OpenMMLab's own releases."""
+    run_suite(session, 'openmmlab')
+
+
+@matrix
+def onedl(session: nox.Session) -> None:
+    """The suite on OneDL's maintained forks of them."""
+    run_suite(session, 'onedl')
+
+
+def run_suite(session: nox.Session, stack: str) -> None:
+    """Sets up what is missing, and runs pytest with the given arguments, or the quick tests."""
+    try:
+        session.run(
+            'python', '-m', 'pip', 'install', '--dry-run', '-q', '--no-deps', TORCH, silent=True
+        )
+    except CommandFailed:
+        session.skip(
+            f'pip finds no {TORCH} for Python {session.python}: PIP_FIND_LINKS or '
+            'PIP_EXTRA_INDEX_URL may name a place that has it; TORCH=torch==2.13.0 takes whichever'
+        )
+    environment = dict(STACK=stack, VENV=session.virtualenv.location, TORCH=TORCH)
+    session.run('bash', 'requirements/set_up.sh', env=environment, external=True)
+    workers = ('-n', os.environ.get('PYTEST_WORKERS', '2'), '--dist', 'loadgroup')
+    session.run('python', '-m', 'pytest', *workers, *(session.posargs or ('-m', 'not slow')))
