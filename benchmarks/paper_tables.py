@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 import swin_backbone
-from swin_backbone.cli.shipped import build_on_meta, read, shipped
 from swin_backbone.engine.complexity import Complexity, complexity, default_shape
+from swin_backbone.engine.models import build_on_meta
+from swin_backbone.engine.shipped import read, shipped
 
 DOCUMENT = Path(__file__).resolve().parents[1] / 'docs' / 'paper_tables.md'
 BEGIN, END = '<!-- tables: python benchmarks/paper_tables.py --write -->', '<!-- end of tables -->'

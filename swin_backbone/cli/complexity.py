@@ -6,8 +6,9 @@ import click
 
 from ..engine.complexity import Complexity, Part, default_shape
 from ..engine.complexity import complexity as count
+from ..engine.models import build_on_meta
+from ..engine.shipped import read
 from .output import json_option, print_json, print_table
-from .shipped import build_on_meta, read
 
 
 @click.command()

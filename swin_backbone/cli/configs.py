@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from ..engine.shipped import find, read, shipped, summary
 from ..errors import ArgumentError
 from .output import json_option, print_json, print_table
-from .shipped import find, read, shipped, summary
 
 
 @click.group()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
+from ..engine.shipped import located
 from .output import json_option, print_fields, print_json, print_table
-from .shipped import located
 
 # Above it the file is not taken for the same model. Float32 sums in another order stay below 1e-4.
 TOLERANCE = 1e-3

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel, BaseModule, revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import ArgumentError, CheckpointError
-from ..registration import NAMES, register
-from ..weights import load_pretrained, read_checkpoint
+from ..engine.models import build, classes_of, load_weights
+from ..engine.shipped import read
+from ..errors import ArgumentError
+from ..registration import NAMES
+from ..weights import load_pretrained
 from .pooling import any_size_pooling
 
 PARTS = ('backbone', 'model')
@@ -110,11 +109,8 @@ def load_part(
     """
     if part not in PARTS:
         raise ArgumentError(f'part={part!r} must be one of {", ".join(PARTS)}')
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # the frameworks' own, as their parts are imported
-        register()
-        content = Config.fromfile(config)
-        model = _build(content, config)
+    content = read(config)
+    model = build(content, config)
     model = revert_sync_batchnorm(model)
     model.eval()  # not chained: mmdet's backbones return None
     backbone = _backbone(model, config)
@@ -122,25 +118,12 @@ def load_part(
         load_pretrained(backbone, dict(checkpoint=str(checkpoint)))
         cut: Part = Backbone(backbone)
     else:
-        _load(model, checkpoint)
+        load_weights(model, checkpoint)
         cut = _dense(model, class_map, config)
     any_size_pooling(cut)
     cut.metadata = _metadata(content, checkpoint, part)
     cut.eval()
     return cut.requires_grad_(False)
-
-
-def _build(content: Config, config: str | Path) -> nn.Module:
-    if not isinstance(content.get('model'), Mapping):
-        raise ArgumentError(f'{config} has no model')
-    scope = content.get('default_scope', 'mmengine')
-    init_default_scope(scope)
-    try:
-        return MODELS.build(content.model)
-    except KeyError as error:
-        hint = {'mmdet': 'det', 'mmseg': 'seg', 'mmpretrain': 'cls'}.get(scope)
-        how = f"; pip install 'swin_backbone[{hint}]' brings {scope}" if hint else ''
-        raise ArgumentError(f'{config}: its model cannot be built: {error}{how}') from error
 
 
 def _backbone(model: BaseModule, config: str | Path) -> nn.Module:
@@ -152,30 +135,6 @@ def _backbone(model: BaseModule, config: str | Path) -> nn.Module:
             "type='SwinBackbone' in the config is unmistakably ours"
         )
     return backbone
-
-
-def _load(model: nn.Module, checkpoint: str | Path) -> None:
-    """Loads a whole model's weights, each and all."""
-    content = read_checkpoint(checkpoint)
-    if isinstance(content, Mapping) and isinstance(content.get('state_dict'), Mapping):
-        content = content['state_dict']
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f'{checkpoint} holds a {type(content).__name__}, no state dict')
-    weights = {key.removeprefix('module.'): value for key, value in content.items()}
-    try:
-        missing, unexpected = model.load_state_dict(weights, strict=False)
-    except (RuntimeError, AttributeError) as error:  # CheckpointError is a RuntimeError, too
-        raise CheckpointError(f'{checkpoint} does not fit the model: {error}') from error
-    unexpected = [key for key in unexpected if not key.startswith('data_preprocessor.')]
-    if missing or unexpected:
-        raise CheckpointError(
-            f'{checkpoint} does not fit the model: {len(missing)} weights are missing in the file'
-            f'{_some(missing)} and {len(unexpected)} are not in the model{_some(unexpected)}'
-        )
-
-
-def _some(keys: list[str]) -> str:
-    return f' ({", ".join(keys[:3])}{", …" if len(keys) > 3 else ""})' if keys else ''
 
 
 def _dense(model: nn.Module, class_map: bool, config: str | Path) -> Part:
@@ -213,21 +172,9 @@ def _metadata(content: Config, checkpoint: str | Path, part: str) -> dict[str, s
             known[name] = str(before[name])
     if before.get('bgr_to_rgb') is not None:
         known['channels'] = 'RGB' if before['bgr_to_rgb'] else 'BGR'
-    if classes := _classes(content):
+    if classes := classes_of(content).get('classes'):
         known['classes'] = ','.join(classes)
     return known
-
-
-def _classes(content: Config) -> list[str]:
-    """Names of the classes, of the config's test data or of the class of its data set."""
-    data = content.get('test_dataloader') or content.get('val_dataloader') or {}
-    settings = data.get('dataset') or {}
-    names = (settings.get('metainfo') or {}).get('classes')
-    if not names and isinstance(settings.get('type'), str):
-        with DATASETS.switch_scope_and_registry(None) as registry:
-            kind = registry.get(settings['type'])
-        names = (getattr(kind, 'METAINFO', None) or {}).get('classes')
-    return [str(name) for name in names or ()]
 
 
 def example(part: Part, batch: int, size: tuple[int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The package's own configs by name, and models built from configs as mmengine's Runner does."""
+"""The package's own configs, by name."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ import re
 import warnings
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
-from torch import nn
 
 from .. import configs_dir
 from ..errors import ArgumentError
@@ -96,25 +93,6 @@ def read(config: str | Path) -> Config:
         try:
             return Config.fromfile(path)
         except Exception as error:  # a config is code, and mmengine's errors are of many kinds
-            raise ArgumentError(f'{config} cannot be read: {_said(error)}') from error
-
-
-def build_on_meta(config: Config, name: str) -> nn.Module:
-    """A config's model with shapes alone: no memory, no weights.
-
-    Raises:
-        ArgumentError: It cannot be built; ``name`` says in the error which config it is.
-    """
-    if 'model' not in config:
-        raise ArgumentError(f'{name} has no model')
-    init_default_scope(config.get('default_scope', 'mmengine'))
-    with warnings.catch_warnings(), torch.device('meta'):
-        warnings.simplefilter('ignore')
-        try:
-            return MODELS.build(config.model)
-        except Exception as error:  # whatever a model's constructor may raise
-            raise ArgumentError(f'the model of {name} cannot be built: {_said(error)}') from error
-
-
-def _said(error: Exception) -> str:
-    return f'{type(error).__name__}: {error}; `swin-backbone doctor` looks for what is amiss'
+            said = f'{type(error).__name__}: {error}'
+            hint = '`swin-backbone doctor` looks for what is amiss'
+            raise ArgumentError(f'{config} cannot be read: {said}; {hint}') from error

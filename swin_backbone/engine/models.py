@@ -1,0 +1,277 @@
+"""Whole models of configs, with their weights, that say what they see in an image."""
+
+from __future__ import annotations
+
+import colorsys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from torch import Tensor, nn
+
+from ..errors import ArgumentError, CheckpointError
+from ..registration import register
+from ..weights import read_checkpoint
+from .shipped import read
+
+# A framework's scope, and the extra that brings it.
+EXTRAS = {'mmdet': 'det', 'mmseg': 'seg', 'mmpretrain': 'cls'}
+_GOLDEN = 0.618033988749895  # of a circle: the turn whose multiples never come close
+
+
+def build(content: Config, name: str | Path) -> nn.Module:
+    """A config's model, with the weights that its constructor draws.
+
+    Args:
+        content: The config, its bases merged.
+        name: What errors call it.
+
+    Raises:
+        ArgumentError: It has no model, or one that cannot be built.
+    """
+    if not isinstance(content.get('model'), Mapping):
+        raise ArgumentError(f'{name} has no model')
+    scope = content.get('default_scope', 'mmengine')
+    init_default_scope(scope)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the frameworks' own, as their parts are imported
+        register()
+        try:
+            return MODELS.build(content.model)
+        except Exception as error:  # whatever a model's constructor may raise
+            how = '`swin-backbone doctor` looks for what is amiss'
+            if isinstance(error, KeyError) and scope in EXTRAS:
+                how = f"pip install 'swin_backbone[{EXTRAS[scope]}]' brings {scope}; {how}"
+            said = f'{type(error).__name__}: {error}'
+            raise ArgumentError(f'the model of {name} cannot be built: {said}; {how}') from error
+
+
+def build_on_meta(content: Config, name: str | Path) -> nn.Module:
+    """As :func:`build`, with shapes alone: no memory, no weights."""
+    with torch.device('meta'):
+        return build(content, name)
+
+
+def load_weights(model: nn.Module, checkpoint: str | Path) -> dict[str, Any]:
+    """Loads a whole model's weights, each and all.
+
+    Args:
+        model: The model.
+        checkpoint: A path, a name of the catalog or a URL.
+
+    Returns:
+        What the file says of itself: its ``meta``, empty where it has none.
+
+    Raises:
+        CheckpointError: The file cannot be read, or does not fit.
+    """
+    content = read_checkpoint(checkpoint)
+    meta: Any = None
+    if isinstance(content, Mapping) and isinstance(content.get('state_dict'), Mapping):
+        meta, content = content.get('meta'), content['state_dict']
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f'{checkpoint} holds a {type(content).__name__}, no state dict')
+    weights = {str(key).removeprefix('module.'): value for key, value in content.items()}
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except (RuntimeError, AttributeError) as error:  # CheckpointError is a RuntimeError, too
+        raise CheckpointError(f'{checkpoint} does not fit the model: {error}') from error
+    unexpected = [key for key in unexpected if not key.startswith('data_preprocessor.')]
+    if missing or unexpected:
+        raise CheckpointError(
+            f'{checkpoint} does not fit the model: {len(missing)} weights are missing in the file'
+            f'{_some(missing)} and {len(unexpected)} are not in the model{_some(unexpected)}'
+        )
+    return dict(meta) if isinstance(meta, Mapping) else {}
+
+
+def classes_of(content: Config) -> dict[str, list]:
+    """``classes``, names, and ``palette``, RGB from 0 to 255, of a config's test data.
+
+    They are those of the data set's ``metainfo``, or of its class; empty where nothing says so.
+    """
+    settings = _test_data(content)
+    known = dict(settings.get('metainfo') or {})
+    if 'classes' not in known and isinstance(settings.get('type'), str):
+        with DATASETS.switch_scope_and_registry(content.get('default_scope')) as registry:
+            kind = registry.get(settings['type'])
+        known = {**(getattr(kind, 'METAINFO', None) or {}), **known}
+    return _named(known)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model sees in an image of H × W pixels; what its task has not is None.
+
+    Attributes:
+        boxes: Of a detector, float32 (N, 4): left, top, right, bottom in pixels; best first.
+        scores: Of each box, float32 (N,), or of a classifier's classes, (classes,): from 0 to 1.
+        labels: Index of each box's class, int64 (N,).
+        masks: Of each box, bool (N, H, W); None of detectors without.
+        segments: Of a segmentor, the class of each pixel, int64 (H, W).
+    """
+
+    boxes: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    masks: np.ndarray | None = None
+    segments: np.ndarray | None = None
+
+
+class Predictor:
+    """A config's detector, segmentor or classifier, with weights, as a function of an image.
+
+    Args:
+        config: A path or the name of a shipped config.
+        checkpoint: The whole model's: a path, a name of the catalog or a URL.
+        device: Where it runs.
+
+    Attributes:
+        task: ``'detection'``, ``'segmentation'`` or ``'classification'``.
+        model: In evaluation mode.
+        classes: Their names: the checkpoint's, else the config's; ``'class 3'`` where none says.
+        palette: A colour for each, RGB from 0 to 255, uint8 (classes, 3).
+
+    Raises:
+        ArgumentError: The config has no model that can be built, none of a known task, or no test
+            pipeline.
+        CheckpointError: The checkpoint cannot be read, or does not fit.
+    """
+
+    def __init__(
+        self, config: str | Path, checkpoint: str | Path, device: str | torch.device = 'cpu'
+    ) -> None:
+        content = read(config)
+        model = revert_sync_batchnorm(build(content, config))
+        self.task = _task(model, config)
+        self._before, self._transforms = _pipeline(content, config)
+        meta = load_weights(model, checkpoint).get('dataset_meta')
+        known = _named(
+            {str(k).lower(): v for k, v in meta.items()} if isinstance(meta, Mapping) else {}
+        )
+        known = known if known.get('classes') else classes_of(content)
+        self.model = model.to(device)
+        self.model.eval()  # not chained: mmdet's backbones return None
+        self.classes: list[str] = list(known.get('classes', ()))
+        self.palette = _palette(known.get('palette', ()), len(self.classes))
+
+    @torch.no_grad()
+    def __call__(self, image: np.ndarray) -> Prediction:
+        """What the model sees.
+
+        Args:
+            image: uint8 (H, W, 3), RGB.
+
+        Raises:
+            ArgumentError: It is no such array.
+        """
+        inputs, samples = self.prepare(image)
+        sample = self.model(inputs, samples, mode='predict')[0]
+        return getattr(self, f'_{self.task}')(sample)
+
+    @torch.no_grad()
+    def features(self, image: np.ndarray) -> list[Tensor]:
+        """The maps of the backbone's ``out_indices``, (1, C, h, w) each, of an image as above."""
+        inputs, _ = self.prepare(image)
+        return list(self.model.backbone(inputs))
+
+    def prepare(self, image: np.ndarray) -> tuple[Tensor, list]:
+        """The model's input, float32 (1, 3, h, w), resized and normalised, and its data sample."""
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ArgumentError(
+                f'image must be RGB, uint8 of shape (H, W, 3), not {image.dtype} {image.shape}'
+            )
+        size = image.shape[:2]
+        pixels = np.ascontiguousarray(image[..., ::-1]).astype(self._before)
+        known = dict(img_shape=size, ori_shape=size, img_id=0, img_path='', img=pixels)
+        packed = self._transforms(known)
+        batch = dict(inputs=[packed['inputs']], data_samples=[packed['data_samples']])
+        prepared = self.model.data_preprocessor(batch, training=False)
+        return prepared['inputs'], prepared['data_samples']
+
+    def name(self, label: int) -> str:
+        """A class's name."""
+        return self.classes[label] if label < len(self.classes) else f'class {label}'
+
+    def _detection(self, sample: Any) -> Prediction:
+        found = sample.pred_instances.cpu()
+        order = found.scores.argsort(descending=True, stable=True)
+        masks = found.get('masks')
+        return Prediction(
+            boxes=found.bboxes[order].float().numpy(),
+            scores=found.scores[order].float().numpy(),
+            labels=found.labels[order].numpy(),
+            masks=None if masks is None else torch.as_tensor(masks)[order].bool().numpy(),
+        )
+
+    def _segmentation(self, sample: Any) -> Prediction:
+        return Prediction(segments=sample.pred_sem_seg.data[0].long().cpu().numpy())
+
+    def _classification(self, sample: Any) -> Prediction:
+        return Prediction(scores=sample.pred_score.float().cpu().numpy())
+
+
+def _task(model: nn.Module, config: str | Path) -> str:
+    if hasattr(model, 'decode_head'):
+        return 'segmentation'
+    if any(hasattr(model, head) for head in ('roi_head', 'bbox_head', 'rpn_head', 'panoptic_head')):
+        return 'detection'
+    if hasattr(model, 'head'):
+        return 'classification'
+    raise ArgumentError(
+        f'{config}: {type(model).__name__} is no detector, segmentor or classifier that is known'
+    )
+
+
+def _pipeline(content: Config, config: str | Path) -> tuple[str, Compose]:
+    """The type of pixels that the test pipeline starts from, and its steps after loading."""
+    steps = _test_data(content).get('pipeline') or content.get('test_pipeline')
+    if not steps:
+        raise ArgumentError(f'{config} has no test pipeline: test_dataloader.dataset.pipeline')
+    loaders = [step for step in steps if _kind(step).startswith('LoadImage')]
+    left = [step for step in steps if not _kind(step).startswith('Load')]
+    pixels = 'float32' if any(step.get('to_float32') for step in loaders) else 'uint8'
+    return pixels, Compose(left)
+
+
+def _kind(step: Mapping) -> str:
+    kind = step['type']
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
+
+
+def _test_data(content: Config) -> Mapping:
+    """The settings of the test data set, within whatever wraps it."""
+    loader = content.get('test_dataloader') or content.get('val_dataloader') or {}
+    settings = loader.get('dataset') or {}
+    while isinstance(settings.get('dataset'), Mapping):
+        settings = settings['dataset']
+    return settings
+
+
+def _named(known: Mapping[str, Any]) -> dict[str, list]:
+    classes, palette = known.get('classes'), known.get('palette')
+    named: dict[str, list] = {}
+    if isinstance(classes, Sequence):
+        named['classes'] = [classes] if isinstance(classes, str) else [str(c) for c in classes]
+    if isinstance(palette, Sequence) and not isinstance(palette, str):
+        named['palette'] = [tuple(colour) for colour in palette]
+    return named
+
+
+def _palette(colours: Sequence, count: int) -> np.ndarray:
+    """The given colours, and for classes beyond them hues that lie as far apart as can be."""
+    rest = [colorsys.hsv_to_rgb(i * _GOLDEN % 1, 0.7, 0.95) for i in range(len(colours), count)]
+    given = np.array(colours, dtype=np.float64).reshape(-1, 3)
+    return np.concatenate([given, 255 * np.array(rest).reshape(-1, 3)]).round().astype(np.uint8)
+
+
+def _some(keys: Sequence[str]) -> str:
+    return f' ({", ".join(keys[:3])}{", …" if len(keys) > 3 else ""})' if keys else ''
