@@ -2,7 +2,7 @@
 SHELL := bash
 PYTEST_WORKERS ?= 2
 
-.PHONY: help demo test test-all test-matrix lint format dist clean
+.PHONY: help demo test test-all test-matrix lint format docs dist clean
 
 help:
 	@echo 'make demo      train and test a detector and a segmentor on little drawn scenes (about 8 minutes)'
@@ -10,6 +10,7 @@ help:
 	@echo 'make test-all  every test; those marked slow take minutes each'
 	@echo 'make test-matrix  the suite on either stack and on Python 3.10, 3.11 and 3.12, as far as they can be had'
 	@echo 'make lint      formatting, lint and type checks'
+	@echo 'make docs      the documentation as a site, in site/; begin at site/index.html'
 	@echo 'make dist      sdist and wheel, in dist/'
 	@echo 'make clean     remove what the demo and the tests made; .venv and built wheels stay'
 
@@ -46,9 +47,18 @@ lint: .venv
 format: .venv
 	@.venv/bin/ruff check --fix . ; .venv/bin/ruff format .
 
+# An environment of its own, too, made anew when its versions change.
+DOCS = .cache/docs/bin/mkdocs
+$(DOCS): requirements/docs.txt
+	@rm -rf .cache/docs && $${PYTHON:-python3} -m venv .cache/docs
+	@.cache/docs/bin/python -m pip install -q -r requirements/docs.txt && touch $@
+
+docs: $(DOCS)
+	@NO_MKDOCS_2_WARNING=1 $(DOCS) build --strict
+
 # The wheel is built from the sdist: what is missing there is missed here.
 dist: .venv
 	@rm -rf dist && .venv/bin/python -m build
 
 clean:
-	rm -rf work_dirs data/shapes .pytest_cache .hypothesis .ruff_cache .mypy_cache build dist *.egg-info
+	rm -rf site work_dirs data/shapes .pytest_cache .hypothesis .ruff_cache .mypy_cache build dist *.egg-info
