@@ -13,7 +13,8 @@ from unittest import mock
 
 import click
 from blocks import ROOT, words
-from mim.commands import test, train
+from mim.commands.test import cli as mim_test
+from mim.commands.train import cli as mim_train
 from mmengine.config import Config
 from torch.distributed.run import get_args_parser
 
@@ -22,7 +23,7 @@ from swin_backbone.engine.models import build_on_meta
 from swin_backbone.engine.shipped import read
 from swin_backbone.weights import catalog
 
-MIM = {'train': train.cli, 'test': test.cli}
+MIM = {'train': mim_train, 'test': mim_test}
 # A path of the readers' own, as the pages write them; what stands for it is in stand_ins.py.
 _OWN = re.compile(r'(work_dirs/\w+/)?(epoch|iter)_\d+\.pth')
 
@@ -52,7 +53,8 @@ def parse_mim(arguments: list[str], folder: Path) -> None:
     given = MIM[verb].make_context(verb, rest).params
     config = located(given['config'], folder)
     options = parse_script(given['package'], verb, list(given['other_args']), given)
-    settings = read_any(config)
+    # mmpretrain's bases are missing where it is.
+    settings = read(config) if importlib.util.find_spec(given['package']) else Config()
     if changes := options.get('cfg_options'):
         settings.merge_from_dict(changes)
         build_on_meta(settings, config.name)
@@ -88,13 +90,6 @@ def located(config: str, folder: Path) -> Path:
     path = (ROOT if config.startswith('configs/') else folder) / config
     assert path.is_file(), f'{config} is neither in configs/ nor a stand-in'
     return path
-
-
-def read_any(config: Path) -> Config:
-    """A config with its bases; mmpretrain's, whose bases may be missing, as text alone."""
-    if importlib.util.find_spec('mmpretrain') is None and config.stem.endswith('_imagenet'):
-        return Config(dict(text=config.read_text()))
-    return read(config)
 
 
 def parse_make(arguments: list[str], folder: Path) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from swin_backbone import SwinTransformer
 from swin_backbone.demo.scenes import prepare
-from swin_backbone.weights.convert import convert_file
+from swin_backbone.weights import convert, convert_file
 from swin_backbone.weights.rank_files import rank_file, split
 
 CONFIGS = ROOT / 'configs'
@@ -115,7 +115,8 @@ LAYOUTS = {
 def _write_layouts(folder: Path, backbone: nn.Module) -> None:
     source = folder / 'a.pth'
     torch.save(backbone.state_dict(), source)
-    os.link(source, folder / 'mask_rcnn_swin-t.pth')
+    for name in ('mask_rcnn_swin-t.pth', 'mine.pth'):
+        os.link(source, folder / name)
     (folder / 'swin-tiny').mkdir()
     for name, layout in LAYOUTS.items():
         convert_file(source, folder / name, to=layout)
@@ -139,13 +140,18 @@ def _write_shards(file: Path, folder: Path) -> None:
     (folder / 'model.safetensors.index.json').write_text(json.dumps(index))
 
 
+# Of a whole Swin-T, as the release has it; the others are small.
+TINY = ('official.pth', 'swin_tiny_patch4_window7_224.pth')
+
+
 def _write_tiny(folder: Path, tiny: nn.Module) -> None:
-    """A Swin-T in the official layout, as downloaded and by other names."""
-    source = folder / 'tiny.pth'
-    torch.save(tiny.state_dict(), source)
+    """A Swin-T as the official release has it, with a classifier and one norm: as downloaded."""
+    weights = convert(tiny.state_dict(), to='microsoft')
+    weights = {key: value for key, value in weights.items() if not key.startswith('norm')}
+    weights |= {'norm.weight': torch.ones(768), 'norm.bias': torch.zeros(768)}
+    weights |= {'head.weight': torch.zeros(1000, 768), 'head.bias': torch.zeros(1000)}
     download = folder / 'downloads' / 'swin_tiny_patch4_window7_224.pth'
     download.parent.mkdir()
-    convert_file(source, download, to='microsoft')
-    for name in ('official.pth', 'swin_tiny_patch4_window7_224.pth'):
+    torch.save(dict(model=weights), download)
+    for name in TINY:
         os.link(download, folder / name)
-    source.unlink()

@@ -1,7 +1,7 @@
 """docs/fine_tune.md, from an empty folder, as it stands there.
 
-``python tests/docs/test_fine_tuning.py FOLDER`` runs the page in a folder that is not there yet, and
-prints what each command took and gave. The test runs it with few images and iterations.
+``python tests/docs/test_fine_tuning.py FOLDER`` runs the page in a folder that is not there yet,
+and prints what each command took and gave. The test runs it with few images and iterations.
 """
 
 from __future__ import annotations
