@@ -23,9 +23,10 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        how = 'another --port, or 0 for one that is free'
+        said = str(error.strerror).partition(' (')[0]  # Python adds the address, in brackets
         raise OSError(
-            f'cannot listen on {host}, port {port}: {error.strerror}; try {how}'
+            f'cannot listen on {host}, port {port}: {said}; '
+            'give another --host, or another --port: 0 takes one that is free'
         ) from error
 
 
