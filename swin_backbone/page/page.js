@@ -330,21 +330,20 @@ function draw() {
     context.drawImage(layers[0], 0, 0);
     context.globalAlpha = 1;
   } else if (answer.boxes) {
-    drawDetections(layers, opacity, unit);
+    drawDetections(opacity, unit);
   } else if (likely().length) {
     const [label, score] = likely()[0];
     tag(`${nameOf(label)} ${percent(score)}`, label, 8 * unit, 8 * unit, 1.15 * unit);
   }
 }
 
-function drawDetections(layers, opacity, unit) {
+function drawDetections(opacity, unit) {
   const { boxes, labels, scores, masks } = shown.answer;
   const indices = kept().reverse(); // the best on top
   const faint = (i) => (pointed === null || pointed === i ? 1 : 0.25);
-  for (const i of indices) {
-    if (!layers[i]) continue;
-    context.globalAlpha = opacity * faint(i);
-    context.drawImage(layers[i], masks[i].left, masks[i].top);
+  if (masks) {
+    context.globalAlpha = opacity;
+    context.drawImage(together(indices, faint), 0, 0);
   }
   for (const i of indices) {
     const [left, top, right, bottom] = boxes[i];
@@ -359,6 +358,19 @@ function drawDetections(layers, opacity, unit) {
     tag(`${nameOf(labels[i])} ${scores[i].toFixed(2)}`, labels[i], left - unit, top - 19 * unit, unit);
   }
   context.globalAlpha = 1;
+}
+
+// The masks as one layer, so that where they overlap the best one's colour stays as it is.
+function together(indices, faint) {
+  const { layers, size, answer } = shown;
+  const whole = new OffscreenCanvas(...size);
+  const paint = whole.getContext('2d');
+  for (const i of indices) {
+    if (!layers[i]) continue;
+    paint.globalAlpha = faint(i);
+    paint.drawImage(layers[i], answer.masks[i].left, answer.masks[i].top);
+  }
+  return whole;
 }
 
 // A name on its class's colour, moved to lie within the picture.

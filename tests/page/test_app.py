@@ -184,7 +184,9 @@ def test_too_many_pixels(client, model):
     assert not model.given
 
 
-@pytest.mark.parametrize('host', ['evil.example', 'evil.example:7860', '192.168.0.7', '', '[', 'a@b'])
+@pytest.mark.parametrize(
+    'host', ['evil.example', 'evil.example:7860', '192.168.0.7', '', '[', 'localhost@evil.example']
+)
 def test_names_that_are_not_this_machines(client, host):
     for method, path in (('GET', '/'), ('GET', '/model'), ('POST', '/predict')):
         response = client.request(method, path, headers={'Host': host})
@@ -264,5 +266,5 @@ def test_sockets():
         assert url_of(one, '0.0.0.0') == f'http://localhost:{port}/'
         with pytest.raises(OSError, match=rf'127\.0\.0\.1, port {port}: .*in use; give another'):
             listen('127.0.0.1', port)
-    with pytest.raises(OSError, match='cannot listen on 192.0.2.1'):
+    with pytest.raises(OSError, match=r'cannot listen on 192\.0\.2\.1'):
         listen('192.0.2.1', 0)

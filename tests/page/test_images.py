@@ -95,7 +95,7 @@ def test_alpha_lies_on_white(mode):
 
 def test_large_ones_are_shrunk():
     assert decode(file_of(Image.new('L', (3000, 2000))), LIMIT).shape == (1632, 2449, 3)
-    assert 1632 * 2449 < SEEN_PIXELS
+    assert SEEN_PIXELS > 1632 * 2449
     assert decode(file_of(Image.new('L', (16384, 4))), LIMIT).shape == (2, 8192, 3)
     assert decode(file_of(Image.new('L', (2000, 2000))), LIMIT).shape == (2000, 2000, 3)
     photo = Image.new('RGB', (3000, 2000), (200, 100, 50))
