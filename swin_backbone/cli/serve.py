@@ -78,7 +78,7 @@ def serve(
 def _check(device: str) -> None:
     """Raises before the model is built, not after."""
     try:
-        torch.empty(1, device=device)
+        torch.ones(1, device=device).item()  # which meta has not
     except (RuntimeError, AssertionError) as error:  # torch's own differ
         said = str(error).partition('\n')[0]
         raise ArgumentError(f'--device {device} cannot be used: {said}') from error

@@ -55,6 +55,10 @@ class Served:
         """The next one that it prints."""
         return self._lines.get(timeout=seconds)
 
+    def unread(self) -> list[str]:
+        """The lines since."""
+        return [self._lines.get() for _ in range(self._lines.qsize())]
+
 
 @contextlib.contextmanager
 def serving(*arguments: object, command: tuple[str, ...] | None = None) -> Iterator[Served]:
@@ -78,11 +82,9 @@ def serving(*arguments: object, command: tuple[str, ...] | None = None) -> Itera
             found = re.search(r'http://\S+/', said[-1])
             served.url = found[0] if found else ''
         yield served
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
     except queue.Empty:
         raise AssertionError(''.join(said)) from None
     finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        process.kill()

@@ -106,11 +106,6 @@ def test_a_classifiers_answer(client, model):
     assert Image.open(io.BytesIO(base64.b64decode(content))).size == (141, 90)
 
 
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp('page')
-
-
 def test_a_detectors_answer_is_what_it_sees(folder):
     model = Predictor(DETECTOR, written(DETECTOR, folder))
     found = TestClient(application(model, title='x'), base_url=HERE).post('predict', content=png())

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from PIL import Image
-from served import DETECTOR, ROOT, SEGMENTOR, picture, serving, written
+from served import DETECTOR, ROOT, SEGMENTOR, Served, serving, written
 
 playwright = pytest.importorskip('playwright.sync_api')
 
@@ -27,7 +27,6 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason='no Chromium is installed'),
     pytest.mark.xdist_group('browser'),
 ]
-LIMIT = 1  # MiB
 
 # Drops a file, given as text in Latin-1, where people drop one.
 DROP = """([name, type, content]) => {
@@ -89,16 +88,6 @@ class Page:
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp('browser')
-
-
-@pytest.fixture(scope='module')
-def image(folder) -> Path:
-    return picture(folder)
-
-
-@pytest.fixture(scope='module')
 def browser() -> Iterator:
     with playwright.sync_playwright() as driver:
         # Chromium's own sandbox does not work for root, nor in most containers.
@@ -108,17 +97,9 @@ def browser() -> Iterator:
 
 
 @pytest.fixture(scope='module')
-def detector(folder) -> Iterator[str]:
-    weights = written(DETECTOR, folder)
-    limit = ('--max-upload', LIMIT)
-    with serving('--config', DETECTOR, '--weights', weights, *limit) as served:
-        yield served.url
-
-
-@pytest.fixture(scope='module')
-def segmentor(folder) -> Iterator[str]:
+def segmentor(folder) -> Iterator[Served]:
     with serving('--config', SEGMENTOR, '--weights', written(SEGMENTOR, folder)) as served:
-        yield served.url
+        yield served
 
 
 @pytest.fixture
@@ -166,7 +147,7 @@ def edges(pixels: np.ndarray, box: list, width: int, colour: list) -> float:
 
 
 def test_boxes_and_the_slider(opened, detector, image):
-    page, colours = opened(detector), palette_of(detector)
+    page, colours = opened(detector.url), palette_of(detector.url)
     answer = page.look(image)
     assert (answer['width'], answer['height']) == (141, 90)
     page.slide('score', 0)
@@ -198,7 +179,7 @@ def test_boxes_and_the_slider(opened, detector, image):
 
 
 def test_masks_and_classes(opened, detector, image):
-    page, colours = opened(detector), palette_of(detector)
+    page, colours = opened(detector.url), palette_of(detector.url)
     answer = page.look(image)
     page.slide('score', 0)
     page.slide('opacity', 1)
@@ -217,8 +198,9 @@ def test_masks_and_classes(opened, detector, image):
     assert mask['width'] > 0
 
 
+@pytest.mark.slow
 def test_segments(opened, segmentor, image):
-    page, colours = opened(segmentor), palette_of(segmentor)
+    page, colours = opened(segmentor.url), palette_of(segmentor.url)
     segments = page.look(image)['segments']
     assert not page.tab.is_visible('#score')
     page.slide('opacity', 1)
@@ -236,7 +218,7 @@ def test_segments(opened, segmentor, image):
 
 
 def test_refusals_are_told(opened, detector, image):
-    page = opened(detector)
+    page = opened(detector.url)
     page.drop('notes.txt', 'text/plain', b'hello, world')
     page.tab.wait_for_selector('#error:not([hidden])')
     assert 'This file is no image' in page.tab.inner_text('[role=alert]')
@@ -244,9 +226,9 @@ def test_refusals_are_told(opened, detector, image):
     page.look(image)  # and another one works
     assert page.tab.is_hidden('#error')
     asked = page.asked('/predict')
-    page.drop('large.png', 'image/png', bytes(LIMIT * 2**20 + 1))
+    page.drop('large.png', 'image/png', bytes(2**20 + 1))
     page.tab.wait_for_selector('#error:not([hidden])')
-    assert f'{LIMIT} MiB are allowed' in page.tab.inner_text('#error')
+    assert '1 MiB are allowed' in page.tab.inner_text('#error')
     assert page.asked('/predict') == asked  # it is not even sent
     send = "(n) => fetch('predict', {method: 'POST', body: new Blob([new Uint8Array(n)])})"
     status = page.tab.evaluate(f'async (n) => (await ({send})(n)).status', 8 * 2**20)
@@ -254,7 +236,7 @@ def test_refusals_are_told(opened, detector, image):
 
 
 def test_pasted_chosen_and_saved(opened, detector, image, folder):
-    page = opened(detector, accept_downloads=True)
+    page = opened(detector.url, accept_downloads=True)
     page.look(image, PASTE)
     with page.tab.expect_response('**/predict'):
         page.tab.set_input_files('#file', image)
@@ -269,7 +251,7 @@ def test_pasted_chosen_and_saved(opened, detector, image, folder):
 
 
 def test_keyboard_names_and_narrow_screens(opened, detector, image):
-    page = opened(detector, viewport=dict(width=360, height=740), color_scheme='dark')
+    page = opened(detector.url, viewport=dict(width=360, height=740), color_scheme='dark')
     page.tab.keyboard.press('Tab')
     assert page.tab.evaluate('document.activeElement.id') == 'file'
     page.look(image)
@@ -287,8 +269,8 @@ def test_keyboard_names_and_narrow_screens(opened, detector, image):
     assert max(map(int, ground[4:-1].split(','))) < 64
 
 
-def test_a_server_that_is_gone(opened, folder, image, detector):
-    page = opened(detector)
+def test_a_server_that_is_gone(opened, image, detector):
+    page = opened(detector.url)
     page.tab.route('**/predict', lambda route: route.abort())
     page.drop('noise.png', 'image/png', image.read_bytes())
     page.tab.wait_for_selector('#error:not([hidden])')
