@@ -29,6 +29,7 @@ async function start() {
   at('opacity-control').hidden = model.task === 'classification';
   at('classes-box').hidden = model.task === 'classification';
   at('found-box').hidden = model.task === 'segmentation';
+  at('found-title').textContent = model.task === 'classification' ? 'Likeliest' : 'Found';
 
   at('file').addEventListener('change', () => {
     if (at('file').files[0]) look(at('file').files[0]);
@@ -179,7 +180,11 @@ const GREY = [128, 128, 128];
 const colour = (label) => model.palette[label] ?? GREY;
 const css = (label) => `rgb(${colour(label).join(' ')})`;
 const nameOf = (label) => model.classes[label] ?? `class ${label}`;
-const percent = (part) => `${(100 * part).toFixed(part < 0.0995 ? 1 : 0)}%`;
+
+function percent(part) {
+  if (part > 0 && part < 0.0005) return '<0.1%';
+  return `${(100 * part).toFixed(part > 0 && part < 0.0995 ? 1 : 0)}%`;
+}
 
 // --- what is shown of it ---
 
