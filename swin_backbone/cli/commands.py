@@ -17,6 +17,7 @@ from .complexity import complexity
 from .configs import configs
 from .doctor import doctor
 from .export import export
+from .serve import serve
 from .weights import weights
 
 
@@ -63,5 +64,5 @@ def commands() -> None:
     """
 
 
-for command in (weights, configs, complexity, export, doctor):
+for command in (weights, configs, complexity, export, serve, doctor):
     commands.add_command(command)

@@ -1,0 +1,84 @@
+"""``swin-backbone serve``: a local page that shows what a model sees in an image."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+
+import click
+import torch
+
+from ..engine.models import Predictor
+from ..errors import ArgumentError
+
+
+@click.command()
+@click.option('--config', required=True, help='A path or the name of a shipped config.')
+@click.option('--weights', required=True, help="The whole model's: a path, a name or a URL.")
+@click.option('--host', default='127.0.0.1', show_default=True, help='Address to listen on.')
+@click.option(
+    '--port',
+    type=click.IntRange(0, 65535),
+    default=7860,
+    show_default=True,
+    help='0 takes one that is free.',
+)
+@click.option('--device', default='cpu', show_default=True, help='Where the model runs.')
+@click.option(
+    '--max-upload',
+    type=click.FloatRange(0, min_open=True),
+    default=20,
+    show_default=True,
+    metavar='MIB',
+    help='Largest file that is taken, in MiB.',
+)
+@click.option('--open', 'open_page', is_flag=True, help='Open the page in a browser.')
+def serve(
+    config: str,
+    weights: str,
+    host: str,
+    port: int,
+    device: str,
+    max_upload: float,
+    open_page: bool,
+) -> None:
+    """Serve a page that shows a model's boxes, masks, segments or classes of an image.
+
+    Only this machine reaches it, unless HOST is told otherwise. Ctrl-C ends it.
+    """
+    try:
+        from .. import page
+    except ImportError as error:
+        raise ArgumentError(
+            f"the page needs {error.name} ({error}): pip install 'swin_backbone[page]'"
+        ) from error
+
+    _check(device)
+    with page.listen(host, port) as listening:  # before the model, which takes its time
+        predictor = Predictor(config, weights, device)
+        app = page.application(
+            predictor,
+            title=Path(config).stem,
+            device=device,
+            host=host,
+            max_upload=int(max_upload * 2**20),
+        )
+        url = page.url_of(listening, host)
+        if not page.is_loopback(listening):
+            click.echo(f'Warning: whoever reaches {host} from elsewhere can use it, too', err=True)
+        click.echo(f'{Path(config).stem} ({predictor.task}) is served at {url}; Ctrl-C ends it')
+        if open_page:
+            webbrowser.open(url)
+        try:
+            page.serve(app, listening)
+        except KeyboardInterrupt:
+            click.echo('ended')
+
+
+def _check(device: str) -> None:
+    """Raises before the model is built, not after."""
+    try:
+        torch.ones(1, device=device).item()  # which meta has not
+    except (RuntimeError, AssertionError) as error:  # torch's own differ
+        said = str(error).partition('\n')[0]
+        raise ArgumentError(f'--device {device} cannot be used: {said}') from error
