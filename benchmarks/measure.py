@@ -49,12 +49,13 @@ def peak_above_idle(script: str, arguments: Sequence[str]) -> int:
 def report_peak(function: Callable[[], None]) -> None:
     """Runs the function once and prints the peak of resident memory above that before, in bytes."""
     Path('/proc/self/clear_refs').write_text('5')  # resets the peak
-    idle = _status('VmRSS')
+    idle = status('VmRSS')
     function()
-    print(_status('VmHWM') - idle)
+    print(status('VmHWM') - idle)
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
+    """Bytes of a field of this process: ``VmRSS``, resident, or ``VmHWM``, the peak of it."""
     lines = Path('/proc/self/status').read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from swin_backbone.ops import tiles
 from swin_backbone.ops.block import Options, Parameters, can_run, reference, swin_block
+from swin_backbone.ops.block import cpu as block_cpu
 from swin_backbone.ops.linear import linear, linear_backward
 
 
@@ -129,3 +130,18 @@ def test_linear_layers_with_either_library(sizes, enabled):
         for ours, theirs in zip(linear_backward(grad, x, weight, True), gradients, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
         assert linear_backward(grad, x, weight, False)[1:] == (None, None)
+
+
+def test_numbers_of_rows_are_few():
+    """oneDNN keeps a program for each: of maps of 400 sizes they are a few dozen, not hundreds."""
+    exact, rounded = set(), set()
+    for height in range(20, 40):
+        for width in range(20, 40):
+            for tile in tiles.window_tiles((1, height, width), 7, 3, None):
+                real = block_cpu._Real.tokens(tile)
+                exact.add(real.length)
+                rounded.add(len(real.rows))
+                assert real.length <= len(real.rows) <= max(real.length * 17 / 16, real.length + 7)
+                assert (real.rows[real.length :] == real.rows[real.length - 1]).all()
+    assert len(exact) > 150
+    assert len(rounded) < 60

@@ -55,20 +55,20 @@ def _forward(
 ) -> Tensor:
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     table, out_table = x.reshape(-1, x.shape[-1]), out.view(-1, x.shape[-1])
-    for tile, rows, scales in _tiles(x, p, o, factors):
+    for tile, real, scales in _tiles(x, p, o, factors):
         tokens = table.index_select(0, tile.rows)
         normed = F.layer_norm(tokens, x.shape[-1:], p.norm1_weight, p.norm1_bias, o.eps1)
         qkv = linear(_without_padding(normed, tile), p.qkv_weight, p.qkv_bias)
         attended = attend(_windows(qkv, o), p.bias, tile.mask, o.scale).flatten(0, 1)
         # From here on each token is by itself, and padded ones are of no more use.
-        tokens, attended = _real(tokens, tile), _real(attended, tile)
+        tokens, attended = real.of(tokens), real.of(attended)
         if kept is not None:
             kept.append(attended)
         tokens = _add(tokens, linear(attended, p.proj_weight, p.proj_bias), scales, 0)
         normed = F.layer_norm(tokens, x.shape[-1:], p.norm2_weight, p.norm2_bias, o.eps2)
         hidden = linear(normed, p.fc1_weight, p.fc1_bias, gelu=True)
         tokens = _add(tokens, linear(hidden, p.fc2_weight, p.fc2_bias), scales, 1)
-        out_table.index_copy_(0, rows, tokens)
+        out_table.index_copy_(0, real.rows, tokens)
     return out
 
 
@@ -122,10 +122,11 @@ class _Block(torch.autograd.Function):
         d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
         table, d_table = x.reshape(grad.shape), d_x.view(grad.shape)
         tiles = _tiles(x, p, o, factors)
-        for (tile, rows, scales), attended in zip_longest(tiles, kept):
-            tokens, d_out = table.index_select(0, tile.rows), grad.index_select(0, rows)
-            d_tokens = _tile_backward(d_out, tokens, attended, tile, scales, p, o, sums)
-            d_table.index_copy_(0, rows, d_tokens)
+        for (tile, real, scales), attended in zip_longest(tiles, kept):
+            tokens, d_out = table.index_select(0, tile.rows), grad.index_select(0, real.rows)
+            d_out[real.length :] = 0
+            d_tokens = _tile_backward(d_out, tokens, attended, tile, real, scales, p, o, sums)
+            d_table.index_copy_(0, real.rows[: real.length], d_tokens[: real.length])
         return d_x, None, None, None, *sums.result()
 
 
@@ -157,6 +158,7 @@ def _tile_backward(
     tokens: Tensor,
     attended: Tensor | None,
     tile: Tile,
+    real: _Real,
     scales: Tensor | None,
     p: Parameters,
     o: Options,
@@ -169,8 +171,8 @@ def _tile_backward(
     qkv = linear(normed, p.qkv_weight, p.qkv_bias)
     if attended is None:
         attended = attend(_windows(qkv, o), p.bias, tile.mask, o.scale).flatten(0, 1)
-        attended = _real(attended, tile)
-    middle = _add(_real(tokens, tile), linear(attended, p.proj_weight, p.proj_bias), scales, 0)
+        attended = real.of(attended)
+    middle = _add(real.of(tokens), linear(attended, p.proj_weight, p.proj_bias), scales, 0)
     norm2 = _Norm.of(middle, p.norm2_weight, p.norm2_bias, o.eps2)
     hidden = linear(norm2.out, p.fc1_weight, p.fc1_bias)
 
@@ -198,19 +200,50 @@ def _tile_backward(
     d_normed = _without_padding(through(d_qkv.flatten(0, 1), normed, 'qkv'), tile)
     d_tokens, d_weight, d_bias = norm1.backward(d_normed)
     sums.add(norm1_weight=d_weight, norm1_bias=d_bias)
-    return _real(d_tokens, tile).add_(d_middle)
+    return real.of(d_tokens).add_(d_middle)
 
 
 def _tiles(
     x: Tensor, p: Parameters, o: Options, factors: Tensor | None
-) -> Iterator[tuple[Tile, Tensor, Tensor | None]]:
-    """Each tile, its real tokens' rows, and (2, tokens, 1) factors on their paths or None."""
+) -> Iterator[tuple[Tile, _Real, Tensor | None]]:
+    """Each tile, its real tokens, and (2, tokens, 1) factors on their paths or None."""
     B, H, W = x.shape[:3]
     masks = edge_masks(o.window_size, o.shift_size, MASKED, p.bias)
     for tile in window_tiles((B, H, W), o.window_size, o.shift_size, masks):
-        rows = _real(tile.rows, tile)
-        scales = None if factors is None else factors[:, rows // (H * W), None]
-        yield tile, rows, scales
+        real = _Real.tokens(tile)
+        scales = None if factors is None else factors[:, real.rows // (H * W), None]
+        yield tile, real, scales
+
+
+class _Real(NamedTuple):
+    """The tokens of a tile that are not padded, the last one repeated up to a round number.
+
+    oneDNN compiles a program for each number of rows that it meets, of about half a megabyte, and
+    keeps a thousand of them: the numbers must be few.
+
+    Attributes:
+        rows: int64 (L,), each token's row of the map.
+        places: int64 (L,), its place in the tile; None where no token of the tile is padded.
+        length: Tokens before the repetitions.
+    """
+
+    rows: Tensor
+    places: Tensor | None
+    length: int
+
+    @classmethod
+    def tokens(cls, tile: Tile) -> _Real:
+        if tile.real is None:
+            return cls(tile.rows, None, len(tile.rows))
+        places = tile.real.nonzero()[:, 0]
+        count = len(places)
+        step = max((1 << (count - 1).bit_length()) // 32, 8)  # sixteen numbers to an octave
+        places = torch.cat((places, places[-1:].expand(-count % step)))
+        return cls(tile.rows[places], places, count)
+
+    def of(self, table: Tensor) -> Tensor:
+        """Their rows of a tile's table (n * M², channels)."""
+        return table if self.places is None else table.index_select(0, self.places)
 
 
 def _add(x: Tensor, path: Tensor, scales: Tensor | None, which: int) -> Tensor:
@@ -223,13 +256,8 @@ def _windows(rows: Tensor, o: Options) -> Tensor:
     return rows.unflatten(0, (-1, o.window_size**2))
 
 
-def _real(rows: Tensor, tile: Tile) -> Tensor:
-    """The rows of real tokens."""
-    return rows if tile.real is None else rows[tile.real]
-
-
 def _padded(rows: Tensor, tile: Tile) -> Tensor:
-    """The inverse of :func:`_real`, zero where tokens are padded."""
+    """The inverse of :meth:`_Real.of`, zero where tokens are padded."""
     if tile.real is None:
         return rows
     return rows.new_zeros(len(tile.real), rows.shape[1]).masked_scatter_(tile.real[:, None], rows)
