@@ -131,6 +131,14 @@ def parse_launch(arguments: list[str], folder: Path) -> None:
         assert get_args_parser().parse_args([*arguments[:at], 'script.py'])
 
 
+def parse_curl(arguments: list[str], folder: Path) -> None:
+    """An image posted to what ``serve`` serves by default."""
+    option, image, address = arguments
+    assert (option, image[0]) == ('--data-binary', '@'), arguments
+    port = next(p.default for p in commands.commands['serve'].params if p.name == 'port')
+    assert address == f'http://127.0.0.1:{port}/predict'
+
+
 def parse_export(arguments: list[str], folder: Path) -> None:
     """A variable of the shell."""
     assert all(re.fullmatch(r'\w+=\S+', word) for word in arguments)
@@ -144,5 +152,6 @@ PARSERS: dict[str, Callable[[list[str], Path], None]] = {
     'python': parse_python,
     'torchrun': parse_launch,
     'srun': parse_launch,
+    'curl': parse_curl,
     'export': parse_export,
 }

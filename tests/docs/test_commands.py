@@ -52,6 +52,7 @@ IMAGENET = Parse('ImageNet')
 MACHINES = Parse('several machines or a slurm cluster')
 INSTALLS = Parse('installs packages')
 MINUTES = Parse('takes minutes to hours')
+PAGE = Parse('does not end; tests/page and tests/cli/test_serve.py start it, and post images')
 FOLLOWED = Parse('run by test_fine_tuning.py, which follows the page')
 
 TABLE: dict[str, Run | Parse] = {
@@ -63,6 +64,7 @@ TABLE: dict[str, Run | Parse] = {
     'make docs': Parse('installs packages; test_site.py builds the pages where it was run'),
     "pip install '.[det,seg]'": INSTALLS,
     "pip install 'swin_backbone[export]'": INSTALLS,
+    "pip install 'swin_backbone[page,det]'": INSTALLS,
     "pip install 'swin_backbone[instaboost]'": INSTALLS,
     # The command line.
     'swin-backbone doctor': Run(prints='SwinTransformer'),
@@ -87,6 +89,9 @@ TABLE: dict[str, Run | Parse] = {
     'swin-backbone export segmentor.py iter_160000.pth --part model --to onnx --dynamic --int8': (
         Run(prints='int8.onnx', slow=True)
     ),
+    'swin-backbone serve --config mask_rcnn_swin_t_coco --weights epoch_36.pth': PAGE,
+    'swin-backbone serve --config mask_rcnn_swin_t_coco --weights epoch_36.pth --open': PAGE,
+    'curl --data-binary @street.jpg http://127.0.0.1:7860/predict': PAGE,
     'swin-backbone weights list swin_tiny': Run(prints='swin_tiny_in1k'),
     'swin-backbone weights list swin_large in22k --version 1 --task classification': Run(
         prints='4 of 286 checkpoints'
