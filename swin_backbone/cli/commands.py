@@ -17,6 +17,8 @@ from .complexity import complexity
 from .configs import configs
 from .doctor import doctor
 from .export import export
+from .plot import plot
+from .show import show
 from .weights import weights
 
 
@@ -63,5 +65,5 @@ def commands() -> None:
     """
 
 
-for command in (weights, configs, complexity, export, doctor):
+for command in (weights, configs, complexity, export, show, plot, doctor):
     commands.add_command(command)

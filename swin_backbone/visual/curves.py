@@ -127,6 +127,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 def _json_entries(file: Path) -> Iterator[Entry]:
     lines = file.read_text(errors='replace').splitlines()
+    last, by_epoch = 0.0, False
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -142,12 +143,17 @@ def _json_entries(file: Path) -> Iterator[Entry]:
         if not isinstance(step, int | float):
             continue  # a test's metrics, which are of no moment of a training
         mode = 'train' if 'iter' in found or 'loss' in found or 'lr' in found else 'val'
+        if mode == 'train':
+            last, by_epoch = step, by_epoch or 'epoch' in found
+        elif not by_epoch:
+            # mmengine's default counts epochs here, also where there is none but the iterations'.
+            step = max(step, last)
         values = {
             str(key): float(value)
             for key, value in found.items()
             if key not in ('step', 'iter', 'epoch') and _is_number(value)
         }
-        yield Entry(mode, step, values, 'epoch' in found)
+        yield Entry(mode, step, values, by_epoch)
 
 
 def _is_number(value: object) -> bool:
@@ -197,11 +203,6 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
     found = []
     if 'loss' in train:
         found.append(Panel('training loss', '', 'train', {'loss': 'loss'}, True))
-    parts = [k for k in train if k != 'loss' and 'loss' in k.rsplit('.', 1)[-1]]
-    if parts and alone and len(parts) <= MOST_TOGETHER:
-        found.append(Panel('parts of the loss', '', 'train', {k: k for k in parts}, True))
-    else:
-        found += [Panel(key, '', 'train', {key: key}, True) for key in parts]
     found += _metrics(val, alone)
     for title, unit, keys in (
         ('throughput', 'images a second', {'images_per_second': 'throughput'}),
@@ -215,7 +216,10 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
             found += [Panel(f'{title}, {n}', unit, 'train', {k: n}) for k, n in keys.items()]
         elif keys:
             found.append(Panel(title, unit, 'train', keys))
-    return found
+    parts = [key for key in train if key != 'loss' and 'loss' in key.rsplit('.', 1)[-1]]
+    if alone and 0 < len(parts) <= MOST_TOGETHER:
+        return [*found, Panel('parts of the loss', '', 'train', {k: k for k in parts}, True)]
+    return [*found, *(Panel(key, '', 'train', {key: key}, True) for key in parts)]
 
 
 def _keys(curves: Iterable[Mapping[str, Curve]]) -> list[str]:
@@ -258,10 +262,10 @@ def draw_curves(runs: Sequence[Run]) -> Figure:
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(4.2 * columns, 2.9 * rows + 0.4), layout='constrained')
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, panel in zip(axes, chosen, strict=False):
         _draw(axis, panel, runs)
-    for axis in list(axes)[len(chosen) :]:
+    for axis in axes[len(chosen) :]:
         axis.set_visible(False)
     if len(runs) > 1:
         handles = [axes[0].plot([], [], color=_colour(i))[0] for i in range(len(runs))]
@@ -309,3 +313,15 @@ def _draw(axis: Axes, panel: Panel, runs: Sequence[Run]) -> None:
 
 def _colour(i: int) -> str:
     return f'C{i % 10}'
+
+
+def last_values(run: Run) -> dict[str, dict[str, float | None]]:
+    """The last value of everything that was logged, under ``train`` and ``val``; None for NaN."""
+    return {
+        mode: {
+            key: values[-1] if np.isfinite(values[-1]) else None
+            for key, (_, values) in curves.items()
+            if values
+        }
+        for mode, curves in (('train', run.train), ('val', run.val))
+    }

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
 from ..errors import ArgumentError
@@ -25,6 +26,7 @@ COLOURS = ('#e69f00', '#2f9be0')
 WORDS = ('windows', 'shifted windows')
 HEAT = 'inferno'
 SCALE = "colours: from black, no attention, to pale yellow, the panel's largest"
+PADDING = '#dcdcdc'
 MARGIN = 1.5  # tokens around what is zoomed to
 
 
@@ -201,13 +203,12 @@ def draw_attention(
     """
     grid = grids(subject, view)[stage]
     heads = len(found[0].weights)
-    columns = min(heads, 12 if heads > 16 else 8)
+    columns = next((n for n in (8, 6, 12) if heads % n == 0), min(heads, 8))
     rows = -(-heads // columns)
-    wide, small = 11.5, 11.5 / columns
-    small = min(small, 1.75)
+    wide, small = 11.5, min(11.5 / columns, 1.7)
     top = min(3.7 / min(max(_wide(image), 0.75), 1.6) + 0.35, 4.6)
-    heights = [top, *[rows * (small + 0.22) + 0.3] * len(found)]
-    figure = Figure(figsize=(wide, sum(heights) + 0.75), layout='constrained')
+    heights = [top, *[rows * (small + 0.1) + 0.25] * len(found)]
+    figure = Figure(figsize=(wide, sum(heights) + 0.6), layout='constrained')
     parts = figure.subfigures(len(heights), 1, height_ratios=heights)
     first = parts[0].subplots(1, 1 + len(found), width_ratios=[max(_wide(image), 0.6), 1, 1][
         : 1 + len(found)
@@ -217,6 +218,7 @@ def draw_attention(
     _frame(first[0], image)
     for one in found:
         _outline(first[0], grid, one, everywhere=True)
+    _reach(first[0], image, grid, found)
     _mark(first[0], point)
     row, column = found[0].query
     first[0].set_title(f'token ({row}, {column}) of stage {stage}', fontsize=10)
@@ -236,11 +238,26 @@ def draw_attention(
             most = _share(one.weights[head].max())
             axis.set_title(f'{head}: up to {most}', fontsize=8, pad=2)
     figure.legend(
-        handles=_legend(found), loc='outside lower center', ncols=4, frameon=False, fontsize=9
+        handles=_legend(found),
+        title=SCALE,
+        loc='outside lower center',
+        ncols=5,
+        frameon=False,
+        fontsize=9,
+        title_fontsize=9,
     )
-    figure.supxlabel(SCALE, fontsize=9, color='#555555')
     _entitle(parts[0], 'Attention', subject)
     return figure
+
+
+def _reach(axis: Axes, image: np.ndarray, grid: Grid, found: Sequence[TokenAttention]) -> None:
+    """Makes room for windows that go beyond the image, into padding."""
+    corners = [(0.0, 0.0), (float(image.shape[1]), float(image.shape[0]))]
+    for one in found:
+        for top, bottom, left, right in one.pieces():
+            corners += [grid.corner(top, left), grid.corner(bottom, right)]
+    x, y = np.array(corners).T
+    axis.set(xlim=(x.min(), x.max()), ylim=(y.max(), y.min()), facecolor=PADDING)
 
 
 def _described(block: int, found: TokenAttention) -> str:
@@ -254,17 +271,16 @@ def _share(value: float) -> str:
     return f'{100 * value:.0f} %' if value >= 0.1 else f'{100 * value:.1f} %'
 
 
-def _legend(found: Sequence[TokenAttention]) -> list[Line2D]:
-    lines = [
+def _legend(found: Sequence[TokenAttention]) -> list[Artist]:
+    lines: list[Artist] = [
         Line2D([], [], color=COLOURS[one.shift > 0], lw=2.5, label=WORDS[one.shift > 0][:-1])
         for one in found
     ]
     if any(len(one.pieces()) > 1 for one in found):
-        lines.append(
-            Line2D(
-                [], [], color=COLOURS[1], lw=1.5, ls=':', label='its parts beyond the edge, masked'
-            )
-        )
+        masked = 'its parts from across the edge, masked'
+        lines.append(Line2D([], [], color=COLOURS[1], lw=1.5, ls=':', label=masked))
+    if any(one.padded for one in found):
+        lines.append(Patch(color=PADDING, label='padding'))
     return [*lines, Line2D([], [], color='k', marker='+', ls='', ms=11, mew=2, label='the token')]
 
 
@@ -294,7 +310,7 @@ def _heat(
     _outline(axis, grid, found, everywhere=False, width=1.2 if small else 2.5)
     _mark(axis, point, 6 if small else 11)
     left, right, top, bottom = zoomed
-    axis.set(xlim=(left, right), ylim=(bottom, top), xticks=(), yticks=(), facecolor='#e8e8e8')
+    axis.set(xlim=(left, right), ylim=(bottom, top), xticks=(), yticks=(), facecolor=PADDING)
 
 
 def on_map(found: TokenAttention, weights: np.ndarray) -> np.ndarray:
