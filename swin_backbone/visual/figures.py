@@ -128,7 +128,7 @@ def _panels(image: np.ndarray, count: int, columns: int) -> tuple[Figure, list[A
     width = min(3.4, 3.4 * wide**0.5)
     width = max(width, 2.6)
     figure = Figure(
-        figsize=(columns * width + 0.3, rows * (width / wide + 0.55) + 0.6), layout='constrained'
+        figsize=(columns * width + 0.3, rows * (width / wide + 0.42) + 0.35), layout='constrained'
     )
     axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
     return figure, axes

@@ -32,12 +32,13 @@ th:first-child, td:first-child { text-align: left; }
 button { font: inherit; color: var(--ink); background: var(--card); padding: .25rem .8rem;
   border: 1px solid var(--line); border-radius: 5px; cursor: pointer; }
 button[aria-pressed=true] { background: var(--ink); color: var(--paper); }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr));
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr));
   gap: 1rem; }
 .pair > div { background: var(--card); border: 1px solid var(--line); border-radius: 6px;
   padding: .6rem; }
+.pair { align-items: start; }
 .pair h3 { font-size: 1rem; margin: 0 0 .4rem; }
-.pair p { margin: .4rem 0 0; min-height: 3em; }
+.pair p { margin: .4rem 0 0; }
 canvas { display: block; width: 100%; height: auto; cursor: crosshair; border-radius: 3px; }
 canvas:focus-visible { outline: 3px solid #2f9be0; }
 </style>
@@ -53,7 +54,7 @@ canvas:focus-visible { outline: 3px solid #2f9be0; }
 
 ATTENTION = """<p>Click on the picture, or move the token with the arrow keys: what it attends to in
 its window, and in its shifted window, as a mean over the heads. Colours go from black, no
-attention, to pale yellow, the largest.</p>
+attention, to pale yellow, the largest; grey is padding.</p>
 <div class="bar" id="stages" role="group" aria-label="stage"></div>
 <div class="pair" id="attention"></div>
 <script type="application/json" id="attention-data">{data}</script>
@@ -109,61 +110,122 @@ SCRIPT = """
     return found;
   }
 
-  function draw(block, canvas, text) {
+  // A window's parts as [top, bottom, left, right], and which of them the token is in.
+  function parts(block, row, column) {
+    const found = [];
+    for (const [top, bottom] of runs(places(row, block, 0)))
+      for (const [left, right] of runs(places(column, block, 1)))
+        found.push({box: [top, bottom, left, right],
+          own: top <= row && row < bottom && left <= column && column < right});
+    return found;
+  }
+
+  // Of the image, what a zoomed panel shows: [left, top, width, height].
+  function zoomed(row, column) {
+    const boxes = stage.blocks.map(b => parts(b, row, column).find(p => p.own).box);
+    const least = i => Math.min(...boxes.map(box => box[i]));
+    const most = i => Math.max(...boxes.map(box => box[i]));
+    const side = Math.max(most(1) - least(0), most(3) - least(2)) + 3;
+    const top = (most(1) + least(0) - side) / 2, left = (most(3) + least(2) - side) / 2;
+    const [x0, y0] = toImage(left * stage.side[1], top * stage.side[0]);
+    const [x1, y1] = toImage((left + side) * stage.side[1], (top + side) * stage.side[0]);
+    return [x0, y0, x1 - x0, y1 - y0];
+  }
+
+  // The picture, or a part of it, with the attention in `heated` and the outlines of `blocks`.
+  function draw(panel, view, blocks, heated) {
+    const {canvas} = panel;
+    panel.view = view;
     const [row, column] = query();
     const per = Math.ceil(stage.grid[1] / stage.step);
-    const index = row / stage.step * per + column / stage.step;
-    const size = block.window, rows = places(row, block, 0), columns = places(column, block, 1);
-    const most = block.most[index], start = index * size * size;
     const context = canvas.getContext('2d');
-    const factor = canvas.width / width;
-    const corner = (r, c) => toImage(c * stage.side[1], r * stage.side[0]).map(v => v * factor);
-    context.drawImage(picture, 0, 0, canvas.width, canvas.height);
-    context.fillStyle = 'rgba(255, 255, 255, 0.45)';
+    const across = canvas.width / view[2], down = canvas.height / view[3];
+    const place = (x, y) => [(x - view[0]) * across, (y - view[1]) * down];
+    const corner = (r, c) => place(...toImage(c * stage.side[1], r * stage.side[0]));
+    context.fillStyle = '#dcdcdc';
     context.fillRect(0, 0, canvas.width, canvas.height);
-    const own = piece => piece[0] <= row && row < piece[1];
-    const downs = runs(rows), acrosses = runs(columns);
-    context.globalAlpha = 0.85;
-    rows.forEach((r, i) => columns.forEach((c, j) => {
-      const level = block.weights[start + i * size + j];
-      const [x0, y0] = corner(r, c), [x1, y1] = corner(r + 1, c + 1);
-      const inside = downs.find(d => d[0] <= r && r < d[1]) === downs.find(own) &&
-        acrosses.find(a => a[0] <= c && c < a[1]) ===
-        acrosses.find(a => a[0] <= column && column < a[1]);
-      if (!inside) return;
-      context.fillStyle = `rgb(${heat.slice(3 * level, 3 * level + 3).join(',')})`;
-      context.fillRect(x0, y0, x1 - x0 + 0.5, y1 - y0 + 0.5);
-    }));
-    context.globalAlpha = 1;
-    for (const [top, bottom] of downs) for (const [left, right] of acrosses) {
-      const mine = top <= row && row < bottom && left <= column && column < right;
+    context.drawImage(picture, ...place(0, 0), width * across, height * down);
+    if (heated) {
+      context.fillStyle = 'rgba(255, 255, 255, 0.45)';
+      context.fillRect(0, 0, canvas.width, canvas.height);
+      const size = heated.window;
+      const start = (row / stage.step * per + column / stage.step) * size * size;
+      const rows = places(row, heated, 0), columns = places(column, heated, 1);
+      const [top, bottom, left, right] = parts(heated, row, column).find(p => p.own).box;
+      context.globalAlpha = 0.85;
+      rows.forEach((r, i) => columns.forEach((c, j) => {
+        if (r < top || r >= bottom || c < left || c >= right) return;
+        const level = heated.weights[start + i * size + j];
+        const [x0, y0] = corner(r, c), [x1, y1] = corner(r + 1, c + 1);
+        context.fillStyle = `rgb(${heat.slice(3 * level, 3 * level + 3).join(',')})`;
+        context.fillRect(x0, y0, x1 - x0, y1 - y0);
+      }));
+      context.globalAlpha = 1;
+    }
+    for (const block of blocks) for (const part of parts(block, row, column)) {
+      const [top, bottom, left, right] = part.box;
       const [x0, y0] = corner(top, left), [x1, y1] = corner(bottom, right);
-      context.setLineDash(mine ? [] : [3, 4]);
-      for (const [colour, line] of [['rgba(0, 0, 0, 0.6)', 5], [canvas.dataset.colour, 3]]) {
+      context.setLineDash(part.own ? [] : [4, 5]);
+      for (const [colour, line] of [['rgba(0, 0, 0, 0.6)', 7],
+        [data.colours[Number(block.shift > 0)], 4]]) {
         context.strokeStyle = colour;
         context.lineWidth = line;
         context.strokeRect(x0, y0, x1 - x0, y1 - y0);
       }
     }
     context.setLineDash([]);
-    const [x0, y0] = corner(row, column), [x1, y1] = corner(row + 1, column + 1);
-    const x = (x0 + x1) / 2, y = (y0 + y1) / 2;
-    for (const [colour, line] of [['#fff', 5], ['#000', 2.5]]) {
+    const [x, y] = corner(row + 0.5, column + 0.5);
+    for (const [colour, line] of [['#fff', 8], ['#000', 4]]) {
       context.strokeStyle = colour;
       context.lineWidth = line;
       context.beginPath();
-      context.moveTo(x - 9, y); context.lineTo(x + 9, y);
-      context.moveTo(x, y - 9); context.lineTo(x, y + 9);
+      context.moveTo(x - 14, y); context.lineTo(x + 14, y);
+      context.moveTo(x, y - 14); context.lineTo(x, y + 14);
       context.stroke();
     }
-    const padded = block.padded[index];
-    text.textContent = `Token (${row}, ${column}): up to ${percent(most)} on a token` +
-      (padded > 0 ? `, ${percent(padded)} on padding.` : '.') +
-      (stage.step > 1 ? ` Every ${stage.step}th token is in this file.` : '');
+    const index = row / stage.step * per + column / stage.step;
+    panel.text.textContent = heated
+      ? `Up to ${percent(heated.most[index])} on a token` +
+        (heated.padded[index] > 0 ? `, ${percent(heated.padded[index])} on padding.` : '.')
+      : `Token (${row}, ${column}), in row and column.` +
+        (stage.step > 1 ? ` Of ${stage.step} × ${stage.step} tokens, one is in this file.` : '');
   }
 
   let panels = [];
-  const redraw = () => panels.forEach(([block, canvas, text]) => draw(block, canvas, text));
+  function redraw() {
+    const [first, ...rest] = panels, view = zoomed(...query());
+    draw(first, [0, 0, width, height], stage.blocks, null);
+    rest.forEach(panel => draw(panel, view, [panel.block], panel.block));
+  }
+
+  function panel(place, title, block, size) {
+    const part = place.appendChild(document.createElement('div'));
+    part.appendChild(document.createElement('h3')).textContent = title;
+    const canvas = part.appendChild(document.createElement('canvas'));
+    [canvas.width, canvas.height] = size;
+    canvas.tabIndex = 0;
+    canvas.setAttribute('role', 'img');
+    canvas.setAttribute('aria-label', `${title}; arrow keys move the token`);
+    const made = {canvas, block, text: part.appendChild(document.createElement('p'))};
+    canvas.addEventListener('click', event => {
+      const box = canvas.getBoundingClientRect();
+      const [left, top, across, down] = made.view;
+      point = [left + (event.clientX - box.left) / box.width * across,
+        top + (event.clientY - box.top) / box.height * down];
+      redraw();
+    });
+    canvas.addEventListener('keydown', event => {
+      const step = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0],
+        ArrowDown: [1, 0]}[event.key];
+      if (!step) return;
+      event.preventDefault();
+      const [row, column] = query().map((v, i) =>
+        clamp(v + step[i] * stage.step, stage.grid[i] - 1));
+      point = toImage((column + 0.5) * stage.side[1], (row + 0.5) * stage.side[0]);
+      redraw();
+    });
+    return made;
+  }
 
   function choose(chosen) {
     stage = chosen;
@@ -171,37 +233,13 @@ SCRIPT = """
       button.setAttribute('aria-pressed', String(button.stage === stage)));
     const place = document.getElementById('attention');
     place.textContent = '';
-    panels = stage.blocks.map(block => {
-      const kind = Number(block.shift > 0);
-      const part = place.appendChild(document.createElement('div'));
-      part.appendChild(document.createElement('h3')).textContent =
-        `Block ${block.block}: ${data.words[kind]} of ${block.window} × ${block.window} tokens`;
-      const canvas = part.appendChild(document.createElement('canvas'));
-      const factor = Math.min(900 / Math.max(width, height), 4);
-      canvas.width = Math.max(Math.round(width * factor), 1);
-      canvas.height = Math.max(Math.round(height * factor), 1);
-      canvas.dataset.colour = data.colours[kind];
-      canvas.tabIndex = 0;
-      canvas.setAttribute('role', 'img');
-      canvas.setAttribute('aria-label', 'attention; arrow keys move the token');
-      canvas.addEventListener('click', event => {
-        const box = canvas.getBoundingClientRect();
-        point = [(event.clientX - box.left) / box.width * width,
-          (event.clientY - box.top) / box.height * height];
-        redraw();
-      });
-      canvas.addEventListener('keydown', event => {
-        const step = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0],
-          ArrowDown: [1, 0]}[event.key];
-        if (!step) return;
-        event.preventDefault();
-        const [row, column] = query().map((v, i) =>
-          clamp(v + step[i] * stage.step, stage.grid[i] - 1));
-        point = toImage((column + 0.5) * stage.side[1], (row + 0.5) * stage.side[0]);
-        redraw();
-      });
-      return [block, canvas, part.appendChild(document.createElement('p'))];
-    });
+    const factor = 900 / Math.max(width, height);
+    const whole = [width, height].map(side => Math.max(Math.round(side * factor), 1));
+    panels = [panel(place, 'The picture', null, whole)];
+    for (const block of stage.blocks) {
+      const windows = `${data.words[Number(block.shift > 0)]} of ${block.window} × ${block.window}`;
+      panels.push(panel(place, `Block ${block.block}: ${windows}`, block, [900, 900]));
+    }
     redraw();
   }
 

@@ -177,7 +177,9 @@ def _untrained(name: str, model: nn.Module, device: torch.device) -> Subject:
             'package, so there is nothing to show; give the weights of the whole model'
         )
     backbone.init_cfg = None  # a pretrained file would be downloaded
-    backbone.init_weights()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the same picture every time
+        backbone.init_weights()
     backbone.eval().to(device)
     return Subject(name, RANDOM, backbone, None, 'no weights were given')
 
