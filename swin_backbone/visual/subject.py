@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,9 @@ def view_of(inputs: Tensor, known: Mapping[str, Any]) -> View:
 def _normalised(image: np.ndarray, device: torch.device) -> View:
     height, width = image.shape[:2]
     factor = min(LONGER_SIDE / max(height, width), 1)
-    size = max(round(height * factor), 1), max(round(width * factor), 1)
+    # Thin images are not made thinner than a patch.
+    height_now, width_now = (max(round(s * factor), min(s, 32)) for s in (height, width))
+    size = height_now, width_now
     resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC)
     pixels = torch.tensor(np.asarray(resized), dtype=torch.float32, device=device)
     pixels = (pixels - pixels.new_tensor(MEAN)) / pixels.new_tensor(STD)
@@ -141,13 +143,11 @@ def load_subject(
         return _backbone_of(weights, device)
     content = read(config)
     name = Path(str(config)).stem
-    if not _is_backbone(content):
-        if weights is not None:
-            return _whole(name, config, weights, device)
-        return _untrained(name, build(content, config), device)
-    backbone = build(content, config)
     if weights is None:
-        return _untrained(name, backbone, device)
+        return _untrained(name, lambda: build(content, config), device)
+    if not _is_backbone(content):
+        return _whole(name, config, weights, device)
+    backbone = build(content, config)
     return _bare(name, backbone, weights, 'the model is a backbone by itself', device)
 
 
@@ -169,7 +169,16 @@ def _whole(name: str, config: str | Path, weights: str | Path, device: torch.dev
     return Subject(name, str(weights), backbone, predictor)
 
 
-def _untrained(name: str, model: nn.Module, device: torch.device) -> Subject:
+def _untrained(name: str, make: Callable[[], nn.Module], device: torch.device) -> Subject:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the same picture every time
+        backbone = _drawn(name, make())
+    backbone.eval().to(device)
+    return Subject(name, RANDOM, backbone, None, 'no weights were given')
+
+
+def _drawn(name: str, model: nn.Module) -> Backbone:
+    """A model's backbone, with random weights."""
     backbone = model if isinstance(model, Backbone) else getattr(model, 'backbone', None)
     if not isinstance(backbone, Backbone):
         raise ArgumentError(
@@ -177,11 +186,8 @@ def _untrained(name: str, model: nn.Module, device: torch.device) -> Subject:
             'package, so there is nothing to show; give the weights of the whole model'
         )
     backbone.init_cfg = None  # a pretrained file would be downloaded
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # the same picture every time
-        backbone.init_weights()
-    backbone.eval().to(device)
-    return Subject(name, RANDOM, backbone, None, 'no weights were given')
+    backbone.init_weights()
+    return backbone
 
 
 def _bare(
@@ -197,7 +203,7 @@ def _bare(
 def _backbone_of(weights: str | Path | None, device: torch.device) -> Subject:
     if weights is None:
         if not target(DEFAULT).path.is_file():
-            return _untrained('Swin-T', SwinTransformer(arch='tiny'), device)
+            return _untrained('Swin-T', lambda: SwinTransformer(arch='tiny'), device)
         weights = DEFAULT
     found = describe(str(weights))
     window = found.window_size or next(iter(found.pretrained_window_sizes), None)
