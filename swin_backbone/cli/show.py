@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -102,7 +103,7 @@ def show(
         html.write_text(show_report(Path(image).name, pixels, subject, pictures))
         files['report'] = html
     if as_json:
-        found = dict(image=image, size=pixels.shape[1::-1], model=subject.name)
+        found: dict[str, Any] = dict(image=image, size=pixels.shape[1::-1], model=subject.name)
         found |= dict(weights=None if subject.random else subject.weights, **pictures.facts)
         print_json(
             {**found, 'missing': pictures.missing, 'files': {k: str(f) for k, f in files.items()}}

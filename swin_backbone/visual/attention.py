@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ..layers import WindowMSAV2
+from ..layers import SwinBlock, SwinBlockV2, WindowMSA, WindowMSAV2
 from ..ops.window_attention import MAX_LOGIT_SCALE, cosine
 from ..ops.window_attention.reference import MASKED, pad_to_windows
 
@@ -87,7 +87,9 @@ class BlockAttention:
     """
 
     @torch.no_grad()
-    def __init__(self, block: nn.Module, tokens: Tensor, grid: tuple[int, int]) -> None:
+    def __init__(
+        self, block: SwinBlock | SwinBlockV2, tokens: Tensor, grid: tuple[int, int]
+    ) -> None:
         attention = block.attn
         self.grid = grid
         self.window_size, self.shift = attention.windows(grid)
@@ -157,12 +159,12 @@ class BlockAttention:
         return (position >= length - self.window_size).long() + (position >= length - self.shift)
 
 
-def _products(msa: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None, float]:
+def _products(msa: WindowMSA, x: Tensor) -> tuple[Tensor, Tensor | None, float]:
     """V1: qkv of a map, that of padding, and the factor on queries."""
     return msa.qkv(x), msa.qkv.bias, float(msa.scale)
 
 
-def _cosines(msa: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None, float]:
+def _cosines(msa: WindowMSAV2, x: Tensor) -> tuple[Tensor, Tensor | None, float]:
     """V2: the same with lengths 1 and the factor in the queries already."""
     bias = None
     if msa.q_bias is not None:

@@ -298,6 +298,7 @@ def _draw(axis: Axes, panel: Panel, runs: Sequence[Run]) -> None:
     axis.set_ylabel(panel.unit, fontsize=9)
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.3)
+    axis.set_xlim(left=0)
     if len(finite) and panel.logarithmic and finite.min() > 0 and finite.max() > 4 * finite.min():
         axis.set_yscale('log')
         axis.grid(which='minor', alpha=0.12)
@@ -308,7 +309,10 @@ def _draw(axis: Axes, panel: Panel, runs: Sequence[Run]) -> None:
         note = f'{len(everything) - len(finite)} values are not finite'
         axis.text(0.5, 0.97, note, transform=axis.transAxes, ha='center', va='top', color='#b00020')
     if len(runs) == 1 and len(panel.keys) > 1:
-        axis.legend(fontsize=8, framealpha=0.85)
+        # Below, where it covers no curve.
+        axis.legend(
+            fontsize=8, frameon=False, ncols=3, loc='upper center', bbox_to_anchor=(0.5, -0.17)
+        )
 
 
 def _colour(i: int) -> str:

@@ -102,7 +102,7 @@ def _with_masks(
         grey = Image.fromarray((255 * mask).astype(np.uint8))
         cover = np.asarray(grey.resize(canvas.size, Image.Resampling.BILINEAR), np.float32) / 255
         inside = cover >= 0.5
-        opacity = np.where(inside, MASK_OPACITY, 0) + 0.35 * (inside & _edge(inside))
+        opacity = np.where(inside, MASK_OPACITY, 0) + (0.9 - MASK_OPACITY) * _edge(inside)
         colour = np.array(_colour(palette, label), np.float32)
         pixels += opacity[..., None] * (colour - pixels)
     return Image.fromarray(pixels.round().astype(np.uint8))
@@ -169,10 +169,13 @@ def _enlarged(image: np.ndarray, factor: float) -> Image.Image:
     return picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC)
 
 
-def _edge(mask: np.ndarray) -> np.ndarray:
-    """The pixels of a mask within 1 pixel of its edge."""
-    outside = np.pad(~mask, 1, constant_values=False)
-    return mask & (outside[2:, 1:-1] | outside[:-2, 1:-1] | outside[1:-1, 2:] | outside[1:-1, :-2])
+def _edge(mask: np.ndarray, width: int = 2) -> np.ndarray:
+    """The pixels of a mask that are within so many pixels of its edge, not of the image's."""
+    inner = mask
+    for _ in range(width):
+        around = np.pad(inner, 1, mode='edge')
+        inner = inner & around[2:, 1:-1] & around[:-2, 1:-1] & around[1:-1, 2:] & around[1:-1, :-2]
+    return mask & ~inner
 
 
 def _outline(draw: ImageDraw.ImageDraw, box: Sequence[float], colour: Colour, width: int) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
@@ -128,7 +129,7 @@ def _panels(image: np.ndarray, count: int, columns: int) -> tuple[Figure, list[A
     width = min(3.4, 3.4 * wide**0.5)
     width = max(width, 2.6)
     figure = Figure(
-        figsize=(columns * width + 0.3, rows * (width / wide + 0.42) + 0.35), layout='constrained'
+        figsize=(columns * width + 0.3, rows * (width / wide + 0.42) + 0.5), layout='constrained'
     )
     axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
     return figure, axes
@@ -205,11 +206,11 @@ def draw_attention(
     heads = len(found[0].weights)
     columns = next((n for n in (8, 6, 12) if heads % n == 0), min(heads, 8))
     rows = -(-heads // columns)
-    wide, small = 11.5, min(11.5 / columns, 1.7)
+    wide, small = 11.5, min(11.5 / columns, 2.1)
     top = min(3.7 / min(max(_wide(image), 0.75), 1.6) + 0.35, 4.6)
     heights = [top, *[rows * (small + 0.1) + 0.25] * len(found)]
     figure = Figure(figsize=(wide, sum(heights) + 0.6), layout='constrained')
-    parts = figure.subfigures(len(heights), 1, height_ratios=heights)
+    parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
     first = parts[0].subplots(1, 1 + len(found), width_ratios=[max(_wide(image), 0.6), 1, 1][
         : 1 + len(found)
     ])  # fmt: skip
@@ -327,14 +328,24 @@ def on_map(found: TokenAttention, weights: np.ndarray) -> np.ndarray:
 
 
 def _zoomed(grid: Grid, found: Sequence[TokenAttention]) -> tuple[float, float, float, float]:
-    """Left, right, top and bottom of a square with all the windows' own parts and a margin."""
+    """Left, right, top and bottom of a square with all the windows' own parts and a margin.
+
+    It stays on the map, as far as that is large enough.
+    """
     boxes = np.array([one.pieces()[0] for one in found])
     top, left = boxes[:, 0].min() - MARGIN, boxes[:, 2].min() - MARGIN
     bottom, right = boxes[:, 1].max() + MARGIN, boxes[:, 3].max() + MARGIN
     side = max(bottom - top, right - left)
-    top, left = (top + bottom - side) / 2, (left + right - side) / 2
+    height, width = (max(f, s) for f, s in zip(_reached(found), grid.shown(), strict=True))
+    top = max(min((top + bottom - side) / 2, height - side), 0)
+    left = max(min((left + right - side) / 2, width - side), 0)
     (x0, y0), (x1, y1) = grid.corner(top, left), grid.corner(top + side, left + side)
     return x0, x1, y0, y1
+
+
+def _reached(found: Sequence[TokenAttention]) -> tuple[int, int]:
+    """Rows and columns up to the last of the windows."""
+    return max(int(f.rows.max()) for f in found) + 1, max(int(f.columns.max()) for f in found) + 1
 
 
 def _outline(
@@ -345,17 +356,11 @@ def _outline(
         if i and not everywhere:
             return
         (x0, y0), (x1, y1) = grid.corner(top, left), grid.corner(bottom, right)
-        style = dict(ls=':', lw=1.5) if i else dict(ls='-', lw=width)
-        for colour, extra in (('k', 1.2), (COLOURS[found.shift > 0], 0.0)):
+        line, thick = (':', 1.5) if i else ('-', width)
+        for colour, more in ((to_rgba('k', 0.5), 1.2), (to_rgba(COLOURS[found.shift > 0]), 0.0)):
             axis.add_patch(
                 Rectangle(
-                    (x0, y0),
-                    x1 - x0,
-                    y1 - y0,
-                    fill=False,
-                    edgecolor=(*to_rgb(colour), 0.5 if extra else 1),
-                    clip_on=True,
-                    **{**style, 'lw': style['lw'] + extra},
+                    (x0, y0), x1 - x0, y1 - y0, fill=False, ec=colour, ls=line, lw=thick + more
                 )
             )
 

@@ -48,7 +48,7 @@ def observe(backbone: Backbone, inputs: Tensor, places: Iterable[Place] = ()) ->
 
     def kept(place: Place) -> Any:
         def hook(module: Any, args: tuple) -> None:
-            tokens[place] = (args[0].detach(), tuple(args[1]))  # type: ignore[assignment]
+            tokens[place] = (args[0].detach(), tuple(args[1]))
 
         return hook
 

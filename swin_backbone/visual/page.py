@@ -126,7 +126,10 @@ SCRIPT = """
     const least = i => Math.min(...boxes.map(box => box[i]));
     const most = i => Math.max(...boxes.map(box => box[i]));
     const side = Math.max(most(1) - least(0), most(3) - least(2)) + 3;
-    const top = (most(1) + least(0) - side) / 2, left = (most(3) + least(2) - side) / 2;
+    const inside = (first, last, length) => // on the map, as far as that is large enough
+      Math.max(Math.min((first + last - side) / 2, Math.max(length, last) - side), 0);
+    const top = inside(least(0), most(1), stage.grid[0]);
+    const left = inside(least(2), most(3), stage.grid[1]);
     const [x0, y0] = toImage(left * stage.side[1], top * stage.side[0]);
     const [x1, y1] = toImage((left + side) * stage.side[1], (top + side) * stage.side[0]);
     return [x0, y0, x1 - x0, y1 - y0];
@@ -165,9 +168,9 @@ SCRIPT = """
     for (const block of blocks) for (const part of parts(block, row, column)) {
       const [top, bottom, left, right] = part.box;
       const [x0, y0] = corner(top, left), [x1, y1] = corner(bottom, right);
-      context.setLineDash(part.own ? [] : [4, 5]);
-      for (const [colour, line] of [['rgba(0, 0, 0, 0.6)', 7],
-        [data.colours[Number(block.shift > 0)], 4]]) {
+      context.setLineDash(part.own ? [] : [9, 12]);
+      for (const [colour, line] of [['rgba(0, 0, 0, 0.6)', 13],
+        [data.colours[Number(block.shift > 0)], 8]]) {
         context.strokeStyle = colour;
         context.lineWidth = line;
         context.strokeRect(x0, y0, x1 - x0, y1 - y0);
@@ -175,12 +178,12 @@ SCRIPT = """
     }
     context.setLineDash([]);
     const [x, y] = corner(row + 0.5, column + 0.5);
-    for (const [colour, line] of [['#fff', 8], ['#000', 4]]) {
+    for (const [colour, line] of [['#fff', 13], ['#000', 6]]) {
       context.strokeStyle = colour;
       context.lineWidth = line;
       context.beginPath();
-      context.moveTo(x - 14, y); context.lineTo(x + 14, y);
-      context.moveTo(x, y - 14); context.lineTo(x, y + 14);
+      context.moveTo(x - 22, y); context.lineTo(x + 22, y);
+      context.moveTo(x, y - 22); context.lineTo(x, y + 22);
       context.stroke();
     }
     const index = row / stage.step * per + column / stage.step;
