@@ -83,16 +83,20 @@ def look(
     if len(missing) == len(WHAT):
         raise ArgumentError(f'{subject.name}: there is nothing to show: {missing["prediction"]}')
     pictures = Pictures(subject.view(image), missing=missing)
-    if 'prediction' in asked and 'prediction' not in missing:
-        _predict(pictures, image, subject, score)
-    rest = [name for name in asked if name != 'prediction' and name not in missing]
-    if rest:
-        _run(pictures, image, subject, stage, block, everywhere)
-    if 'features' in rest:
-        _features(pictures, image, subject)
-    if 'attention' in rest:
+    here = [name for name in asked if name not in missing]
+    found: list[TokenAttention] = []
+    # What may fail comes first, before anything is drawn.
+    if here != ['prediction']:
+        _run(pictures, subject, stage, block, everywhere)
+    if 'attention' in here:
         pictures.point = point or (image.shape[1] / 2, image.shape[0] / 2)
-        _attention(pictures, image, subject)
+        found = _attend(pictures, subject)
+    if 'prediction' in here:
+        _predict(pictures, image, subject, score)
+    if 'features' in here:
+        _features(pictures, image, subject)
+    if 'attention' in here:
+        _attention(pictures, image, subject, found)
     return pictures
 
 
@@ -141,7 +145,6 @@ def prediction_facts(found: Prediction, predictor: Predictor, score: float) -> d
 
 def _run(
     pictures: Pictures,
-    image: np.ndarray,
     subject: Subject,
     stage: int | None,
     block: int | None,
@@ -176,10 +179,16 @@ def _features(pictures: Pictures, image: np.ndarray, subject: Subject) -> None:
     ]
 
 
-def _attention(pictures: Pictures, image: np.ndarray, subject: Subject) -> None:
+def _attend(pictures: Pictures, subject: Subject) -> list[TokenAttention]:
     assert pictures.seen is not None
+    stage, blocks, point = pictures.stage, pictures.blocks, pictures.point
+    return attend(subject, pictures.view, pictures.seen, stage, blocks, point)
+
+
+def _attention(
+    pictures: Pictures, image: np.ndarray, subject: Subject, found: Sequence[TokenAttention]
+) -> None:
     stage, blocks, point, view = pictures.stage, pictures.blocks, pictures.point, pictures.view
-    found = attend(subject, view, pictures.seen, stage, blocks, point)
     figure = draw_attention(image, subject, view, stage, blocks, found, point)
     pictures.png['attention'] = png_of(figure)
     pictures.facts['attention'] = {

@@ -85,10 +85,10 @@ def test_without_weights_it_says_so(image, tmp_path):
 
 
 def test_nothing_is_needed(tmp_path):
-    done = run('show', '--what', 'attention')
+    done = run('show', '--what', 'features')
     assert 'random weights, untrained' in done.output
     assert 'swin-backbone weights download swin_tiny_in1k' in done.output
-    assert (tmp_path / 'pictures/attention.png').stat().st_size > 50_000
+    assert (tmp_path / 'pictures/features.png').stat().st_size > 50_000
 
 
 def test_weights_alone(image, tmp_path):
