@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -147,8 +148,9 @@ def _frame(axis: Axes, image: np.ndarray) -> None:
 
 def _entitle(figure: FigureBase, what: str, subject: Subject) -> None:
     """A title that hides nothing: features of untrained weights may look like something."""
+    weights = subject.weights if subject.random else Path(subject.weights).name
     figure.suptitle(
-        f'{what} of {subject.name}, {subject.weights}',
+        f'{what} of {subject.name}, {weights}',
         fontsize=12,
         fontweight='bold' if subject.random else 'normal',
         color='#b00020' if subject.random else 'black',
