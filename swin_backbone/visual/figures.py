@@ -209,7 +209,7 @@ def draw_attention(
     columns = next((n for n in (8, 6, 12) if heads % n == 0), min(heads, 8))
     rows = -(-heads // columns)
     wide, small = 11.5, min(11.5 / columns, 2.1)
-    top = min(3.7 / min(max(_wide(image), 0.75), 1.6) + 0.35, 4.6)
+    top = max(min(3.7 / max(_wide(image), 0.75) + 0.4, 4.7), 3.6)
     heights = [top, *[rows * (small + 0.1) + 0.25] * len(found)]
     figure = Figure(figsize=(wide, sum(heights) + 0.6), layout='constrained')
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
@@ -265,9 +265,13 @@ def _reach(axis: Axes, image: np.ndarray, grid: Grid, found: Sequence[TokenAtten
 
 def _described(block: int, found: TokenAttention) -> str:
     size = f'{found.size} × {found.size}'
-    text = f'block {block}: {WORDS[found.shift > 0]} of {size}, mean of {len(found.weights)} heads'
-    text += f'\nup to {_share(found.mean.max())} on a token'
-    return text + (f', {_share(found.padded)} on padding' if found.padded else '')
+    lines = [
+        f'block {block}: {WORDS[found.shift > 0]} of {size}',
+        f'mean of {len(found.weights)} heads: up to {_share(found.mean.max())} on a token',
+    ]
+    if found.padded:
+        lines.append(f'{_share(found.padded)} on padding')
+    return '\n'.join(lines)
 
 
 def _share(value: float) -> str:
