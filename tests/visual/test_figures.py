@@ -20,6 +20,12 @@ from swin_backbone.visual.subject import Subject
 SIZE = (75, 150)  # 19 × 38 tokens of the first stage
 
 
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    """Few pixels, which are drawn sooner."""
+    monkeypatch.setattr('swin_backbone.visual.show.DOTS_PER_INCH', 40)
+
+
 @pytest.fixture(scope='module')
 def subject():
     torch.manual_seed(0)
