@@ -17,7 +17,9 @@ from .complexity import complexity
 from .configs import configs
 from .doctor import doctor
 from .export import export
+from .plot import plot
 from .serve import serve
+from .show import show
 from .weights import weights
 
 
@@ -64,5 +66,5 @@ def commands() -> None:
     """
 
 
-for command in (weights, configs, complexity, export, serve, doctor):
+for command in (weights, configs, complexity, export, show, plot, serve, doctor):
     commands.add_command(command)

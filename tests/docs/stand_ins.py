@@ -15,6 +15,7 @@ import torch
 from blocks import ROOT
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from small import SMALL, randomized
 from torch import Tensor, nn
@@ -48,6 +49,7 @@ def make(folder: Path) -> Path:
     _write_checkpoints(folder, backbone)
     _write_layouts(folder, backbone)
     _write_tiny(folder, randomized(SwinTransformer(arch='tiny')))
+    _write_pictures(folder)
     return folder
 
 
@@ -88,6 +90,22 @@ def _write_checkpoints(folder: Path, backbone: nn.Module) -> None:
         content = dict(meta={}, state_dict=dict(backbone.state_dict()))
         split(content, rank, 2, lambda value, rank=rank: _rows(value, rank))
         torch.save(content, rank_file(folder / 'iter_4.pth', rank))
+
+
+def _write_pictures(folder: Path) -> None:
+    """An image, a scene and a detector of the demo, and the logs of two runs."""
+    image_scene = folder / 'data/shapes/images/validation/00001.jpg'
+    os.link(image_scene, image_scene.with_name('00015.jpg'))
+    pixels = torch.randint(256, (300, 400, 3), dtype=torch.uint8).numpy()
+    Image.fromarray(pixels).save(folder / 'street.jpg')
+    detector = folder / 'work_dirs/demo/detector/iter_900.pth'
+    detector.parent.mkdir(parents=True)
+    os.link(folder / 'epoch_12.pth', detector)
+    for number, run in enumerate('ab'):
+        log = folder / 'work_dirs' / run / '20261125_120000/vis_data/scalars.json'
+        log.parent.mkdir(parents=True)
+        lines = [dict(loss=4 - number - i / 9, lr=1e-3, iter=i, step=i) for i in range(1, 9)]
+        log.write_text(''.join(f'{json.dumps(line)}\n' for line in lines))
 
 
 def _rows(value: Any, rank: int) -> tuple[Tensor, int, tuple[int, ...]] | None:

@@ -65,6 +65,7 @@ TABLE: dict[str, Run | Parse] = {
     "pip install '.[det,seg]'": INSTALLS,
     "pip install 'swin_backbone[export]'": INSTALLS,
     "pip install 'swin_backbone[page,det]'": INSTALLS,
+    "pip install 'swin_backbone[visual]'": INSTALLS,
     "pip install 'swin_backbone[instaboost]'": INSTALLS,
     # The command line.
     'swin-backbone doctor': Run(prints='SwinTransformer'),
@@ -89,6 +90,18 @@ TABLE: dict[str, Run | Parse] = {
     'swin-backbone export segmentor.py iter_160000.pth --part model --to onnx --dynamic --int8': (
         Run(prints='int8.onnx', slow=True)
     ),
+    'swin-backbone show': Run(prints='astronaut'),
+    'swin-backbone show street.jpg --config config.py --weights epoch_12.pth --html report.html': (
+        Run(prints='report.html')
+    ),
+    'swin-backbone show street.jpg --config config.py --weights epoch_12.pth --point 320 200 '
+    '--html report.html': Run(prints='report.html'),
+    'swin-backbone show data/shapes/images/validation/00015.jpg --config demo_mask_rcnn_shapes '
+    '--weights work_dirs/demo/detector/iter_900.pth --stage 1 --point 92 24 --html report.html': (
+        Run(prints='report.html')
+    ),
+    'swin-backbone plot work_dirs/a work_dirs/b --html curves.html': Run(prints='curves.html'),
+    'swin-backbone plot work_dirs/a work_dirs/b -o pictures': Run(prints='pictures'),
     'swin-backbone serve --config mask_rcnn_swin_t_coco --weights epoch_36.pth': PAGE,
     'swin-backbone serve --config mask_rcnn_swin_t_coco --weights epoch_36.pth --open': PAGE,
     'curl --data-binary @street.jpg http://127.0.0.1:7860/predict': PAGE,

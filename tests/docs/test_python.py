@@ -78,6 +78,7 @@ TABLE: dict[str, dict[str, Run | Settings | Fragment | Followed]] = {
     },
     'docs/quick_start.md': {'torch.randn': Run(prints=True), 'mmdet::mask_rcnn': Settings()},
     'docs/reliability.md': {'deterministic=True': Settings()},
+    'docs/visual.md': {'look(': Run()},
     'docs/weights.md': {
         'pretrained_window_sizes': Fragment(),
         '# one of several backbones': Fragment(),

@@ -1,0 +1,52 @@
+"""``swin-backbone plot``: training logs as curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .output import json_option, print_fields, print_json
+
+
+@click.command()
+@click.argument('logs', nargs=-1, required=True)
+@click.option(
+    *('-o', '--output'),
+    type=click.Path(file_okay=False, path_type=Path),
+    default='pictures',
+    show_default=True,
+    help='Folder of the PNG file, curves.png.',
+)
+@click.option(
+    '--html',
+    type=click.Path(dir_okay=False, path_type=Path),
+    help='Write a report as well: one file.',
+)
+@json_option
+def plot(logs: tuple[str, ...], output: Path, html: Path | None, as_json: bool) -> None:
+    """Draw the curves of the training LOGS of one or several runs.
+
+    A log is a run's work folder, or one of mmengine's files in it: vis_data/scalars.json or *.log.
+    Loss and its parts, box and mask AP, mIoU, throughput, memory, times, learning rate: what is
+    logged is drawn, runs over each other.
+    """
+    # Here, so that the other commands do not wait for it.
+    from ..visual.curves import draw_curves, last_values, read_runs
+    from ..visual.report import plot_report
+    from ..visual.show import png_of
+
+    runs = read_runs(logs)
+    png = png_of(draw_curves(runs))
+    output.mkdir(parents=True, exist_ok=True)
+    file = output / 'curves.png'
+    file.write_bytes(png)
+    files = {'curves': str(file)}
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(plot_report(runs, png))
+        files['report'] = str(html)
+    if as_json:
+        print_json({'runs': {run.name: last_values(run) for run in runs}, 'files': files})
+        return
+    print_fields(files)

@@ -1,0 +1,116 @@
+"""``swin-backbone show``: pictures of what a model sees in an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .output import json_option, print_fields, print_json
+
+
+@click.command()
+@click.argument('image', default='astronaut')
+@click.option('--config', help="The model's: a path or the name of a shipped config.")
+@click.option('--weights', help="The model's or its backbone's: a path, a catalog name or a URL.")
+@click.option(
+    '--what',
+    type=click.Choice(['prediction', 'features', 'attention', 'all']),
+    default='all',
+    show_default=True,
+)
+@click.option(
+    '--point',
+    nargs=2,
+    type=float,
+    metavar='X Y',
+    help='Whose attention is shown, in pixels of the image.  [default: its middle]',
+)
+@click.option('--stage', type=click.IntRange(0), help='Of the attention.  [default: last but one]')
+@click.option(
+    '--block',
+    type=click.IntRange(0),
+    help='Of the stage; shown beside its partner with shifted, or unshifted, windows.  '
+    '[default: the last]',
+)
+@click.option(
+    '--score',
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help='The least of the boxes that are drawn.',
+)
+@click.option(
+    *('-o', '--output'),
+    type=click.Path(file_okay=False, path_type=Path),
+    default='pictures',
+    show_default=True,
+    help='Folder of the PNG files.',
+)
+@click.option(
+    '--html',
+    type=click.Path(dir_okay=False, path_type=Path),
+    help='Write a report as well: one file, in which a click shows the attention of any point.',
+)
+@click.option('--device', default='cpu', show_default=True, help='Where the model runs.')
+@json_option
+def show(
+    image: str,
+    config: str | None,
+    weights: str | None,
+    what: str,
+    point: tuple[float, float] | None,
+    stage: int | None,
+    block: int | None,
+    score: float,
+    output: Path,
+    html: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Draw what a model sees in IMAGE: its prediction, its features, its attention.
+
+    IMAGE is a path, or one of scikit-image's pictures: astronaut, camera, chelsea, coffee, coins or
+    rocket. Without --config the model is the backbone that the weights are of, and without either a
+    Swin-T: with the weights swin_tiny_in1k if they have been downloaded, else with random ones, and
+    the pictures say so.
+    """
+    # Here, so that the other commands do not wait for it.
+    from ..visual.images import read_image
+    from ..visual.report import show_report
+    from ..visual.show import look
+    from ..visual.subject import load_subject
+
+    pixels = read_image(image)
+    subject = load_subject(config, weights, device)
+    pictures = look(
+        pixels,
+        subject,
+        what,
+        point=point,
+        stage=stage,
+        block=block,
+        score=score,
+        everywhere=html is not None,
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    files = {name: output / f'{name}.png' for name in pictures.png}
+    for name, file in files.items():
+        file.write_bytes(pictures.png[name])
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(show_report(Path(image).name, pixels, subject, pictures))
+        files['report'] = html
+    if as_json:
+        found: dict[str, Any] = dict(image=image, size=pixels.shape[1::-1], model=subject.name)
+        found |= dict(weights=None if subject.random else subject.weights, **pictures.facts)
+        print_json(
+            {**found, 'missing': pictures.missing, 'files': {k: str(f) for k, f in files.items()}}
+        )
+        return
+    print_fields({'model': subject.name, 'weights': subject.weights, **files})
+    for name, reason in pictures.missing.items():
+        click.echo(f'no {name}: {reason}')
+    if subject.random and config is None:
+        click.echo('trained weights: `swin-backbone weights download swin_tiny_in1k`')
