@@ -90,7 +90,7 @@ TABLE: dict[str, Run | Parse] = {
     'swin-backbone export segmentor.py iter_160000.pth --part model --to onnx --dynamic --int8': (
         Run(prints='int8.onnx', slow=True)
     ),
-    'swin-backbone show': Run(prints='astronaut'),
+    'swin-backbone show': Run(prints='pictures/attention.png'),
     'swin-backbone show street.jpg --config config.py --weights epoch_12.pth --html report.html': (
         Run(prints='report.html')
     ),
