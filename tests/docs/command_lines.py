@@ -101,6 +101,8 @@ def parse_make(arguments: list[str], folder: Path) -> None:
 
 def parse_pip(arguments: list[str], folder: Path) -> None:
     """``pip install 'swin_backbone[EXTRAS]'`` or of the checkout, with extras that exist."""
+    if arguments == ['install', '--no-deps', '.']:
+        return
     verb, what = arguments
     found = re.fullmatch(r'(?:swin_backbone|\.)\[([\w,]+)\]', what)
     assert verb == 'install' and found, arguments

@@ -63,6 +63,7 @@ TABLE: dict[str, Run | Parse] = {
     'make dist': MINUTES,
     'make docs': Parse('installs packages; test_site.py builds the pages where it was run'),
     "pip install '.[det,seg]'": INSTALLS,
+    'pip install --no-deps .': INSTALLS,
     "pip install 'swin_backbone[export]'": INSTALLS,
     "pip install 'swin_backbone[page,det]'": INSTALLS,
     "pip install 'swin_backbone[visual]'": INSTALLS,
