@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .plain import form, is_plain
 from .shards import kind_of, library
 
 _ZIP, _TAR_NAME, _PICKLE = b'PK\x03\x04', b'ustar', b'\x80'
@@ -84,12 +85,10 @@ def check_floats(checkpoint: Any, title: str) -> None:
     for key, value in _weights(checkpoint):
         if not key.endswith(_FLOATS):
             continue
-        if not isinstance(value, Tensor):
-            wrong.append(f'{key}: found a {type(value).__name__}')
-        elif not value.is_floating_point():
+        if isinstance(value, Tensor) and not value.is_floating_point():
             wrong.append(f'{key}: found {value.dtype}')
-        elif value.layout is not torch.strided:
-            wrong.append(f'{key}: found a {value.layout} tensor')
+        elif not is_plain(value):
+            wrong.append(f'{key}: found {form(value)}')
         elif value.numel() > _stored(value).numel():
             stored = _stored(value).numel()
             wrong.append(f'{key}: found {tuple(value.shape)} made of {stored} values')
@@ -211,12 +210,13 @@ def _weights(checkpoint: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _finite(value: Any) -> bool:
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        return True
-    if value.is_meta or value.layout is not torch.strided:
+    if not is_plain(value) or not value.is_floating_point() or value.is_meta:
         return True
     stored = _stored(value)
-    return bool(torch.isfinite(stored if value.numel() > stored.numel() else value).all())
+    looked_at = stored if value.numel() > stored.numel() else value
+    # Eight-bit floats can be converted, and little else.
+    looked_at = looked_at.float() if looked_at.element_size() < 2 else looked_at
+    return bool(torch.isfinite(looked_at).all())
 
 
 def _stored(value: Tensor) -> Tensor:

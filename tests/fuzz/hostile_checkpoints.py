@@ -248,11 +248,13 @@ def _wrapped(draw: st.DrawFn, content: Any, steps: list[str]) -> Any:
 
 prefixes = st.sampled_from([None, None, None, '', 'backbone', 'backbone.', 'a', 3, [], '.'])
 averages = st.sampled_from([None, None, True, False, 'yes', torch.ones(2)])
-grids = st.sampled_from(
-    [None, None, (4, 4), [2, 8], (1, 17), (0, 4), (-4, -4), (4,), 4, 'ab', (4, 4, 4), (2.0, 8), ()]
-    + [(10**9, 1), np.array([4, 4]), {1: 2}]
-)
-windows = st.sampled_from([None, None, 1, 2, 5, 0, -3, 10**4, 2.5, '3', np.int64(3), torch.ones(2)])
+GRIDS: list[Any] = [
+    *(None, None, (4, 4), [2, 8], (1, 17), (0, 4), (-4, -4), (4,), 4, 'ab', (4, 4, 4), (2.0, 8)),
+    *((), (10**9, 1), np.array([4, 4]), {1: 2}),
+]
+grids = st.sampled_from(GRIDS)
+WINDOWS = [None, None, 1, 2, 5, 0, -3, 10**4, 2.5, '3', np.int64(3), torch.ones(2)]
+windows = st.sampled_from(WINDOWS)
 
 
 def _read(checkpoint: Any) -> Any:
@@ -293,6 +295,8 @@ def _hook(checkpoint: Any, options: dict[str, Any]) -> None:
 
 def _detector(checkpoint: Any, options: dict[str, Any]) -> None:
     model = Detector(MODELS[options['model']])
+    if isinstance(checkpoint, dict):  # what has no name is torch's to refuse, before the backbone's
+        checkpoint = {str(key): value for key, value in checkpoint.items()}
     model.load_state_dict(checkpoint, strict=options['strict'])
 
 
