@@ -70,8 +70,9 @@ def convert(
 
     Raises:
         ArgumentError: An unknown layout; a window or a grid that is none.
-        CheckpointError: No Swin Transformer, or weights of impossible shapes; or the new layout has no place for what its features
-            depend on, or (torchvision's V2) needs a window that is not known.
+        CheckpointError: No Swin Transformer, or weights of impossible shapes; or the new layout
+            has no place for what its features depend on, or (torchvision's V2) needs a window
+            that is not known.
     """
     target = formats.by_name(to)
     if window_size is not None:

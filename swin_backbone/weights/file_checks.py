@@ -123,12 +123,13 @@ def foreign_names(path: Path) -> list[str]:
     """
     if path.is_dir():
         return [name for file in sorted(path.glob('*.pth')) for name in foreign_names(file)]
-    if zipfile.is_zipfile(path):
+    with path.open('rb') as file:
+        head = file.read(1 << 20)
+    if head.startswith(_ZIP):
         with zipfile.ZipFile(path) as archive:
             pickles = [archive.read(n) for n in archive.namelist() if n.endswith('.pkl')]
     else:
-        with path.open('rb') as file:
-            pickles = [file.read(1 << 20)]
+        pickles = [head]
     names = [name for pickled in pickles for name in _names(pickled)]
     return list(dict.fromkeys(name for name in names if not _EXPECTED.fullmatch(name)))
 

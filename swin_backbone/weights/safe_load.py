@@ -85,7 +85,7 @@ def _explained(path: Path) -> Iterator[None]:
         ) from None
     except (CheckpointError, FileNotFoundError):
         raise
-    except (EOFError, OSError, RuntimeError, ValueError, LookupError, AttributeError) as error:
+    except Exception as error:  # of any kind: a pickle chooses what constructors are called with
         raise CheckpointError(f'{path} cannot be read; is it cut short? {error}') from error
 
 
