@@ -124,6 +124,8 @@ def convert_file(
     """
     target = formats.by_name(to)
     dst = Path(dst)
+    if dst.is_dir():
+        raise ArgumentError(f'{dst} is a folder; name the file to write')
     if not dst.parent.is_dir():
         raise FileNotFoundError(f'no folder {dst.parent} to write {dst.name} to')
     where = {name: options.pop(name, None) for name in ('source', 'prefix', 'ema')}
