@@ -93,7 +93,7 @@ def to_openmmlab(
 ) -> tuple[formats.Layout, dict[str, Tensor]]:
     """The layout of a checkpoint's backbone, and its weights in OpenMMLab's; arguments as above."""
     contents = unpack(checkpoint, prefix, ema)
-    layout = formats.by_name(source) if source else contents.layout
+    layout = contents.layout if source is None else formats.by_name(source)
     if layout is None:
         some = ', '.join(list(contents.weights)[:4]) or 'nothing'
         raise CheckpointError(f'nothing in it is of a known Swin layout; it holds {some}')

@@ -53,7 +53,8 @@ def joined(parts: Sequence[Any]) -> Tensor | None:
     if any(part.shape != first.shape or part.device != first.device for part in parts):
         return None
     # Eight-bit floats are promoted to nothing.
-    if any(part.dtype != first.dtype and part.element_size() < 2 for part in (*parts, first)):
+    mixed = any(part.dtype != first.dtype for part in parts)
+    if mixed and any(part.is_floating_point() and part.element_size() < 2 for part in parts):
         return None
     return torch.cat(tuple(parts))
 

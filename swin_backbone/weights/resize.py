@@ -29,7 +29,8 @@ def resize_bias_table(table: Tensor, rows: int) -> Tensor:
     Raises:
         CheckpointError: It is no such table.
     """
-    if not is_plain(table) or table.dim() != 2 or math.isqrt(len(table)) ** 2 != len(table):
+    fits = is_plain(table) and table.dim() == 2 and table.numel() > 0
+    if not fits or math.isqrt(len(table)) ** 2 != len(table):
         raise CheckpointError(
             f'relative_position_bias_table: found {form(table)}, which is of no square window'
         )
