@@ -20,7 +20,7 @@ from .mlp import FFN
 Grid = tuple[int, int]
 
 # What `with_cp` takes: what is computed again in the backward pass. True is 'block'.
-RECOMPUTABLE = (False, True, 'attention', 'mlp', 'block', 'stage')
+RECOMPUTABLE: tuple[bool | str, ...] = (False, True, 'attention', 'mlp', 'block', 'stage')
 
 
 def recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:

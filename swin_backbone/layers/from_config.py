@@ -13,7 +13,7 @@ from ..argument_values import shown
 from ..errors import ArgumentError
 
 
-def build_norm(norm_cfg: Any, width: int) -> nn.Module:
+def build_norm(norm_cfg: Any, width: int) -> Any:
     """The normalisation of tokens (B, L, ``width``) that a config names.
 
     Raises:

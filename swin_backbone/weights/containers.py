@@ -98,7 +98,7 @@ def _select(checkpoint: Any, ema: bool | None) -> tuple[str, Mapping[str, Any]]:
     elif ema:
         names = ', '.join((*_AVERAGES, _MMENGINE_AS_TRAINED))
         raise CheckpointError(f'ema=True, but there is no moving average (under {names})')
-    path = []
+    path: list[str] = []
     while isinstance(checkpoint, Mapping) and len(path) < _DEEPEST:
         name = next((n for n in first if isinstance(checkpoint.get(n), Mapping)), None)
         if name is None:

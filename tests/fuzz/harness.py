@@ -55,8 +55,8 @@ class Report:
             self.bugs[bug] = shown
 
 
-def outcome_of(target: Target, value: Any, seconds: float = 5.0) -> tuple[str, str | None]:
-    """How an input was taken within some seconds of processor time; if that is a bug, which."""
+def outcome_of(target: Target, value: Any, seconds: float = 30.0) -> tuple[str, str | None]:
+    """How an input was taken within some seconds; if that is a bug, which."""
     try:
         with _time_limit(seconds):
             return target.run(value), None
@@ -101,13 +101,13 @@ def _time_limit(seconds: float) -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _place(error: BaseException) -> str:

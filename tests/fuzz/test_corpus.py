@@ -58,7 +58,6 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (V1, dict(qk_scale=math.nan), 'qk_scale=nan'),
     (V1, dict(qkv_bias=torch.ones(2)), r'qkv_bias=tensor\(.* must be True or False'),
     (V1, dict(embed_dims=2**70), 'embed_dims=.* and no more than'),
-    (V1, dict(embed_dims=torch.tensor(8, device='meta')), 'embed_dims='),
     (V1, dict(window_size=10**5), 'window_size=100000 .* no more than 128'),
     (V2, dict(window_size=2**70), 'window_size='),
     (V1, dict(strides=(4, None)), r'strides\[1\]=None must be one or two ints from 1 on'),
@@ -111,7 +110,6 @@ def test_arguments_are_refused_by_name(backbone, arguments, message):
         (V1, dict(embed_dims=torch.tensor(8), in_channels=torch.tensor(3))),
         (V1, dict(pretrain_img_size=np.int64(16), use_abs_pos_embed=True)),
         (V1, dict(strides=((4, 4), (2, 2)), patch_size=[4, 4])),
-        (V1, dict(mlp_ratio=torch.tensor(2.0), qk_scale=np.float32(0.5))),
         (V1_CLS, dict(depths=(0, 1))),
         (V2_CLS, dict(depths=(1, 0), out_indices=(1,))),
     ],
@@ -430,10 +428,12 @@ def test_an_index_of_a_folder_of_ranks_that_lies(tmp_path):
     refused(folder)
 
 
-def test_conversion_to_a_folder(tmp_path, weights):
-    torch.save(weights, tmp_path / 'file.pth')
+@pytest.mark.parametrize('folder', ['.', '/'])
+def test_conversion_to_a_folder(tmp_path, monkeypatch, weights, folder):
+    monkeypatch.chdir(tmp_path)
+    torch.save(weights, 'file.pth')
     with pytest.raises(ArgumentError, match='is a folder'):
-        convert_file(tmp_path / 'file.pth', tmp_path, 'openmmlab')
+        convert_file('file.pth', folder, 'openmmlab')
 
 
 # --- commands -------------------------------------------------------------------------------------
@@ -445,9 +445,12 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize('config', CONFIGS)
-@pytest.mark.parametrize('command', [['complexity'], ['weights', 'info', 'file.pth', '--config']])
-def test_configs_that_cannot_be_read(tmp_path, monkeypatch, weights, config, command):
+@pytest.mark.parametrize(
+    ('command', 'config'),
+    [(['complexity'], 'exits.py')]
+    + [(['weights', 'info', 'file.pth', '--config'], config) for config in CONFIGS],
+)
+def test_configs_that_cannot_be_read(tmp_path, monkeypatch, weights, command, config):
     monkeypatch.chdir(tmp_path)
     torch.save(weights, 'file.pth')
     Path(config).write_text(CONFIGS[config])
@@ -462,8 +465,7 @@ def test_configs_that_cannot_be_read(tmp_path, monkeypatch, weights, config, com
         (['weights', 'verify', '~no-such-user/x'], 'begins with a user who is not known'),
         (['complexity', '~no-such-user/x'], 'begins with a user who is not known'),
         (['weights', 'download', 'http://['], 'is no URL'),
-        (['weights', 'download', 'http:///'], 'is no URL of a file'),
-        (['weights', 'convert', 'file.pth', '--to', 'timm', '-o', '.'], 'is a folder'),
+        (['weights', 'convert', 'file.pth', '--to', 'openmmlab', '-o', '.'], 'is a folder'),
         (
             ['weights', 'convert', 'file.pth', '--to', 'openmmlab', '-o', 'x', '--grid', '0', '4'],
             'pretrain_grid=0 must be a positive int',
