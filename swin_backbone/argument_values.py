@@ -36,7 +36,7 @@ def same(a: Any, b: Any) -> bool:
     """Whether two values are equal; False where that is no yes or no, as for arrays."""
     try:
         return bool(a == b)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, ArithmeticError, RuntimeError):  # whatever a type has to say
         return False
 
 

@@ -80,6 +80,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (V1, dict(act_cfg='GELU'), "act_cfg='GELU' cannot be built"),
     (V2, dict(act_cfg=dict(approximate='tanh')), 'act_cfg=.* cannot be built'),
     (V1, dict(embed_dim=np.array([8, 8])), 'contradicts'),
+    (V1, dict(embed_dims=2**70, embed_dim=torch.tensor(8)), 'contradicts'),
     (V2, dict(pretrained_window_sizes=(2**70, 2)), 'pretrained_window_sizes='),
     (V1_CLS, dict(patch_cfg=False), 'patch_cfg=False must be a dict'),
     (V1_CLS, dict(stage_cfgs=('w',)), r"stage_cfgs\[0\]='w' must be a dict"),
