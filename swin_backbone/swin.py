@@ -35,7 +35,8 @@ class SwinTransformer(Backbone):
         in_channels: Channels of the input.
         embed_dims: Width C of the first stage's tokens; each stage doubles it.
         patch_size: Side of a patch in pixels, or (height, width); equals ``strides[0]``.
-        window_size: Side M of the attention windows, in tokens.
+        window_size: Side M of the attention windows, in tokens; up to 128, as the index of their
+            pairs of tokens takes 8 M⁴ bytes in each block.
         mlp_ratio: Width of the feed-forward networks' hidden layer, as a multiple of the stage's.
         depths: Number of blocks of each stage.
         num_heads: Attention heads of each stage; must divide the stage's width.

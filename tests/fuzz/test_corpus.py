@@ -405,6 +405,15 @@ def test_a_legacy_file_that_lost_a_storage(tmp_path, weights):
     refused(tmp_path / 'file.pth')
 
 
+def test_a_tensor_without_values_of_impossible_strides(tmp_path):
+    pickled = (
+        b'\x80\x02X\x08\0\0\0a.weightctorch._utils\n_rebuild_meta_tensor_no_storage\n'
+        b'(ctorch\nfloat32\n\x8a\x05\0\0\0\x80\0K\x02\x86J\xff\xff\xff\xffK\x01\x86\x89tR'
+    )
+    path = archive(tmp_path / 'file.pth', b'\x80\x02}' + pickled[2:] + b's.')
+    assert read_checkpoint(path)['a.weight'].is_meta
+
+
 @pytest.mark.parametrize('pickled', [b'\x80\x04K\x03.', pickle.dumps({'a': 3}, 2)])
 def test_a_pickle_called_safetensors(tmp_path, pickled):
     (tmp_path / 'file.safetensors').write_bytes(pickled)
