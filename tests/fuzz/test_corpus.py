@@ -488,3 +488,18 @@ def test_command_lines(tmp_path, monkeypatch, weights, arguments, message):
     torch.save(weights, 'file.pth')
     result = CliRunner().invoke(commands, arguments)
     assert (result.exit_code, message in result.output) == (3, True), result.output
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        ['configs', 'copy', 'atss_swin_t_coco', '\udcff.py'],
+        ['weights', 'convert', 'file.pth', '--to', 'openmmlab', '-o', '\udcff.pth'],
+        ['weights', 'convert', 'file.pth', '--to', 'openmmlab', '-o', '\udcff.pth', '--json'],
+    ],
+)
+def test_names_of_files_that_are_no_text(tmp_path, monkeypatch, weights, arguments):
+    monkeypatch.chdir(tmp_path)
+    torch.save(weights, 'file.pth')
+    result = CliRunner().invoke(commands, arguments)
+    assert (result.exit_code, '\\udcff' in result.output) == (0, True), result.output
