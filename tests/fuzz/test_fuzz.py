@@ -5,7 +5,17 @@ from __future__ import annotations
 from importlib import import_module
 
 import pytest
+import torch
 from harness import fuzz
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """More only wait for each other at these sizes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
