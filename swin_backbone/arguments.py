@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .argument_values import same, shown
 from .errors import ArgumentError
 
 # Spellings of the official release and of mmpretrain, with OpenMMLab's.
@@ -45,10 +46,10 @@ def named_arguments(variants: Mapping[str, Mapping[str, Any]]) -> Callable[[Call
                 canonical = ALIASES.get(name, name)
                 if canonical not in signature.parameters:
                     raise TypeError(_unknown(owner, name, signature))
-                if canonical in given and given[canonical] != value:
+                if canonical in given and not same(given[canonical], value):
                     raise ArgumentError(
-                        f'{owner}: {name}={value!r} contradicts {canonical}={given[canonical]!r}: '
-                        'they are two names of one argument'
+                        f'{owner}: {name}={shown(value)} contradicts '
+                        f'{canonical}={shown(given[canonical])}: they are two names of one argument'
                     )
                 given[canonical] = value
             if given.get('arch') is not None:
@@ -64,7 +65,7 @@ def _unknown(owner: str, name: str, signature: inspect.Signature) -> str:
     known = [*[*signature.parameters][1:], *ALIASES]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f'did you mean {near[0]!r}?' if near else f'it takes {", ".join(known)}'
-    return f'{owner} got an unknown argument {name!r}; {hint}'
+    return f'{owner} got an unknown argument {shown(name)}; {hint}'
 
 
 def _variant(owner: str, given: Mapping, variants: Mapping) -> Mapping[str, Any]:
@@ -78,21 +79,21 @@ def _variant(owner: str, given: Mapping, variants: Mapping) -> Mapping[str, Any]
         if not needed <= variant.keys() <= needed | extra.keys():
             more = f', and maybe {", ".join(extra)}' if extra else ''
             raise ArgumentError(
-                f'{owner}: arch={own} must be a dict of exactly {", ".join(needed)}{more}'
+                f'{owner}: arch={shown(own)} must be a dict of exactly {", ".join(needed)}{more}'
             )
-    elif str(arch).lower() in variants:
-        variant = variants[str(arch).lower()]
+    elif isinstance(arch, str) and arch.lower() in variants:
+        variant = variants[arch.lower()]
     else:
-        near = difflib.get_close_matches(str(arch), variants, n=1, cutoff=0.0)
+        near = difflib.get_close_matches(shown(arch), variants, n=1, cutoff=0.0)
         raise ArgumentError(
-            f'{owner}: unknown arch={arch!r}; did you mean {near[0]!r}? '
+            f'{owner}: unknown arch={shown(arch)}; did you mean {near[0]!r}? '
             f'It is one of {", ".join(variants)}, or a dict of {", ".join(variants[near[0]])}'
         )
     for name, value in variant.items():
-        if name in given and _plain(given[name]) != _plain(value):
+        if name in given and not same(_plain(given[name]), _plain(value)):
             raise ArgumentError(
-                f'{owner}: {name}={given[name]!r} contradicts arch={arch!r}, whose {name} is '
-                f'{value!r}; give one of the two'
+                f'{owner}: {name}={shown(given[name])} contradicts arch={shown(arch)}, whose '
+                f'{name} is {shown(value)}; give one of the two'
             )
     return variant
 

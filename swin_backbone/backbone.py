@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
-from mmcv.cnn import build_norm_layer
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, ModuleList
 from mmengine.model.weight_init import constant_init, trunc_normal_, trunc_normal_init
-from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .argument_values import (
+    LARGEST_DEPTH,
+    LARGEST_SIDE,
+    LARGEST_WIDTH,
+    choice,
+    flag,
+    integer,
+    integers,
+    number,
+    rate,
+    sequence,
+    shown,
+)
 from .errors import ArgumentError
 from .layers import (
     RECOMPUTABLE,
@@ -24,6 +34,7 @@ from .layers import (
     Stage,
     WindowMSA,
     WindowMSAV2,
+    build_norm,
 )
 from .ops.sizes import recording
 from .weights import is_pretrained, load_pretrained, register_state_dict_translation
@@ -72,31 +83,37 @@ class Backbone(BaseModule):
         arch: str | dict | None,
     ) -> None:
         super().__init__(_pretrained_init_cfg(pretrained, init_cfg))
-        _check_counts(embed_dims=embed_dims, in_channels=in_channels)
-        _check_lists(depths=depths, num_heads=num_heads, strides=strides, out_indices=out_indices)
-        _check_rates(
-            drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
-        )
+        in_channels = integer('in_channels', in_channels, 1)
+        depths = integers('depths', depths, 0, LARGEST_DEPTH)
         stages = len(depths)
-        _check_stages(stages, num_heads, strides, out_indices, frozen_stages)
-        _check_patches(patch_size, strides)
-        if with_cp not in RECOMPUTABLE:
-            raise ArgumentError(f'with_cp={with_cp!r} must be one of {RECOMPUTABLE}')
+        embed_dims = integer('embed_dims', embed_dims, 1, LARGEST_WIDTH >> max(stages - 1, 0))
+        drop_rate = rate('drop_rate', drop_rate)
+        rate('attn_drop_rate', attn_drop_rate)
+        drop_path_rate = rate('drop_path_rate', drop_path_rate)
+        mlp_ratio = _mlp_ratio(mlp_ratio, embed_dims)
+        num_heads = integers('num_heads', num_heads, 1)
+        _check_lengths(stages, num_heads, strides)
+        out_indices = _out_indices(out_indices, stages)
+        frozen_stages = _frozen_stages(frozen_stages, stages)
+        patch = _pair('patch_size', patch_size, 1, LARGEST_SIDE)
+        merging_strides = _strides(strides, patch)
+        patch_norm = flag('patch_norm', patch_norm)
+        with_cp = choice('with_cp', with_cp, RECOMPUTABLE)
+        if not isinstance(norm_cfg, Mapping):
+            raise ArgumentError(f"norm_cfg={shown(norm_cfg)} must be a dict, as dict(type='LN')")
         self.arch = arch
-        self.use_abs_pos_embed = use_abs_pos_embed
-        self.out_indices = tuple(out_indices)
+        self.use_abs_pos_embed = flag('use_abs_pos_embed', use_abs_pos_embed)
+        self.num_heads = num_heads
+        self.out_indices = out_indices
         self.frozen_stages = frozen_stages
         self.num_features = [embed_dims * 2**i for i in range(stages)]
 
         self.patch_embed = PatchEmbed(
-            in_channels, embed_dims, patch_size, norm_cfg=norm_cfg if patch_norm else None
+            in_channels, embed_dims, patch, norm_cfg=norm_cfg if patch_norm else None
         )
         image_size = _image_size(pretrain_img_size)
-        if use_abs_pos_embed:
-            self.pretrain_grid = (
-                image_size[0] // self.patch_embed.patch_size[0],
-                image_size[1] // self.patch_embed.patch_size[1],
-            )
+        if self.use_abs_pos_embed:
+            self.pretrain_grid = _grid(image_size, patch)
             tokens = self.pretrain_grid[0] * self.pretrain_grid[1]
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, tokens, embed_dims))
         self.drop_after_pos = nn.Dropout(drop_rate)
@@ -107,7 +124,7 @@ class Backbone(BaseModule):
         for i, channels in enumerate(self.num_features):
             downsample = None
             if i < stages - 1:
-                downsample = merging(channels, 2 * channels, stride=strides[i + 1])
+                downsample = merging(channels, 2 * channels, stride=merging_strides[i])
             self.stages.append(
                 stage(
                     i,
@@ -131,7 +148,7 @@ class Backbone(BaseModule):
                 with_cp=with_cp,
             )
         for i in self.out_indices:
-            self.add_module(f'norm{i}', build_norm_layer(norm_cfg, self.num_features[i])[1])
+            self.add_module(f'norm{i}', build_norm(norm_cfg, self.num_features[i]))
 
         register_state_dict_translation(self)
         self._retire_unused()
@@ -244,68 +261,87 @@ def _pretrained_init_cfg(
 ) -> dict | list[dict] | None:
     if not isinstance(init_cfg, Mapping | list | tuple | None):
         raise ArgumentError(
-            f"init_cfg={init_cfg!r} must be a dict, dict(type='Pretrained', checkpoint=…) for one"
+            f'init_cfg={shown(init_cfg)} must be a dict, '
+            "dict(type='Pretrained', checkpoint=…) for one"
         )
     if pretrained is None:
         return init_cfg
     if not isinstance(pretrained, str):
-        raise TypeError(f'pretrained must be a str or None, got {pretrained!r}')
+        raise TypeError(f'pretrained must be a str or None, got {shown(pretrained)}')
     if init_cfg:
         raise ArgumentError('pretrained contradicts init_cfg: give only init_cfg')
     return dict(type='Pretrained', checkpoint=pretrained)
 
 
-def _image_size(size: int | Sequence[int]) -> tuple[int, int]:
-    sides: tuple[Any, ...] = tuple(size) if isinstance(size, list | tuple) else (size,)
-    if len(sides) not in (1, 2) or not all(isinstance(side, int) for side in sides):
-        raise ArgumentError(f'pretrain_img_size must be one or two numbers, got {sides}')
-    return sides[0], sides[-1]
+def _image_size(size: Any) -> tuple[int, int]:
+    height, width = _pair('pretrain_img_size', size, 0, 2**20, 'one or two numbers')
+    return height, width
 
 
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if not isinstance(count, Integral) or count < 1:
-            raise ArgumentError(f'{name}={count!r} must be a positive int')
-
-
-def _check_lists(**lists: Sequence[int]) -> None:
-    for name, values in lists.items():
-        if not isinstance(values, list | tuple | range):
-            raise ArgumentError(f'{name}={values!r} must be a list or tuple, for several stages')
-
-
-def _check_rates(**rates: float) -> None:
-    for name, rate in rates.items():
-        if not 0 <= rate <= 1:
-            raise ArgumentError(f'{name}={rate} must be a probability, 0 to 1')
-
-
-def _check_stages(
-    stages: int,
-    num_heads: Sequence[int],
-    strides: Sequence[int],
-    out_indices: Sequence[int],
-    frozen_stages: int,
-) -> None:
-    if len(num_heads) != stages or len(strides) < stages:
+def _grid(image: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
+    grid = image[0] // patch[0], image[1] // patch[1]
+    if 0 in grid:
         raise ArgumentError(
-            f'num_heads={num_heads} and strides={strides} must have an entry for each of the '
-            f'{stages} stages of depths'
+            f'pretrain_img_size={image} must be a patch of {patch} pixels or more: it is the size '
+            'of the absolute position embedding'
         )
-    wrong = [i for i in out_indices if i not in range(stages)]
-    if wrong or not out_indices or len(set(out_indices)) < len(out_indices):
+    return grid
+
+
+def _pair(
+    name: str, value: Any, least: int, most: int, expected: str | None = None
+) -> tuple[int, int]:
+    """Height and width, as one number or two."""
+    sides = tuple(value) if isinstance(value, list | tuple) else (value,)
+    expected = expected or f'one or two ints from {least} on'
+    if len(sides) not in (1, 2):
+        raise ArgumentError(f'{name} must be {expected}, got {shown(value)}')
+    plain = [integer(name, side, least, most, expected) for side in sides]
+    return plain[0], plain[-1]
+
+
+def _mlp_ratio(mlp_ratio: Any, embed_dims: int) -> float:
+    """A ratio with which no hidden layer is too wide for a machine."""
+    most = LARGEST_WIDTH * 16 / embed_dims
+    return number('mlp_ratio', mlp_ratio, 0, most, f'a number from 0 to {most:.6g}')
+
+
+def _check_lengths(stages: int, num_heads: Sequence[int], strides: Any) -> None:
+    if len(num_heads) != stages or len(sequence('strides', strides)) < stages:
         raise ArgumentError(
-            f'out_indices={out_indices} must name some of the stages 0 to {stages - 1}, each once'
-        )
-    if frozen_stages not in range(-1, stages + 1):
-        raise ArgumentError(
-            f'frozen_stages={frozen_stages} must be -1 (none), 0 (patch embedding) or the number '
-            f'of frozen stages, up to {stages}'
+            f'num_heads={shown(num_heads)} and strides={shown(strides)} must have an entry for '
+            f'each of the {stages} stages of depths'
         )
 
 
-def _check_patches(patch_size: int | tuple[int, int], strides: Sequence[int]) -> None:
-    if to_2tuple(strides[0]) != to_2tuple(patch_size):
+def _out_indices(out_indices: Any, stages: int) -> tuple[int, ...]:
+    given = sequence('out_indices', out_indices)
+    expected = f'name some of the stages 0 to {stages - 1}, each once'
+    if not given or not stages:
+        raise ArgumentError(f'out_indices={shown(out_indices)} must {expected}')
+    plain = tuple(
+        integer('out_indices', i, 0, stages - 1, f'an int; they {expected}') for i in given
+    )
+    if len(set(plain)) < len(plain):
+        raise ArgumentError(f'out_indices={shown(out_indices)} must {expected}')
+    return plain
+
+
+def _frozen_stages(frozen_stages: Any, stages: int) -> int:
+    expected = f'-1 (none), 0 (patch embedding) or the number of frozen stages, up to {stages}'
+    return integer('frozen_stages', frozen_stages, -1, stages, expected)
+
+
+def _strides(strides: Sequence[Any], patch: tuple[int, int]) -> tuple[int, ...]:
+    """Of the patch mergings; the first in ``strides``, the patch embedding's, must be the patch."""
+    if _pair('strides[0]', strides[0], 1, LARGEST_SIDE) != patch:
         raise ArgumentError(
-            f'strides[0]={strides[0]} must equal patch_size={patch_size}: patches do not overlap'
+            f'strides[0]={shown(strides[0])} must equal patch_size={patch}: patches do not overlap'
         )
+    mergings = []
+    for i, stride in enumerate(strides[1:], 1):
+        rows, columns = _pair(f'strides[{i}]', stride, 1, LARGEST_SIDE)
+        if rows != columns:
+            raise ArgumentError(f'strides[{i}]={shown(stride)} must be the same for both axes')
+        mergings.append(rows)
+    return tuple(mergings)

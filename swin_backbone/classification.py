@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
+from .argument_values import flag, integer, rate, same, shown
 from .backbone import Backbone
 from .errors import ArgumentError
+from .layers import build_norm
 from .swin import SwinTransformer
 from .swin_v2 import SwinTransformerV2
 from .weights import translate_classifier
@@ -90,29 +91,31 @@ class ClassificationBackbone(Backbone):
         **arguments: Any,
     ) -> None:
         _translated(patch_cfg, _PATCH, 'patch_cfg')
-        if out_after_downsample:
+        if flag('out_after_downsample', out_after_downsample):
             raise ArgumentError(
                 'out_after_downsample=True is not supported: outputs are those before the patch '
                 'merging'
             )
-        if interpolate_mode != 'bicubic':
-            raise ArgumentError(f"interpolate_mode={interpolate_mode!r} must be 'bicubic'")
+        if not same(interpolate_mode, 'bicubic'):
+            raise ArgumentError(f"interpolate_mode={shown(interpolate_mode)} must be 'bicubic'")
+        drop_rate = rate('drop_rate', drop_rate)
+        frozen_stages = integer('frozen_stages', frozen_stages, -1)
         # Innermost settings go first in mmpretrain, too.
         arguments |= _translated(stage_cfgs, self._stage_settings(), 'stage_cfgs')
         arguments.setdefault('strides', _strides(arch, arguments))
         super().__init__(
             arch=arch,
             out_indices=out_indices,
-            frozen_stages=frozen_stages + 1 if frozen_stages >= 0 else frozen_stages,
+            frozen_stages=frozen_stages + 1 if frozen_stages >= 0 else -1,
             **arguments,
         )
         self.drop_after_pos = nn.Dropout(drop_rate)
-        if norm_cfg != _LN:
+        if not same(norm_cfg, _LN):
             self._replace_output_norms(norm_cfg)
         self.arch_settings = dict(
             embed_dims=self.num_features[0],
             depths=[len(stage.blocks) for stage in self.stages],
-            num_heads=[stage.blocks[0].attn.w_msa.num_heads for stage in self.stages],
+            num_heads=list(self.num_heads),
         )
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
@@ -145,7 +148,8 @@ class ClassificationBackbone(Backbone):
 
     def _replace_output_norms(self, norm_cfg: dict | None) -> None:
         for i in self.out_indices:
-            norm = build_norm_layer(norm_cfg, self.num_features[i])[1] if norm_cfg else None
+            absent = norm_cfg is None or same(norm_cfg, {})
+            norm = None if absent else build_norm(norm_cfg, self.num_features[i])
             self.add_module(f'norm{i}', norm or nn.Identity())
         self._freeze_stages()
 
@@ -189,15 +193,17 @@ def _translated(settings: Any, table: Mapping[str, Any], path: str) -> dict[str,
     """
     if isinstance(settings, list | tuple):
         each = [_translated(one, table, f'{path}[{i}]') for i, one in enumerate(settings)]
-        if any(one != each[0] for one in each):
-            raise ArgumentError(f'{path}={settings!r}: here all stages and blocks are alike')
+        if not all(same(one, each[0]) for one in each):
+            raise ArgumentError(f'{path}={shown(settings)}: here all stages and blocks are alike')
         return each[0] if each else {}
+    if not isinstance(settings, Mapping):
+        raise ArgumentError(f'{path}={shown(settings)} must be a dict, or a list of one a stage')
     found: dict[str, Any] = {}
     for name, value in settings.items():
         meaning = table.get(name)
-        if meaning is None or (isinstance(meaning, tuple) and value not in meaning):
+        if meaning is None or _is_other(value, meaning):
             raise ArgumentError(
-                f'{path}: {name}={value!r} has no counterpart here; it takes {_choices(table)}'
+                f'{path}: {name}={shown(value)} has no counterpart here; it takes {_choices(table)}'
             )
         if isinstance(meaning, str):
             found[meaning] = value
@@ -209,7 +215,13 @@ def _translated(settings: Any, table: Mapping[str, Any], path: str) -> dict[str,
 def _strides(arch: str | dict | None, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
     """The patch's side, then 2 for each later stage: mmpretrain has no argument for them."""
     depths = arch.get('depths') if isinstance(arch, Mapping) else arguments.get('depths')
-    return (arguments.get('patch_size', 4), *[2] * (len(depths or (2, 2, 6, 2)) - 1))
+    # What is no list is refused later on, by name.
+    stages = len(depths) if isinstance(depths, list | tuple | range) else 4
+    return (arguments.get('patch_size', 4), *[2] * (stages - 1))
+
+
+def _is_other(value: Any, meaning: Any) -> bool:
+    return isinstance(meaning, tuple) and not any(same(value, one) for one in meaning)
 
 
 def _choices(table: Mapping[str, Any]) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from .argument_values import LARGEST_WINDOW, flag, integer, number
 from .arguments import named_arguments
 from .backbone import Backbone
-from .errors import ArgumentError
 from .layers import GlobalAttentionBlock, PatchMerging, SwinBlockSequence
 
 # The paper's variants (section 3.3). The 32-wide heads are the same for all of them.
@@ -35,7 +35,8 @@ class SwinTransformer(Backbone):
         in_channels: Channels of the input.
         embed_dims: Width C of the first stage's tokens; each stage doubles it.
         patch_size: Side of a patch in pixels, or (height, width); equals ``strides[0]``.
-        window_size: Side M of the attention windows, in tokens.
+        window_size: Side M of the attention windows, in tokens; up to 128, as the index of their
+            pairs of tokens takes 8 M⁴ bytes in each block.
         mlp_ratio: Width of the feed-forward networks' hidden layer, as a multiple of the stage's.
         depths: Number of blocks of each stage.
         num_heads: Attention heads of each stage; must divide the stage's width.
@@ -108,6 +109,12 @@ class SwinTransformer(Backbone):
         pad_small_map: bool = True,
         global_attention: bool = False,
     ) -> None:
+        window_size = integer('window_size', window_size, 1, LARGEST_WINDOW)
+        qkv_bias, patch_norm = flag('qkv_bias', qkv_bias), flag('patch_norm', patch_norm)
+        pad_small_map = flag('pad_small_map', pad_small_map)
+        if qk_scale is not None:
+            qk_scale = number('qk_scale', qk_scale, -1e30, 1e30, 'a number or None')
+
         def stage(
             i: int, width: int, heads: int, hidden: int, depth: int, **rest: Any
         ) -> SwinBlockSequence:
@@ -125,8 +132,6 @@ class SwinTransformer(Backbone):
                 pad_small_map=pad_small_map,
             )
 
-        if not isinstance(window_size, int) or window_size < 1:
-            raise ArgumentError(f'window_size={window_size!r} must be a positive int')
         super().__init__(
             stage=stage,
             merging=partial(PatchMerging, norm_cfg=norm_cfg if patch_norm else None),
@@ -137,7 +142,7 @@ class SwinTransformer(Backbone):
                 attn_drop_rate=attn_drop_rate,
                 act_cfg=act_cfg,
             )
-            if global_attention
+            if flag('global_attention', global_attention)
             else None,
             pretrain_img_size=pretrain_img_size,
             in_channels=in_channels,

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from .argument_values import LARGEST_COUNT, flag, integer, shown
 from .arguments import named_arguments
 from .backbone import Backbone
 from .errors import ArgumentError
@@ -83,18 +84,16 @@ class SwinTransformerV2(Backbone):
         extra_norm_every_n_blocks: int = 0,
         global_attention: bool = False,
     ) -> None:
-        if not isinstance(extra_norm_every_n_blocks, int) or extra_norm_every_n_blocks < 0:
-            raise ArgumentError(
-                f'extra_norm_every_n_blocks={extra_norm_every_n_blocks!r} must be an int from 0 on'
-            )
+        extra_norm_every_n_blocks = integer(
+            'extra_norm_every_n_blocks', extra_norm_every_n_blocks, 0
+        )
+        qkv_bias, pad_small_map = flag('qkv_bias', qkv_bias), flag('pad_small_map', pad_small_map)
 
         def stage(
             i: int, width: int, heads: int, hidden: int, depth: int, **rest: Any
         ) -> SwinBlockV2Sequence:
-            windows, pretrained = window_size, pretrained_window_sizes
-            if isinstance(windows, int):
-                windows = [windows] * len(depths)
-            _check_windows(windows, pretrained, len(depths))
+            windows = _windows(window_size, len(depths))
+            pretrained = _pretrained_windows(pretrained_window_sizes, len(depths))
             return SwinBlockV2Sequence(
                 *(width, heads, hidden, depth),
                 **rest,
@@ -119,7 +118,7 @@ class SwinTransformerV2(Backbone):
                 attn_drop_rate=attn_drop_rate,
                 act_cfg=act_cfg,
             )
-            if global_attention
+            if flag('global_attention', global_attention)
             else None,
             pretrain_img_size=pretrain_img_size,
             in_channels=in_channels,
@@ -152,18 +151,23 @@ class SwinTransformerV2(Backbone):
                 nn.init.zeros_(module.norm2.weight)
 
 
-def _check_windows(windows: Sequence[int], pretrained: Sequence[int], stages: int) -> None:
-    if not _are_ints(windows) or len(windows) != stages or min(windows) < 1:
-        raise ArgumentError(
-            f'window_size={windows!r} must be a positive int, or one for each of the {stages} '
-            'stages of depths'
-        )
-    if not _are_ints(pretrained) or len(pretrained) < stages or {1} & {*pretrained}:
-        raise ArgumentError(
-            f'pretrained_window_sizes={pretrained!r} must have an int for each of the {stages} '
-            'stages of depths: the side of the windows in pretraining, from 2 on, or 0'
-        )
+def _windows(window_size: Any, stages: int) -> tuple[int, ...]:
+    expected = f'a positive int, or one for each of the {stages} stages of depths'
+    given = window_size if isinstance(window_size, list | tuple) else [window_size] * stages
+    if len(given) != stages:
+        raise ArgumentError(f'window_size={shown(window_size)} must be {expected}')
+    return tuple(integer('window_size', side, 1, LARGEST_COUNT, expected) for side in given)
 
 
-def _are_ints(values: Sequence[int]) -> bool:
-    return isinstance(values, list | tuple) and all(isinstance(v, int) and v >= 0 for v in values)
+def _pretrained_windows(sizes: Any, stages: int) -> tuple[int, ...]:
+    expected = (
+        f'must have an int for each of the {stages} stages of depths: the side of the windows in '
+        'pretraining, from 2 on, or 0'
+    )
+    if not isinstance(sizes, list | tuple) or len(sizes) < stages:
+        raise ArgumentError(f'pretrained_window_sizes={shown(sizes)} {expected}')
+    name = 'pretrained_window_sizes'
+    plain = [integer(name, side, 0, LARGEST_COUNT, f'an int; it {expected}') for side in sizes]
+    if 1 in plain:
+        raise ArgumentError(f'pretrained_window_sizes={shown(sizes)} {expected}')
+    return tuple(plain)

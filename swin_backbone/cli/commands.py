@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import sys
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _logged_to_stderr():
+            with _logged_to_stderr(), _any_name_printed():
                 return super().invoke(ctx)
         except BrokenPipeError:  # `… | head`: click's business
             raise
@@ -55,6 +56,21 @@ def _logged_to_stderr() -> Iterator[None]:
         for handler, stream, level in before:
             handler.setStream(stream)
             handler.setLevel(level)
+
+
+@contextlib.contextmanager
+def _any_name_printed() -> Iterator[None]:
+    """Files may have names that are no text in the terminal's encoding; those get backslashes."""
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper) or stream.errors != 'strict':
+        yield
+        return
+    stream.reconfigure(errors='backslashreplace')
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # it flushes: `… | head` again
+            stream.reconfigure(errors='strict')
 
 
 @click.group(cls=Commands, context_settings=dict(help_option_names=['-h', '--help']))

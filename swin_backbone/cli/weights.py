@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,15 +11,15 @@ from typing import Any
 
 import click
 import torch
-from mmengine.config import Config
 from torch import Tensor
 
+from ..engine.shipped import parsed
 from ..errors import CheckpointError
 from ..weights import Description, convert_file, describe, read_checkpoint, what_would_be_resized
 from ..weights.catalog import TASKS, Entry, catalog
 from ..weights.compare import compare
 from ..weights.containers import unpack
-from ..weights.download import fetch, target
+from ..weights.download import fetch, target, user_path
 from ..weights.formats import FORMATS
 from ..weights.verify import verify as verify_file
 from .output import json_option, print_fields, print_json, print_table
@@ -164,10 +163,7 @@ def _backbone(config: str) -> Mapping[str, Any]:
             return backbone
         return next(filter(None, map(search, node.values())), None)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # the frameworks' own, as their parts are imported
-        content = Config.fromfile(config)
-    found = search(content.get('model'))
+    found = search(parsed(Path(config), config).get('model'))
     if found is None:
         raise CheckpointError(f'{config} has no model with a Swin backbone')
     return found
@@ -288,7 +284,7 @@ def verify(ctx: click.Context, file: str, as_json: bool) -> None:
 
 def _local(file: str) -> Path:
     """A path, or where a name of the catalog lies; nothing is downloaded to verify it."""
-    path = Path(file).expanduser()
+    path = user_path(file)
     if not path.exists() and file in catalog():
         path = target(file).path
     if not path.is_file():

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from .. import configs_dir
 from ..errors import ArgumentError
 from ..registration import register
+from ..weights.download import user_path
 
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
 _FRAMEWORK = re.compile(r"'(\w+)::|__import__\('(\w+)'\)|^default_scope = '(\w+)'", re.MULTILINE)
@@ -45,7 +46,7 @@ def located(config: str | Path) -> Path:
     Raises:
         ArgumentError: There is none.
     """
-    path = Path(config).expanduser()
+    path = user_path(config)
     return path if path.is_file() else find(str(config))
 
 
@@ -90,9 +91,21 @@ def read(config: str | Path) -> Config:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the frameworks' own, as their parts are imported
         register()
+    return parsed(path, config)
+
+
+def parsed(path: Path, name: str | Path) -> Config:
+    """A config with its bases merged, without the frameworks' models being there.
+
+    Raises:
+        ArgumentError: It cannot be read; ``name`` says in the error which config it is.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the frameworks' own, as their parts are imported
         try:
             return Config.fromfile(path)
-        except Exception as error:  # a config is code, and mmengine's errors are of many kinds
+        # A config is code, which may exit as well, and mmengine's errors are of many kinds.
+        except (Exception, SystemExit) as error:
             said = f'{type(error).__name__}: {error}'
             hint = '`swin-backbone doctor` looks for what is amiss'
-            raise ArgumentError(f'{config} cannot be read: {said}; {hint}') from error
+            raise ArgumentError(f'{name} cannot be read: {said}; {hint}') from error

@@ -5,6 +5,7 @@ from .attention_v2 import ShiftWindowMSAV2, WindowMSAV2
 from .block import RECOMPUTABLE, Stage, SwinBlock, SwinBlockSequence
 from .block_v2 import SwinBlockV2, SwinBlockV2Sequence
 from .embedding import PatchEmbed
+from .from_config import build_activation, build_norm
 from .global_attention import GlobalAttentionBlock
 from .merging import PatchMerging
 from .mlp import FFN
@@ -24,4 +25,6 @@ __all__ = [
     'SwinBlockV2Sequence',
     'WindowMSA',
     'WindowMSAV2',
+    'build_activation',
+    'build_norm',
 ]

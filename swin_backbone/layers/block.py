@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..ops.block import Options, Parameters, swin_block
 from .attention import ShiftWindowMSA
+from .from_config import build_norm
 from .in_one_piece import why_not_in_one_piece
 from .merging import PatchMerging
 from .mlp import FFN
@@ -20,7 +20,7 @@ from .mlp import FFN
 Grid = tuple[int, int]
 
 # What `with_cp` takes: what is computed again in the backward pass. True is 'block'.
-RECOMPUTABLE = (False, True, 'attention', 'mlp', 'block', 'stage')
+RECOMPUTABLE: tuple[bool | str, ...] = (False, True, 'attention', 'mlp', 'block', 'stage')
 
 
 def recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:
@@ -72,7 +72,7 @@ class SwinBlock(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         self.with_cp = with_cp
-        self.norm1 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.norm1 = build_norm(norm_cfg, embed_dims)
         self.attn = ShiftWindowMSA(
             embed_dims,
             num_heads,
@@ -85,7 +85,7 @@ class SwinBlock(BaseModule):
             drop_path=drop_path_rate,
             pad_small_map=pad_small_map,
         )
-        self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.norm2 = build_norm(norm_cfg, embed_dims)
         self.ffn = FFN(
             embed_dims,
             feedforward_channels,

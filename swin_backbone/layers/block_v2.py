@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from torch import Tensor
 
 from .attention_v2 import ShiftWindowMSAV2
 from .block import Grid, Stage, recomputed
+from .from_config import build_norm
 from .merging import PatchMerging
 from .mlp import FFN
 
@@ -71,7 +71,7 @@ class SwinBlockV2(BaseModule):
             proj_drop_rate=drop_rate,
             pad_small_map=pad_small_map,
         )
-        self.norm1 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.norm1 = build_norm(norm_cfg, embed_dims)
         self.ffn = FFN(
             embed_dims,
             feedforward_channels,
@@ -79,8 +79,8 @@ class SwinBlockV2(BaseModule):
             ffn_drop=drop_rate,
             add_identity=False,
         )
-        self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
-        self.norm3 = build_norm_layer(norm_cfg, embed_dims)[1] if extra_norm else None
+        self.norm2 = build_norm(norm_cfg, embed_dims)
+        self.norm3 = build_norm(norm_cfg, embed_dims) if extra_norm else None
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor, hw_shape: Grid, bias: Tensor | None = None) -> Tensor:

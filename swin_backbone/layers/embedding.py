@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from mmengine.utils import to_2tuple
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from torch.nn import functional as F
 
 from ..errors import ArgumentError
 from ..ops.sizes import lacking, recording
+from .from_config import build_norm
 
 
 class PatchEmbed(BaseModule):
@@ -38,7 +38,7 @@ class PatchEmbed(BaseModule):
         self.embed_dims = embed_dims
         self.patch_size = to_2tuple(patch_size)
         self.projection = nn.Conv2d(in_channels, embed_dims, self.patch_size, self.patch_size)
-        self.norm = build_norm_layer(norm_cfg, embed_dims)[1] if norm_cfg else None
+        self.norm = build_norm(norm_cfg, embed_dims) if norm_cfg else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, in_channels, H, W) to tokens (B, H' * W', embed_dims) and their grid (H', W').

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import constant_init, trunc_normal_init
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 
 from ..errors import ArgumentError
 from .block import recomputed
+from .from_config import build_norm
 from .mlp import FFN
 
 
@@ -67,12 +67,12 @@ class GlobalAttentionBlock(BaseModule):
         self.scale = qk_scale or (embed_dims // num_heads) ** -0.5  # as in WindowMSA
         self.with_cp = with_cp
         self.attn_drop_rate = attn_drop_rate
-        self.norm1 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.norm1 = build_norm(norm_cfg, embed_dims)
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(drop_rate)
         self.drop_path = DropPath(drop_path_rate)
-        self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.norm2 = build_norm(norm_cfg, embed_dims)
         self.ffn = FFN(
             embed_dims,
             feedforward_channels,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops.sizes import ceil_div, recording
+from .from_config import build_norm
 
 
 class PatchMerging(BaseModule):
@@ -46,7 +46,7 @@ class PatchMerging(BaseModule):
         self.use_post_norm = use_post_norm
         merged = self.kernel_size**2 * in_channels
         normed = out_channels if use_post_norm else merged
-        self.norm = build_norm_layer(norm_cfg, normed)[1] if norm_cfg else None
+        self.norm = build_norm(norm_cfg, normed) if norm_cfg else None
         self.reduction = nn.Linear(merged, out_channels, bias=False)
 
     def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmcv.cnn import build_activation_layer
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+
+from .from_config import build_activation
 
 
 class FFN(BaseModule):
@@ -42,7 +43,7 @@ class FFN(BaseModule):
         self.feedforward_channels = feedforward_channels
         hidden = nn.Sequential(
             nn.Linear(embed_dims, feedforward_channels),
-            build_activation_layer(act_cfg),
+            build_activation(act_cfg),
             nn.Dropout(ffn_drop),
         )
         # The nesting is that of mmcv's FFN, whose key names checkpoints carry.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..argument_values import same, shown
 from ..errors import ArgumentError, CheckpointError
+from .plain import form, is_plain
 
 KEY = 'patch_embed.projection.weight'
 RULES = ('mean', 'repeat', 'zeros')
@@ -33,9 +35,16 @@ def adapt_input_channels(weight: Tensor, channels: int, rule: str) -> Tensor:
 
     Raises:
         ArgumentError: An unknown rule, or ``'zeros'`` for fewer channels.
+        CheckpointError: It is no such weight.
     """
-    if rule not in RULES:
-        raise ArgumentError(f'unknown rule in_channels={rule!r}; it is one of {", ".join(RULES)}')
+    if not any(same(rule, known) for known in RULES):
+        raise ArgumentError(
+            f'unknown rule in_channels={shown(rule)}; it is one of {", ".join(RULES)}'
+        )
+    if not is_plain(weight) or weight.dim() != 4 or not weight.numel():
+        raise CheckpointError(f'{KEY}: found {form(weight)}, not (embed_dims, C, height, width)')
+    if not weight.is_floating_point():
+        raise CheckpointError(f'{KEY}: found {weight.dtype}, not floating point')
     old = weight.shape[1]
     if channels == old:
         return weight

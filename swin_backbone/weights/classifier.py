@@ -20,7 +20,7 @@ def translate_classifier(state_dict: dict[str, Any], prefix: str = '') -> None:
         prefix: What stands before the model's keys.
 
     Raises:
-        CheckpointError: It holds several backbones.
+        CheckpointError: It is no dict of tensors, or holds several backbones.
     """
     found = formats.under(state_dict, prefix)
     if any(key.startswith('backbone.') for key in found):

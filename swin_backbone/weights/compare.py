@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ..errors import CheckpointError
 from . import coordinates
 from .convert import to_openmmlab
+from .plain import is_plain
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def compare(
         prefix: Which of several backbones is meant, in either.
 
     Raises:
-        CheckpointError: One holds no Swin Transformer.
+        CheckpointError: One holds no Swin Transformer, or has no values.
     """
     layout_a, weights_a = _weights(a, prefix)
     layout_b, weights_b = _weights(b, prefix)
@@ -77,8 +80,16 @@ def compare(
 
 def _weights(checkpoint: Mapping[str, Any], prefix: str | None) -> tuple[str, dict[str, Tensor]]:
     layout, weights = to_openmmlab(checkpoint, prefix=prefix)
-    return layout.name, {k: v for k, v in weights.items() if not k.endswith(coordinates.TABLE)}
+    weights = {
+        k: v for k, v in weights.items() if is_plain(v) and not k.endswith(coordinates.TABLE)
+    }
+    if empty := [key for key, value in weights.items() if value.is_meta]:
+        raise CheckpointError(f'{empty[0]} is on the meta device, and has no values to compare')
+    return layout.name, weights
 
 
 def _difference(left: Tensor, right: Tensor) -> float:
-    return (left.double() - right.double()).abs().max().item() if left.numel() else 0.0
+    if not left.numel():
+        return 0.0
+    wide = torch.complex128 if left.is_complex() or right.is_complex() else torch.float64
+    return (left.to(wide) - right.to(wide)).abs().max().item()

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..argument_values import choice, shown
+from ..errors import ArgumentError, CheckpointError
 from . import formats
 
 # Names under which files hold weights, and moving averages of them.
@@ -17,6 +18,8 @@ _AVERAGES = ('state_dict_ema', 'model_ema', 'ema')
 # mmengine's EMAHook swaps the two as it writes: the average is under `state_dict`, the weights as
 # trained are under this name.
 _MMENGINE_AS_TRAINED = 'ema_state_dict'
+# More names than this lead to no weights: a dict within itself has any number.
+_DEEPEST = 8
 # Of several backbones in a file, the first of these is taken.
 _PREFERRED = ('', 'backbone.', 'model.backbone.', 'encoder.')
 
@@ -50,7 +53,11 @@ def unpack(checkpoint: Any, prefix: str | None = None, ema: bool | None = None) 
     Raises:
         CheckpointError: The checkpoint is no dict of tensors, has several backbones, none under
             ``prefix``, or no moving average.
+        ArgumentError: A prefix that is no text, or ``ema`` that is none of the three.
     """
+    if not isinstance(prefix, str | None):
+        raise ArgumentError(f"prefix={shown(prefix)} must be text, such as 'backbone.', or None")
+    ema = choice('ema', ema, (None, True, False))
     container, state_dict = _select(checkpoint, ema)
     state_dict = {key.removeprefix('module.'): value for key, value in state_dict.items()}
     asked = f'{prefix.rstrip(".")}.' if prefix else ''
@@ -91,17 +98,17 @@ def _select(checkpoint: Any, ema: bool | None) -> tuple[str, Mapping[str, Any]]:
     elif ema:
         names = ', '.join((*_AVERAGES, _MMENGINE_AS_TRAINED))
         raise CheckpointError(f'ema=True, but there is no moving average (under {names})')
-    path = []
-    while isinstance(checkpoint, Mapping):
+    path: list[str] = []
+    while isinstance(checkpoint, Mapping) and len(path) < _DEEPEST:
         name = next((n for n in first if isinstance(checkpoint.get(n), Mapping)), None)
         if name is None:
             break
         checkpoint = checkpoint[name]
         path.append(name)
         first = _WEIGHTS
-    if not isinstance(checkpoint, Mapping) or not all(isinstance(key, str) for key in checkpoint):
-        raise CheckpointError(f'expected a dict of tensors, found a {type(checkpoint).__name__}')
-    return '.'.join(path), checkpoint
+    if len(path) == _DEEPEST:
+        raise CheckpointError(f'weights are not looked for below {".".join(path)}')
+    return '.'.join(path), formats.under(checkpoint, '')
 
 
 def _choose(prefixes: list[str], asked: str) -> str:

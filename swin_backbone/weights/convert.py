@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..argument_values import LARGEST_WINDOW, integer
 from ..errors import ArgumentError, CheckpointError
 from . import coordinates, formats
 from .containers import unpack
-from .resize import as_map, resize_bias_table, resize_position_embedding
+from .plain import check_weights
+from .resize import as_map, checked_grid, resize_bias_table, resize_position_embedding
 from .safe_load import read_checkpoint
 from .shards import library
 
@@ -67,11 +69,16 @@ def convert(
         dropped: Where to add the names of what has no place in the new layout.
 
     Raises:
-        ArgumentError: An unknown layout.
-        CheckpointError: No Swin Transformer; or the new layout has no place for what its features
-            depend on, or (torchvision's V2) needs a window that is not known.
+        ArgumentError: An unknown layout; a window or a grid that is none.
+        CheckpointError: No Swin Transformer, or weights of impossible shapes; or the new layout
+            has no place for what its features depend on, or (torchvision's V2) needs a window
+            that is not known.
     """
     target = formats.by_name(to)
+    if window_size is not None:
+        window_size = integer('window_size', window_size, 1, LARGEST_WINDOW)
+    pretrain_grid = checked_grid('pretrain_grid', pretrain_grid)
+    source_grid = checked_grid('source_grid', source_grid)
     _, weights = to_openmmlab(checkpoint, source=source, prefix=prefix, ema=ema)
     _resize(weights, window_size, pretrain_grid, source_grid)
     return target.from_openmmlab(weights, dropped)
@@ -86,11 +93,13 @@ def to_openmmlab(
 ) -> tuple[formats.Layout, dict[str, Tensor]]:
     """The layout of a checkpoint's backbone, and its weights in OpenMMLab's; arguments as above."""
     contents = unpack(checkpoint, prefix, ema)
-    layout = formats.by_name(source) if source else contents.layout
+    layout = contents.layout if source is None else formats.by_name(source)
     if layout is None:
         some = ', '.join(list(contents.weights)[:4]) or 'nothing'
         raise CheckpointError(f'nothing in it is of a known Swin layout; it holds {some}')
-    return layout, layout.to_openmmlab(contents.weights)
+    weights = layout.to_openmmlab(contents.weights)
+    check_weights(weights)
+    return layout, weights
 
 
 def convert_file(
@@ -115,6 +124,8 @@ def convert_file(
     """
     target = formats.by_name(to)
     dst = Path(dst)
+    if dst.is_dir():
+        raise ArgumentError(f'{dst} is a folder; name the file to write')
     if not dst.parent.is_dir():
         raise FileNotFoundError(f'no folder {dst.parent} to write {dst.name} to')
     where = {name: options.pop(name, None) for name in ('source', 'prefix', 'ema')}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..layers.attention_v2 import log_spaced_coordinates
+from .plain import is_plain
 
 TABLE = '.attn.w_msa.relative_coords_table'
 
@@ -27,7 +28,7 @@ def table_of(window: int, pretrained: int | None = None) -> Tensor:
 
 def window_of(table: Any) -> int | None:
     """The side M of a table's windows; None if it is no such table."""
-    if not isinstance(table, Tensor) or table.dim() != 4:
+    if not is_plain(table) or table.dim() != 4:
         return None
     one, rows, columns, two = table.shape
     fits = one == 1 and two == 2 and rows == columns and rows % 2 == 1
@@ -48,7 +49,9 @@ def pretrained_window_of(table: Any) -> int | None:
 
 def pretrained_windows(neutral: Mapping[str, Any]) -> tuple[int, ...]:
     """P of each stage, from weights in the neutral layout; () where one cannot be told."""
-    stages = {int(m[1]) for key in neutral if (m := re.match(r'stages\.(\d+)\.blocks\.', key))}
+    stages = {
+        int(m[1]) for key in neutral if (m := re.match(r'stages\.([0-9]{1,4})\.blocks\.', key))
+    }
     tables = [neutral.get(f'stages.{stage}.blocks.0{TABLE}') for stage in sorted(stages)]
     told = [window for table in tables if (window := pretrained_window_of(table)) is not None]
     return tuple(told) if len(told) == len(tables) else ()

@@ -52,6 +52,18 @@ def is_url(name: str) -> bool:
     return name.startswith(('http://', 'https://'))
 
 
+def user_path(name: str | os.PathLike) -> Path:
+    """A path, with ``~`` and ``~user`` for users' folders.
+
+    Raises:
+        FileNotFoundError: There is no such user.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise FileNotFoundError(f'{name} begins with a user who is not known here') from None
+
+
 def hash_in_name(name: str) -> str:
     """The hash that a file's name ends in, as OpenMMLab's and torchvision's do; or ''."""
     found = _HASH_IN_NAME.search(name)
@@ -61,12 +73,12 @@ def hash_in_name(name: str) -> str:
 def folder() -> Path:
     """The folder of downloaded files; see the module's description."""
     if chosen := os.environ.get('SWIN_CHECKPOINTS'):
-        return Path(chosen).expanduser()
+        return user_path(chosen)
     beside = catalog_path().parent
     if beside.parent != Path(__file__).parents[1]:  # a checkout's
         return beside
     cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-    return Path(cache).expanduser() / 'swin_backbone'
+    return user_path(cache) / 'swin_backbone'
 
 
 def target(name: str) -> Target:
@@ -76,14 +88,19 @@ def target(name: str) -> Target:
     (``…-<hash>.pth``), and its destination has the host's name and path as folders.
 
     Raises:
-        CheckpointError: The catalog has no such name.
+        CheckpointError: The catalog has no such name, or the URL is none of a file.
     """
     entry = find_url(name) if is_url(name) else find(name)
     if entry is not None:
         return Target(entry.url, folder() / entry.file_name, entry.digest, _needs_browser(entry))
-    parts = urlsplit(name)
+    try:
+        parts = urlsplit(name)
+    except ValueError as error:
+        raise CheckpointError(f'{name} is no URL: {error}') from None
     places = f'{parts.netloc}{parts.path}'.split('/')
     places = [place for place in places if place not in ('', '.', '..')]
+    if not parts.netloc or len(places) < 2:
+        raise CheckpointError(f'{name} is no URL of a file')
     if parts.query:
         places[-1] += '_' + re.sub(r'\W', '_', parts.query)
     return Target(name, folder().joinpath(*places), hash_in_name(parts.path))

@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .plain import form, is_plain
 from .shards import kind_of, library
 
 _ZIP, _TAR_NAME, _PICKLE = b'PK\x03\x04', b'ustar', b'\x80'
@@ -84,13 +85,11 @@ def check_floats(checkpoint: Any, title: str) -> None:
     for key, value in _weights(checkpoint):
         if not key.endswith(_FLOATS):
             continue
-        if not isinstance(value, Tensor):
-            wrong.append(f'{key}: found a {type(value).__name__}')
-        elif not value.is_floating_point():
+        if isinstance(value, Tensor) and not value.is_floating_point():
             wrong.append(f'{key}: found {value.dtype}')
-        elif value.layout is not torch.strided:
-            wrong.append(f'{key}: found a {value.layout} tensor')
-        elif value.numel() > _stored(value).numel():
+        elif not is_plain(value):
+            wrong.append(f'{key}: found {form(value)}')
+        elif not value.is_meta and value.numel() > _stored(value).numel():
             stored = _stored(value).numel()
             wrong.append(f'{key}: found {tuple(value.shape)} made of {stored} values')
     if wrong:
@@ -124,12 +123,13 @@ def foreign_names(path: Path) -> list[str]:
     """
     if path.is_dir():
         return [name for file in sorted(path.glob('*.pth')) for name in foreign_names(file)]
-    if zipfile.is_zipfile(path):
+    with path.open('rb') as file:
+        head = file.read(1 << 20)
+    if head.startswith(_ZIP):
         with zipfile.ZipFile(path) as archive:
             pickles = [archive.read(n) for n in archive.namelist() if n.endswith('.pkl')]
     else:
-        with path.open('rb') as file:
-            pickles = [file.read(1 << 20)]
+        pickles = [head]
     names = [name for pickled in pickles for name in _names(pickled)]
     return list(dict.fromkeys(name for name in names if not _EXPECTED.fullmatch(name)))
 
@@ -211,12 +211,13 @@ def _weights(checkpoint: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _finite(value: Any) -> bool:
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        return True
-    if value.is_meta or value.layout is not torch.strided:
+    if not is_plain(value) or not value.is_floating_point() or value.is_meta:
         return True
     stored = _stored(value)
-    return bool(torch.isfinite(stored if value.numel() > stored.numel() else value).all())
+    looked_at = stored if value.numel() > stored.numel() else value
+    # Eight-bit floats can be converted, and little else.
+    looked_at = looked_at.float() if looked_at.element_size() < 2 else looked_at
+    return bool(torch.isfinite(looked_at).all())
 
 
 def _stored(value: Tensor) -> Tensor:

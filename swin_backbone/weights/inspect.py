@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from . import coordinates, formats
 from .containers import has_average, unpack
+from .plain import is_plain
 from .safe_load import read_checkpoint
 
 _ATTENTION = 'stages.{}.blocks.0.attn.w_msa.'
@@ -125,7 +126,7 @@ def describe(
         some = ', '.join(list(contents.weights)[:4]) or 'nothing'
         raise CheckpointError(f'nothing in it is of a known Swin layout; it holds {some}')
     layout = contents.layout
-    weights = {k: v for k, v in layout.renamed(contents.weights).items() if isinstance(v, Tensor)}
+    weights = {k: v for k, v in layout.renamed(contents.weights).items() if is_plain(v)}
     epoch, iteration = _progress(checkpoint)
     return Description(
         container=contents.container,
@@ -134,7 +135,7 @@ def describe(
         title=layout.title,
         version=formats.version_of(contents.weights),
         **_geometry(weights, contents.weights),
-        num_classes=len(weights['head.fc.weight']) if 'head.fc.weight' in weights else None,
+        num_classes=_classes(weights.get('head.fc.weight')),
         ema=has_average(checkpoint),
         epoch=epoch,
         iteration=iteration,
@@ -208,7 +209,7 @@ def _built_without_weights(arguments: Mapping[str, Any]) -> BaseModule:
 def _geometry(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Any]:
     depths: list[int] = []
     for key in weights:
-        if match := re.match(r'stages\.(\d+)\.blocks\.(\d+)\.', key):
+        if match := re.match(r'stages\.([0-9]{1,4})\.blocks\.([0-9]{1,4})\.', key):
             stage, block = int(match[1]), int(match[2])
             depths += [0] * (stage + 1 - len(depths))
             depths[stage] = max(depths[stage], block + 1)
@@ -230,7 +231,7 @@ def _geometry(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[
         positions=positions,
         in_channels=None if embed is None else embed.shape[1],
         output_norms=tuple(
-            sorted({int(m[1]) for k in weights if (m := re.match(r'norm(\d+)\.weight', k))})
+            sorted({int(m[1]) for k in weights if (m := re.match(r'norm([0-9]{1,4})\.weight', k))})
         ),
     )
 
@@ -252,18 +253,24 @@ def _window(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int | N
     if window := coordinates.window_of(weights.get('stages.0.blocks.0' + coordinates.TABLE)):
         return window
     for key, value in own.items():
-        if key.endswith('relative_position_index') and isinstance(value, Tensor):
+        if key.endswith('relative_position_index') and is_plain(value):
             return math.isqrt(len(value)) if value.dim() == 2 else None
     return None
 
 
+def _classes(weight: Tensor | None) -> int | None:
+    return None if weight is None or not weight.dim() else len(weight)
+
+
 def _extra_norms(weights: Mapping[str, Tensor]) -> int:
-    blocks = (re.match(r'stages\.\d+\.blocks\.(\d+)\.norm3\.weight', key) for key in weights)
+    blocks = (
+        re.match(r'stages\.[0-9]{1,4}\.blocks\.([0-9]{1,4})\.norm3\.weight', key) for key in weights
+    )
     return min((int(match[1]) + 1 for match in blocks if match), default=0)
 
 
 def _grid(embedding: Tensor | None) -> tuple[tuple[int, int] | None, int]:
-    if embedding is None:
+    if embedding is None or embedding.dim() not in (3, 4):
         return None, 0
     if embedding.dim() == 4:
         rows, columns = embedding.shape[2:]
@@ -277,7 +284,7 @@ def _size(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     backbone = [
         value
         for key, value in weights.items()
-        if re.match(r'(stages|patch_embed|norm\d+)\.|absolute', key)
+        if re.match(r'(stages|patch_embed|norm[0-9]{1,4})\.|absolute', key)
         and not key.endswith(coordinates.TABLE)
     ]
     return dict(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,15 +13,17 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 
+from ..argument_values import shown
 from ..errors import ArgumentError, CheckpointError
 from ..layers.attention import relative_position_index
 from . import channels, coordinates, formats
 from .containers import Contents, unpack, wrapped_in
 from .inspect import describe
-from .resize import as_map, resize_bias_table, resize_position_embedding
+from .plain import form, is_plain
+from .resize import as_map, checked_grid, resize_bias_table, resize_position_embedding
 from .safe_load import read_checkpoint
 
-_OUTPUT_NORM = re.compile(r'norm\d+\.(weight|bias)')
+_OUTPUT_NORM = re.compile(r'norm[0-9]{1,4}\.(weight|bias)')
 # The layer that HTC++ appends; no published checkpoint has it.
 _GLOBAL_ATTENTION = 'global_attention.'
 # What classifiers and masked pretraining bring along, in OpenMMLab's names.
@@ -59,13 +62,14 @@ def load_pretrained(model: nn.Module, init_cfg: Mapping[str, Any]) -> None:
             ImageNet checkpoints lack, may be missing or left over, and a ``global_attention``
             layer may be missing as a whole; nothing else may.
     """
-    if not (path := init_cfg.get('checkpoint')):
+    path = init_cfg.get('checkpoint')
+    if not isinstance(path, str | os.PathLike) or not os.fspath(path):
         raise ArgumentError(
-            f'init_cfg: checkpoint={path!r} names no file; init_cfg=None starts from scratch'
+            f'init_cfg: checkpoint={shown(path)} names no file; init_cfg=None starts from scratch'
         )
     if unknown := [name for name in init_cfg if name not in _OPTIONS]:
         raise ArgumentError(
-            f'init_cfg: unknown {", ".join(unknown)}; it takes {", ".join(_OPTIONS)}'
+            f'init_cfg: unknown {", ".join(map(str, unknown))}; it takes {", ".join(_OPTIONS)}'
         )
     checkpoint = read_checkpoint(path)
     try:
@@ -74,7 +78,7 @@ def load_pretrained(model: nn.Module, init_cfg: Mapping[str, Any]) -> None:
             raise CheckpointError(f'it holds no weights{_under(init_cfg.get("prefix"))}')
         weights = _adapted(model, contents, init_cfg)
         result = model.load_state_dict(weights, strict=False)
-    except CheckpointError as error:
+    except RuntimeError as error:  # a CheckpointError, or torch's of what cannot be copied
         raise CheckpointError(f'{path} does not fit the model: {error}') from None
     missing = [key for key in result.missing_keys if not _OUTPUT_NORM.fullmatch(key)]
     unexpected = [key for key in result.unexpected_keys if not _OUTPUT_NORM.fullmatch(key)]
@@ -96,11 +100,12 @@ def _adapted(
     _check_version(model, contents.weights)
     weights = _backbone_only(contents.layout, contents.weights)
     embedding, weight = weights.get('absolute_pos_embed'), weights.get(channels.KEY)
-    if options.get('source_grid') and embedding is not None:
-        weights['absolute_pos_embed'] = as_map(embedding, options['source_grid'])
-    if options.get('in_channels') and weight is not None:
+    grid, rule = checked_grid('source_grid', options.get('source_grid')), options.get('in_channels')
+    if grid is not None and embedding is not None:
+        weights['absolute_pos_embed'] = as_map(embedding, grid)
+    if rule is not None and weight is not None:
         weights[channels.KEY] = channels.adapt_input_channels(
-            weight, model.patch_embed.in_channels, options['in_channels']
+            weight, model.patch_embed.in_channels, rule
         )
     return weights
 
@@ -126,7 +131,8 @@ def _warn_of_other_windows(model: BaseModule, weights: Mapping[str, Tensor]) -> 
     Nothing fails then, and the features are others than those of the file's owner.
     """
     told = coordinates.pretrained_windows(weights)
-    attentions = [stage.blocks[0].attn.w_msa for stage in model.stages] if told else []
+    blocks = [stage.blocks[0] for stage in model.stages if len(stage.blocks)] if told else []
+    attentions = [block.attn.w_msa for block in blocks]
     own = tuple(a.pretrained_window_size or a.window_size for a in attentions)
     if told != own and len(told) == len(own):
         print_log(
@@ -214,7 +220,7 @@ def _fit(
     fitted, resized = {}, set()
     for key, value in weights.items():
         shape = wanted[key].shape if key in wanted else None
-        if shape is not None and isinstance(value, Tensor) and value.shape != shape:
+        if shape is not None and is_plain(value) and value.shape != shape:
             if key.endswith('relative_position_bias_table') and _is_grid(value, shape, dim=0):
                 value = resize_bias_table(value, shape[0])
                 resized.add('relative position bias')
@@ -234,9 +240,9 @@ def _fit(
     }
 
     wrong = [
-        f'{key}: found {_shape(value)}, wanted {_shape(wanted[key])}'
+        f'{key}: found {form(value)}, wanted {form(wanted[key])}'
         for key, value in fitted.items()
-        if key in wanted and _shape(value) != _shape(wanted[key])
+        if key in wanted and form(value) != form(wanted[key])
     ]
     if wrong:
         raise CheckpointError(
@@ -253,6 +259,7 @@ def _is_grid(value: Tensor, shape: tuple[int, ...], dim: int) -> bool:
     others = [i for i in range(len(shape)) if i != dim]
     return (
         value.dim() == len(shape)
+        and value.is_floating_point()
         and all(value.shape[i] == shape[i] for i in others)
         and math.isqrt(value.shape[dim]) ** 2 == value.shape[dim] > 0
     )
@@ -261,14 +268,10 @@ def _is_grid(value: Tensor, shape: tuple[int, ...], dim: int) -> bool:
 def _is_embedding(value: Tensor, shape: tuple[int, ...]) -> bool:
     """Whether a position embedding differs from ``shape``, (1, H * W, C), in its grid alone."""
     if value.dim() == 4:
-        return tuple(value.shape[:2]) == (1, shape[2])
+        return tuple(value.shape[:2]) == (1, shape[2]) and value.numel() > 0
     if value.dim() == 3 and math.isqrt(value.shape[1]) ** 2 != value.shape[1]:
         as_map(value)  # says that the grid is needed
     return _is_grid(value, shape, dim=1)
-
-
-def _shape(value: Any) -> str:
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else f'a {type(value).__name__}'
 
 
 def _under(prefix: str | None) -> str:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import CheckpointError
+from ..argument_values import integer, shown
+from ..errors import ArgumentError, CheckpointError
+from .plain import form, is_plain
+
+# Positions of an embedding: a thousand patches a side.
+LARGEST_GRID = 2**20
 
 
 def resize_bias_table(table: Tensor, rows: int) -> Tensor:
@@ -19,7 +25,15 @@ def resize_bias_table(table: Tensor, rows: int) -> Tensor:
 
     Returns:
         (rows, heads), in the dtype of ``table``, interpolated bicubically.
+
+    Raises:
+        CheckpointError: It is no such table.
     """
+    fits = is_plain(table) and table.dim() == 2 and table.numel() > 0
+    if not fits or math.isqrt(len(table)) ** 2 != len(table):
+        raise CheckpointError(
+            f'relative_position_bias_table: found {form(table)}, which is of no square window'
+        )
     old, new = math.isqrt(len(table)), math.isqrt(rows)
     grid = table.T.reshape(1, -1, old, old)
     return _bicubic(grid, (new, new)).reshape(-1, rows).T.contiguous()
@@ -46,8 +60,10 @@ def as_map(embedding: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         grid: (H, W), needed where the positions are no square.
 
     Raises:
-        CheckpointError: The grid is needed, or does not fit.
+        CheckpointError: The grid is needed, or does not fit; or it is no embedding.
     """
+    if not is_plain(embedding) or embedding.dim() not in (3, 4) or not embedding.numel():
+        raise CheckpointError(f'absolute_pos_embed: found {form(embedding)}, not (1, H * W, C)')
     if embedding.dim() == 4:
         return embedding
     positions = embedding.shape[1]
@@ -66,7 +82,25 @@ def as_sequence(embedding: Tensor) -> Tensor:
     return embedding if embedding.dim() == 3 else embedding.flatten(2).transpose(1, 2)
 
 
+def checked_grid(name: str, grid: Any) -> tuple[int, int] | None:
+    """Rows and columns as given; None if not given.
+
+    Raises:
+        ArgumentError: They are no two positive ints, or more positions than a machine can hold.
+    """
+    if grid is None:
+        return None
+    if not isinstance(grid, list | tuple) or len(grid) != 2:
+        raise ArgumentError(f'{name}={shown(grid)} must be (rows, columns)')
+    rows, columns = (integer(name, side, 1, LARGEST_GRID) for side in grid)
+    if rows * columns > LARGEST_GRID:
+        raise ArgumentError(f'{name}={shown(grid)} has more than {LARGEST_GRID} positions')
+    return rows, columns
+
+
 def _bicubic(x: Tensor, size: tuple[int, int]) -> Tensor:
+    if not x.is_floating_point() or not x.numel():
+        raise CheckpointError(f'{form(x)} of {x.dtype} cannot be interpolated')
     # Half precision is interpolated in float32: not every device has a kernel for it.
     wide = x if x.element_size() >= 4 else x.float()
     return F.interpolate(wide, size=size, mode='bicubic').to(x.dtype)

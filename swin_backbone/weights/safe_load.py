@@ -26,7 +26,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from ..errors import CheckpointError
 from . import rank_files, shards
 from .catalog import catalog, nearest
-from .download import fetch, is_url
+from .download import fetch, is_url, user_path
 from .file_checks import check_file, check_floats, foreign_names, warn_of_non_finite
 
 
@@ -85,7 +85,7 @@ def _explained(path: Path) -> Iterator[None]:
         ) from None
     except (CheckpointError, FileNotFoundError):
         raise
-    except (EOFError, OSError, RuntimeError, ValueError, LookupError, AttributeError) as error:
+    except Exception as error:  # of any kind: a pickle chooses what constructors are called with
         raise CheckpointError(f'{path} cannot be read; is it cut short? {error}') from error
 
 
@@ -99,7 +99,7 @@ def locate(name: str | os.PathLike) -> Path:
         CheckpointError: It cannot be downloaded.
     """
     name = os.fspath(name)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if is_url(name) or (not path.exists() and name in catalog()):
         return fetch(name)
     if not path.exists():

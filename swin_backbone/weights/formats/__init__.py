@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import ArgumentError
+from ...argument_values import same, shown
+from ...errors import ArgumentError, CheckpointError
 from .detectron2 import DETECTRON2
 from .layout import Layout, version_of, with_norm_of_last_output
 from .microsoft import MICROSOFT
@@ -36,10 +37,10 @@ def by_name(name: str) -> Layout:
         ArgumentError: There is none.
     """
     for layout in FORMATS:
-        if layout.name == name:
+        if same(layout.name, name):
             return layout
     known = ', '.join(sorted(layout.name for layout in FORMATS))
-    raise ArgumentError(f'unknown format {name!r}; it is one of {known}')
+    raise ArgumentError(f'unknown format {shown(name)}; it is one of {known}')
 
 
 def locate(state_dict: Mapping[str, Any]) -> dict[str, Layout]:
@@ -63,5 +64,15 @@ def detect(state_dict: Mapping[str, Any]) -> Layout | None:
 
 
 def under(state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The part of a state dict that is under a prefix, without the prefix."""
+    """The part of a state dict that is under a prefix, without the prefix.
+
+    Raises:
+        CheckpointError: It is no state dict: something in it has no name.
+    """
+    if not isinstance(state_dict, Mapping):
+        raise CheckpointError(f'expected a dict of tensors, found a {type(state_dict).__name__}')
+    if unnamed := [key for key in state_dict if not isinstance(key, str)]:
+        raise CheckpointError(
+            f'expected a dict of tensors by their names, found the key {shown(unnamed[0])}'
+        )
     return {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}

@@ -10,7 +10,7 @@ from .layout import OFFICIAL_STEM, Layout
 DETECTRON2 = Layout(
     name='detectron2',
     title='detectron2, below a feature pyramid',
-    root=r'(.*?)backbone\.bottom_up\.layers\.\d+\.blocks\.\d+\.attn\.',
+    root=r'(.*?)backbone\.bottom_up\.layers\.[0-9]{1,4}\.blocks\.[0-9]{1,4}\.attn\.',
     own=r'backbone\.bottom_up\.',
     block='backbone.bottom_up.layers.{stage}.blocks.{block}',
     merging='backbone.bottom_up.layers.{stage}.downsample',

@@ -19,9 +19,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ...argument_values import LARGEST_WINDOW
 from ...errors import CheckpointError
 from ...layers.attention import relative_position_index
 from .. import coordinates
+from ..plain import is_plain
 from ..resize import as_map, as_sequence
 
 # Members of a block: OpenMMLab's names to those of the official code, which most layouts share.
@@ -168,6 +170,11 @@ class Layout:
             window = None
         if window is None:
             return None
+        if window > LARGEST_WINDOW:  # a small table would make a huge index
+            raise CheckpointError(
+                f'{key} is for windows of {window} tokens a side, and no index is made of more '
+                f'than {LARGEST_WINDOW}'
+            )
         index = relative_position_index(window)
         return index.flatten() if self.index == 'flat' else index
 
@@ -203,13 +210,13 @@ class Layout:
 
     def _own_name(self, key: str) -> str | None:
         step, for_blocks, for_mergings = self.numbering
-        if match := re.match(r'stages\.(\d+)\.blocks\.(\d+)\.(.+)', key):
+        if match := re.match(r'stages\.([0-9]{1,4})\.blocks\.([0-9]{1,4})\.(.+)', key):
             block = self.block.format(stage=step * int(match[1]) + for_blocks, block=match[2])
             member = _swapped(match[3], self.members)
             return f'{block}.{member}' if member else None
-        if match := re.match(r'stages\.(\d+)\.downsample\.(.+)', key):
+        if match := re.match(r'stages\.([0-9]{1,4})\.downsample\.(.+)', key):
             return f'{self.merging.format(stage=step * int(match[1]) + for_mergings)}.{match[2]}'
-        if match := re.match(r'norm(\d+)\.(.+)', key):
+        if match := re.match(r'norm([0-9]{1,4})\.(.+)', key):
             if not self.output_norm:
                 return None
             stage = int(match[1]) + self.first_output
@@ -266,7 +273,9 @@ def version_of(keys: Mapping[str, Any]) -> int:
 
 def last_stage(neutral: Mapping[str, Any]) -> int:
     """The number of the last stage of weights in the neutral layout."""
-    return max((int(m[1]) for k in neutral if (m := re.match(r'stages\.(\d+)\.', k))), default=0)
+    return max(
+        (int(m[1]) for k in neutral if (m := re.match(r'stages\.([0-9]{1,4})\.', k))), default=0
+    )
 
 
 def with_norm_of_last_output(neutral: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -289,7 +298,7 @@ def to_unfold_order(merged: Tensor) -> Tensor:
     Args:
         merged: (..., 4C).
     """
-    if not isinstance(merged, Tensor) or not merged.dim() or merged.shape[-1] % 4:
+    if not is_plain(merged) or not merged.dim() or merged.shape[-1] % 4:
         return merged  # fits nothing; the loader says so with the key's name
     return merged.unflatten(-1, (2, 2, -1)).transpose(-3, -1).flatten(-3)
 
@@ -310,7 +319,9 @@ def with_last_norm_as(state_dict: Mapping[str, Tensor], name: str) -> dict[str, 
 
 def _pattern(template: str) -> re.Pattern:
     pattern = re.escape(template).replace(r'\{', '{').replace(r'\}', '}')
-    pattern = pattern.replace('{stage}', r'(?P<stage>\d+)').replace('{block}', r'(?P<block>\d+)')
+    pattern = pattern.replace('{stage}', r'(?P<stage>[0-9]{1,4})').replace(
+        '{block}', r'(?P<block>[0-9]{1,4})'
+    )
     return re.compile(pattern + r'\.(?P<rest>.+)')
 
 

@@ -23,7 +23,7 @@ class Microsoft(WithClassifier):
 MICROSOFT = Microsoft(
     name='microsoft',
     title='the official release; timm < 0.9; detrex',
-    root=r'(.*?)layers\.\d+\.blocks\.\d+\.attn\.',
+    root=r'(.*?)layers\.[0-9]{1,4}\.blocks\.[0-9]{1,4}\.attn\.',
     members=OFFICIAL_BLOCK | {'norm3': 'enorm'},  # MIM-Depth-Estimation's
     stem=OFFICIAL_STEM | {'norm': 'norm', 'head.fc': 'head', 'mask_token': 'mask_token'},
     container='model',

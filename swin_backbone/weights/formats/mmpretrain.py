@@ -34,7 +34,7 @@ class MMPretrain(OpenMMLab):
 MMPRETRAIN = MMPretrain(
     name='mmpretrain',
     title='mmpretrain (mmcls)',
-    root=r'(.*?)backbone\.stages\.\d+\.blocks\.\d+\.attn\.w_msa\.',
+    root=r'(.*?)backbone\.stages\.[0-9]{1,4}\.blocks\.[0-9]{1,4}\.attn\.w_msa\.',
     own=r'(backbone|head\.fc)\.',
     block='backbone.stages.{stage}.blocks.{block}',
     merging='backbone.stages.{stage}.downsample',

@@ -21,7 +21,9 @@ class OpenMMLab(Layout):
         In mmpretrain's V2 the patch merging opens a stage instead of closing the one before.
         """
         named = super().renamed(state_dict)
-        merging = {m[1] for key in named if (m := re.match(r'stages\.(\d+)\.downsample\.', key))}
+        merging = {
+            m[1] for key in named if (m := re.match(r'stages\.([0-9]{1,4})\.downsample\.', key))
+        }
         if version_of(named) == 1 or not merging or '0' in merging:
             return named
         return with_mergings_moved(named, -1)
@@ -37,7 +39,7 @@ def with_mergings_moved(named: Mapping[str, Value], by: int) -> dict[str, Value]
     def moved(match: re.Match) -> str:
         return f'stages.{int(match[1]) + by}.downsample.'
 
-    return {re.sub(r'^stages\.(\d+)\.downsample\.', moved, k): v for k, v in named.items()}
+    return {re.sub(r'^stages\.([0-9]{1,4})\.downsample\.', moved, k): v for k, v in named.items()}
 
 
 # V2's largest variants have a third norm in some blocks.
@@ -45,7 +47,7 @@ OPENMMLAB_BLOCK = {name: name for name in (*OFFICIAL_BLOCK, 'norm3')}
 OPENMMLAB = OpenMMLab(
     name='openmmlab',
     title='mmdet, mmseg and swin_backbone',
-    root=r'(.*?)stages\.\d+\.blocks\.\d+\.attn\.w_msa\.',
+    root=r'(.*?)stages\.[0-9]{1,4}\.blocks\.[0-9]{1,4}\.attn\.w_msa\.',
     block='stages.{stage}.blocks.{block}',
     merging='stages.{stage}.downsample',
     members=OPENMMLAB_BLOCK,

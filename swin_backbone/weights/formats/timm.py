@@ -15,19 +15,23 @@ from .layout import OFFICIAL_STEM, WithClassifier
 
 class Timm(WithClassifier):
     def accepts(self, keys: Mapping[str, Any]) -> bool:
-        merging = {m[1] for key in keys if (m := re.match(r'layers[._](\d+)\.downsample\.', key))}
+        merging = {
+            m[1] for key in keys if (m := re.match(r'layers[._]([0-9]{1,4})\.downsample\.', key))
+        }
         return bool(merging) and '0' not in merging
 
     def renamed(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         # `features_only` models have `layers_0` for `layers.0`.
-        named = {re.sub(r'^layers_(\d+)\.', r'layers.\1.', k): v for k, v in state_dict.items()}
+        named = {
+            re.sub(r'^layers_([0-9]{1,4})\.', r'layers.\1.', k): v for k, v in state_dict.items()
+        }
         return super().renamed(named)
 
 
 TIMM = Timm(
     name='timm',
     title='timm ≥ 0.9',
-    root=r'(.*?)layers[._]\d+\.blocks\.\d+\.attn\.',
+    root=r'(.*?)layers[._][0-9]{1,4}\.blocks\.[0-9]{1,4}\.attn\.',
     numbering=(1, 0, 1),
     stem={
         **{ours: theirs for ours, theirs in OFFICIAL_STEM.items() if ours != 'absolute_pos_embed'},

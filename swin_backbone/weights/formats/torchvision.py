@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 from .. import coordinates
+from ..plain import is_plain, joined
 from .layout import OFFICIAL_BLOCK, WithClassifier, version_of
 
 _BIAS = '.attn.w_msa.qkv.bias'
@@ -47,7 +48,7 @@ class Torchvision(WithClassifier):
 def _with_biases_apart(named: Mapping[str, Any]) -> dict[str, Any]:
     apart: dict[str, Any] = {}
     for key, value in named.items():
-        fits = isinstance(value, Tensor) and value.dim() == 1 and len(value) % 3 == 0
+        fits = is_plain(value) and value.dim() == 1 and len(value) and len(value) % 3 == 0
         if key.endswith(_BIAS) and fits:
             query, _, value = value.chunk(3)
             at = key.removesuffix('qkv.bias')
@@ -58,20 +59,23 @@ def _with_biases_apart(named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_one_bias(neutral: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    joined = dict(neutral)
+    together = dict(neutral)
     for key, query in neutral.items():
         value = neutral.get(key.replace('.q_bias', '.v_bias'))
         if key.endswith('.q_bias') and value is not None:
             at = key.removesuffix('q_bias')
-            del joined[f'{at}q_bias'], joined[f'{at}v_bias']
-            joined[f'{at}qkv.bias'] = torch.cat((query, torch.zeros_like(query), value))
-    return joined
+            bias = joined((query, torch.zeros_like(query), value))
+            if bias is None:
+                raise CheckpointError(f'{key} and {at}v_bias are of different shapes or types')
+            del together[f'{at}q_bias'], together[f'{at}v_bias']
+            together[f'{at}qkv.bias'] = bias
+    return together
 
 
 TORCHVISION = Torchvision(
     name='torchvision',
     title='torchvision',
-    root=r'(.*?)features\.\d+\.\d+\.attn\.',
+    root=r'(.*?)features\.[0-9]{1,4}\.[0-9]{1,4}\.attn\.',
     block='features.{stage}.{block}',
     merging='features.{stage}',
     members={name: theirs for name, theirs in OFFICIAL_BLOCK.items() if name not in _APART}

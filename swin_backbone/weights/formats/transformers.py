@@ -11,10 +11,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
+from ..plain import joined
 from .layout import WithClassifier, version_of, with_last_norm_as
 
 _PARTS = ('query', 'key', 'value')
@@ -63,7 +63,7 @@ def _without_output_norms(
         )
     if 'norm.weight' not in neutral:
         neutral = with_last_norm_as(neutral, 'norm.')
-    norms = [key for key in neutral if re.match(r'norm\d+\.', key)]
+    norms = [key for key in neutral if re.match(r'norm[0-9]{1,4}\.', key)]
     if dropped is not None:
         dropped += norms
     return {key: value for key, value in neutral.items() if key not in norms}
@@ -78,17 +78,17 @@ def _name_in_files(key: str) -> str:
 
 def _joined(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """With query, key and value as one, where all three are there and fit."""
-    joined = dict(state_dict)
+    together = dict(state_dict)
     for key in state_dict:
         if '.self.query.' not in key:
             continue
         names = [key.replace('.self.query.', f'.self.{part}.') for part in _PARTS]
         parts: list[Any] = [state_dict.get(name) for name in names]
-        if all(isinstance(p, Tensor) and p.shape == parts[0].shape for p in parts):
+        if (whole := joined(parts)) is not None:
             for name in names:
-                del joined[name]
-            joined[key.replace('.self.query.', '.self.qkv.')] = torch.cat(parts)
-    return joined
+                del together[name]
+            together[key.replace('.self.query.', '.self.qkv.')] = whole
+    return together
 
 
 def _split(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ def _split(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 TRANSFORMERS = Transformers(
     name='transformers',
     title='Hugging Face transformers',
-    root=r'(.*?)(?:swin(?:v2)?\.)?encoder\.layers\.\d+\.blocks\.\d+\.attention\.',
+    root=r'(.*?)(?:swin(?:v2)?\.)?encoder\.layers\.[0-9]{1,4}\.blocks\.[0-9]{1,4}\.attention\.',
     own=r'(embeddings|encoder|layernorm|hidden_states_norms|classifier)\.',
     block='encoder.layers.{stage}.blocks.{block}',
     merging='encoder.layers.{stage}.downsample',

@@ -1,0 +1,58 @@
+"""Layers that a config names, with errors that say which config was wrong."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from mmcv.cnn import build_activation_layer, build_norm_layer
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..argument_values import shown
+from ..errors import ArgumentError
+
+
+def build_norm(norm_cfg: Any, width: int) -> Any:
+    """The normalisation of tokens (B, L, ``width``) that a config names.
+
+    Raises:
+        ArgumentError: There is none of that name, it does not take the config's settings, or it is
+            one of maps, whose channels come second.
+    """
+    try:
+        norm = build_norm_layer(norm_cfg, width)[1]
+    except Exception as error:  # whatever a registered class may raise
+        raise ArgumentError(_cannot('norm_cfg', norm_cfg, "dict(type='LN')", error)) from error
+    if isinstance(norm, _BatchNorm | nn.GroupNorm):
+        raise ArgumentError(
+            f'norm_cfg={shown(norm_cfg)} normalises maps (B, C, H, W), and these are tokens '
+            "(B, L, C); dict(type='LN') normalises those"
+        )
+    if isinstance(norm, nn.LayerNorm) and not _is_small(norm.eps):
+        raise ArgumentError(f'norm_cfg={shown(norm_cfg)}: eps must be a number from 0 on')
+    return norm
+
+
+def build_activation(act_cfg: Any) -> nn.Module:
+    """The activation that a config names.
+
+    Raises:
+        ArgumentError: There is none of that name, or it does not take the config's settings.
+    """
+    try:
+        activation = build_activation_layer(act_cfg)
+    except Exception as error:  # whatever a registered class may raise
+        raise ArgumentError(_cannot('act_cfg', act_cfg, "dict(type='GELU')", error)) from error
+    if not isinstance(activation, nn.Module):
+        raise ArgumentError(f'act_cfg={shown(act_cfg)} is of no module')
+    return activation
+
+
+def _cannot(name: str, config: Any, example: str, error: Exception) -> str:
+    cause = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return f'{name}={shown(config)} cannot be built, as {example} can: {cause}'
+
+
+def _is_small(eps: Any) -> bool:
+    return isinstance(eps, int | float) and 0 <= eps < math.inf
