@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import Tensor, nn
 
 from ..errors import ArgumentError, CheckpointError
@@ -40,7 +41,7 @@ def build(content: Config, name: str | Path) -> nn.Module:
     if not isinstance(content.get('model'), Mapping):
         raise ArgumentError(f'{name} has no model')
     scope = content.get('default_scope', 'mmengine')
-    init_default_scope(scope)
+    _enter(scope)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the frameworks' own, as their parts are imported
         register()
@@ -52,6 +53,14 @@ def build(content: Config, name: str | Path) -> nn.Module:
                 how = f"pip install 'swin_backbone[{EXTRAS[scope]}]' brings {scope}; {how}"
             said = f'{type(error).__name__}: {error}'
             raise ArgumentError(f'the model of {name} cannot be built: {said}; {how}') from error
+
+
+def _enter(scope: str) -> None:
+    """As mmengine's ``init_default_scope``, without its warning that there was another before."""
+    current = DefaultScope.get_current_instance()
+    if current is None or current.scope_name != scope:
+        # The newest instance is the current one, and only a new name makes one.
+        DefaultScope.get_instance(f'{scope}-{time.time_ns()}', scope_name=scope)
 
 
 def build_on_meta(content: Config, name: str | Path) -> nn.Module:
