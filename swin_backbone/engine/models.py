@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +20,14 @@ from torch import Tensor, nn
 from ..errors import ArgumentError, CheckpointError
 from ..registration import register
 from ..weights import read_checkpoint
-from .shipped import read
+from .shipped import quietly, read
 
 # A framework's scope, and the extra that brings it.
 EXTRAS = {'mmdet': 'det', 'mmseg': 'seg', 'mmpretrain': 'cls'}
 _GOLDEN = 0.618033988749895  # of a circle: the turn whose multiples never come close
 
 
+@quietly()
 def build(content: Config, name: str | Path) -> nn.Module:
     """A config's model, with the weights that its constructor draws.
 
@@ -42,17 +42,15 @@ def build(content: Config, name: str | Path) -> nn.Module:
         raise ArgumentError(f'{name} has no model')
     scope = content.get('default_scope', 'mmengine')
     _enter(scope)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # the frameworks' own, as their parts are imported
-        register()
-        try:
-            return MODELS.build(content.model)
-        except Exception as error:  # whatever a model's constructor may raise
-            how = '`swin-backbone doctor` looks for what is amiss'
-            if isinstance(error, KeyError) and scope in EXTRAS:
-                how = f"pip install 'swin_backbone[{EXTRAS[scope]}]' brings {scope}; {how}"
-            said = f'{type(error).__name__}: {error}'
-            raise ArgumentError(f'the model of {name} cannot be built: {said}; {how}') from error
+    register()
+    try:
+        return MODELS.build(content.model)
+    except Exception as error:  # whatever a model's constructor may raise
+        how = '`swin-backbone doctor` looks for what is amiss'
+        if isinstance(error, KeyError) and scope in EXTRAS:
+            how = f"pip install 'swin_backbone[{EXTRAS[scope]}]' brings {scope}; {how}"
+        said = f'{type(error).__name__}: {error}'
+        raise ArgumentError(f'the model of {name} cannot be built: {said}; {how}') from error
 
 
 def _enter(scope: str) -> None:
@@ -102,6 +100,7 @@ def load_weights(model: nn.Module, checkpoint: str | Path) -> dict[str, Any]:
     return dict(meta) if isinstance(meta, Mapping) else {}
 
 
+@quietly()
 def classes_of(content: Config) -> dict[str, list]:
     """``classes``, names, and ``palette``, RGB from 0 to 255, of a config's test data.
 
@@ -240,6 +239,7 @@ def _task(model: nn.Module, config: str | Path) -> str:
     )
 
 
+@quietly()
 def _pipeline(content: Config, config: str | Path) -> tuple[str, Compose]:
     """The type of pixels that the test pipeline starts from, and its steps after loading."""
     steps = _test_data(content).get('pipeline') or content.get('test_pipeline')

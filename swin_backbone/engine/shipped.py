@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import re
+import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config
@@ -18,6 +21,14 @@ from ..weights.download import user_path
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
 _FRAMEWORK = re.compile(r"'(\w+)::|__import__\('(\w+)'\)|^default_scope = '(\w+)'", re.MULTILINE)
 _LEADING_COMMENT = re.compile(r'\A(?:#.*\n)+')
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keeps what the frameworks say as their parts are imported from users and their results."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+        warnings.simplefilter('ignore')
+        yield
 
 
 def shipped() -> dict[str, Path]:
@@ -88,24 +99,22 @@ def read(config: str | Path) -> Config:
         ArgumentError: There is none, or it cannot be read.
     """
     path = located(config)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # the frameworks' own, as their parts are imported
+    with quietly():
         register()
     return parsed(path, config)
 
 
+@quietly()
 def parsed(path: Path, name: str | Path) -> Config:
     """A config with its bases merged, without the frameworks' models being there.
 
     Raises:
         ArgumentError: It cannot be read; ``name`` says in the error which config it is.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # the frameworks' own, as their parts are imported
-        try:
-            return Config.fromfile(path)
-        # A config is code, which may exit as well, and mmengine's errors are of many kinds.
-        except (Exception, SystemExit) as error:
-            said = f'{type(error).__name__}: {error}'
-            hint = '`swin-backbone doctor` looks for what is amiss'
-            raise ArgumentError(f'{name} cannot be read: {said}; {hint}') from error
+    try:
+        return Config.fromfile(path)
+    # A config is code, which may exit as well, and mmengine's errors are of many kinds.
+    except (Exception, SystemExit) as error:
+        said = f'{type(error).__name__}: {error}'
+        hint = '`swin-backbone doctor` looks for what is amiss'
+        raise ArgumentError(f'{name} cannot be read: {said}; {hint}') from error

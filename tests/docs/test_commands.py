@@ -190,6 +190,7 @@ TABLE: dict[str, Run | Parse] = {
     'python benchmarks/gpu_attention.py': Parse('a GPU'),
     'python benchmarks/gpu_backbone.py': Parse('a GPU'),
     'python benchmarks/conversion.py': MINUTES,
+    'python benchmarks/soak.py --iterations 2000': MINUTES,
     # docs/fine_tune.md.
     'python make_data.py': FOLLOWED,
     'swin-backbone configs copy demo_mask_rcnn_shapes pretraining.py': FOLLOWED,
