@@ -20,7 +20,7 @@ warnings.filterwarnings('ignore')
 
 WIDTHS = {'tiny': (96, (2, 2, 6, 2)), 'base': (128, (2, 2, 18, 2)), 'large': (192, (2, 2, 18, 2))}
 # Where the test suite keeps peers that must not be seen by others (requirements/peers.txt).
-APART = Path(__file__).resolve().parents[1] / '.cache' / 'peers'
+APART = Path(sys.prefix, 'peers')
 # In the order in which they can be imported: transformers must not find a torchvision kept apart.
 PACKAGES = {
     'ours': 'swin_backbone',

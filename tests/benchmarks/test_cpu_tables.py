@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / 'benchmarks'
-APART = BENCHMARKS.parent / '.cache' / 'peers'
+APART = Path(sys.prefix, 'peers')
 
 
 def test_table(tmp_path):
