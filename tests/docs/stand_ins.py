@@ -94,8 +94,9 @@ def _write_checkpoints(folder: Path, backbone: nn.Module) -> None:
 
 def _write_pictures(folder: Path) -> None:
     """An image, a scene and a detector of the demo, and the logs of two runs."""
-    image_scene = folder / 'data/shapes/images/validation/00001.jpg'
-    os.link(image_scene, image_scene.with_name('00015.jpg'))
+    for scene in ('images/validation/00001.jpg', 'annotations/validation/00001.png'):
+        file = folder / 'data/shapes' / scene
+        os.link(file, file.with_stem('00015'))
     pixels = torch.randint(256, (300, 400, 3), dtype=torch.uint8).numpy()
     Image.fromarray(pixels).save(folder / 'street.jpg')
     detector = folder / 'work_dirs/demo/detector/iter_900.pth'
