@@ -7,6 +7,7 @@ import torch
 from small import randomized
 from torch import nn
 from torch._dynamo.testing import CompileCounter
+from torch._inductor import config as inductor
 
 from swin_backbone import SwinTransformer, SwinTransformerV2
 from swin_backbone.layers.in_one_piece import why_not_in_one_piece
@@ -78,6 +79,8 @@ def test_compiled_gradients(small_model):
 
 
 # With dropout attention is composed of PyTorch's own operators: minutes, with symbolic sizes.
+# With it, inductor keeps the first image's strides for all (torch 2.13): docs/performance.md.
+@inductor.patch(layout_optimization=False)
 @pytest.mark.parametrize(
     'backend, attn_drop_rate',
     [
@@ -86,9 +89,7 @@ def test_compiled_gradients(small_model):
         pytest.param('inductor', 0.0, marks=pytest.mark.slow),
     ],
 )
-def test_compiles_for_training_at_any_size(backend, attn_drop_rate, monkeypatch):
-    # With it, inductor keeps the first image's strides for all (torch 2.13): docs/performance.md.
-    monkeypatch.setattr('torch._inductor.config.layout_optimization', False)
+def test_compiles_for_training_at_any_size(backend, attn_drop_rate):
     arguments = dict(embed_dims=16, depths=(2,), num_heads=(2,), window_size=4, out_indices=(0,))
     model = SwinTransformer(**arguments, strides=(4,), attn_drop_rate=attn_drop_rate).train()
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
@@ -123,7 +124,7 @@ def block_and_tokens(small_model):
 
 
 def test_the_usual_block_runs_in_one_piece(small_model):
-    assert why_not_in_one_piece(*block_and_tokens(small_model)) is None
+    assert why_not_in_one_piece(*block_and_tokens(small_model), (8, 8)) is None
 
 
 @pytest.mark.parametrize('name', ['norm1', 'attn.w_msa.qkv', 'attn', 'ffn.layers.0.1', 'ffn'])
@@ -156,7 +157,7 @@ def test_replaced_modules_are_used(small_model, name, replacement):
     setattr(block.get_submodule(parent), child, replacement)
     with use_backend('reference'):
         expected = block(x, (8, 8))
-    assert why_not_in_one_piece(block, x)
+    assert why_not_in_one_piece(block, x, (8, 8))
     torch.testing.assert_close(block(x, (8, 8)), expected, rtol=1e-5, atol=1e-5)
     assert isinstance(replacement, nn.Identity) or not torch.allclose(before, expected, atol=1e-6)
 
@@ -172,12 +173,12 @@ def test_a_forward_of_ones_own_is_used(small_model):
 def test_dropout_autocast_dtypes_and_backends_go_by_modules(small):
     model = SwinTransformer(**small, drop_rate=0.1)
     block, x = block_and_tokens(model)
-    assert 'drops' in why_not_in_one_piece(block, x)
+    assert 'drops' in why_not_in_one_piece(block, x, (8, 8))
     block.eval()
-    assert why_not_in_one_piece(block, x) is None
+    assert why_not_in_one_piece(block, x, (8, 8)) is None
     with torch.autocast('cpu', torch.bfloat16):
-        assert 'autocast' in why_not_in_one_piece(block, x)
+        assert 'autocast' in why_not_in_one_piece(block, x, (8, 8))
     with use_backend('sdpa'):
-        assert 'sdpa' in why_not_in_one_piece(block, x)
-    assert 'bfloat16' in why_not_in_one_piece(block.bfloat16(), x.bfloat16())
-    assert 'dtype' in why_not_in_one_piece(block, x)
+        assert 'sdpa' in why_not_in_one_piece(block, x, (8, 8))
+    assert 'bfloat16' in why_not_in_one_piece(block.bfloat16(), x.bfloat16(), (8, 8))
+    assert 'dtype' in why_not_in_one_piece(block, x, (8, 8))

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule, ModuleList
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..ops.backends import requested_backend, use_backend
 from ..ops.block import Options, Parameters, swin_block
+from ..ops.dtypes import products_dtype
 from .attention import ShiftWindowMSA
 from .from_config import build_norm
 from .in_one_piece import why_not_in_one_piece
@@ -27,7 +30,15 @@ def recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:
     """``function(*args)``, with nothing kept for the backward pass but the arguments."""
     if not torch.is_grad_enabled():
         return function(*args)
-    return checkpoint(function, *args, use_reentrant=False)
+    if torch.compiler.is_compiling():  # which keeps the backend of its own accord
+        return checkpoint(function, *args, use_reentrant=False)
+    backend = requested_backend()
+
+    def on_the_same_backend(*args: Any) -> Tensor:
+        with use_backend(backend):
+            return function(*args)
+
+    return checkpoint(on_the_same_backend, *args, use_reentrant=False)
 
 
 class SwinBlock(BaseModule):
@@ -96,7 +107,7 @@ class SwinBlock(BaseModule):
 
     def forward(self, x: Tensor, hw_shape: Grid) -> Tensor:
         """Tokens (B, H * W, C) of a map (H, W) to the same shape."""
-        if why_not_in_one_piece(self, x) is None:
+        if why_not_in_one_piece(self, x, hw_shape) is None:
             return self._in_one_piece(x, hw_shape)  # which recomputes of itself
         if self.with_cp in (True, 'block'):
             return recomputed(self._by_modules, x, hw_shape)
@@ -136,15 +147,22 @@ class SwinBlock(BaseModule):
             self.norm1.eps,
             self.norm2.eps,
         )
+        drops = self.attn.drop, self.ffn.dropout_layer
         factors = None
-        if (self.attn.drop.training and self.attn.drop.drop_prob) or (
-            self.ffn.dropout_layer.training and self.ffn.dropout_layer.drop_prob
-        ):
-            one = x.new_ones(len(x), 1)
-            factors = torch.stack([self.attn.drop(one), self.ffn.dropout_layer(one)]).squeeze(-1)
-        keep_attended = self.with_cp not in (True, 'block', 'attention')
+        if any(drop.training and drop.drop_prob for drop in drops):
+            factors = torch.stack([_path_factors(drop, x) for drop in drops])
         x = x.unflatten(1, hw_shape)
-        return swin_block(x, parameters, options, factors, keep_attended).flatten(1, 2)
+        return swin_block(x, parameters, options, factors, self.with_cp).flatten(1, 2)
+
+
+def _path_factors(drop: DropPath, x: Tensor) -> Tensor:
+    """What drop path multiplies each sample's path with, (B,), in float32 at least."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if not (drop.training and drop.drop_prob):
+        return x.new_ones(len(x), dtype=dtype)
+    # Drawn in the dtype that the path would have, but not rounded to it.
+    kept = drop(x.new_ones(len(x), 1, dtype=products_dtype(x))) != 0
+    return kept[:, 0].to(dtype) / (1 - drop.drop_prob)
 
 
 class Stage(BaseModule):

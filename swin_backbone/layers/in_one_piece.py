@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import functools
+from typing import NamedTuple, cast
+
 import torch
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from ..ops.backends import requested_backend
-from ..ops.block import can_run
+from ..ops.block import why_not
+from .attention import ShiftWindowMSA, WindowMSA
+from .mlp import FFN
 
 # What a block consists of, by the names of its modules, where the configuration is the usual one.
 USUAL = {
     'norm1': nn.LayerNorm,
+    'attn': ShiftWindowMSA,
+    'attn.w_msa': WindowMSA,
     'attn.w_msa.qkv': nn.Linear,
     'attn.w_msa.attn_drop': nn.Dropout,
     'attn.w_msa.proj': nn.Linear,
     'attn.w_msa.proj_drop': nn.Dropout,
     'attn.drop': DropPath,
     'norm2': nn.LayerNorm,
+    'ffn': FFN,
     'ffn.layers': nn.Sequential,
     'ffn.layers.0': nn.Sequential,
     'ffn.layers.0.0': nn.Linear,
@@ -29,56 +36,91 @@ USUAL = {
     'ffn.layers.2': nn.Dropout,
     'ffn.dropout_layer': DropPath,
 }
-BIASED = ('norm1', 'attn.w_msa.proj', 'norm2', 'ffn.layers.0.0', 'ffn.layers.1')
 
 
-def why_not_in_one_piece(block: nn.Module, x: Tensor) -> str | None:
-    """Why ``block`` must be run module by module on tokens ``x``; None where it need not."""
-    if requested_backend() not in (None, 'cpu'):
-        return f'backend {requested_backend()!r} was asked for'
+class _Usual(NamedTuple):
+    """A module's type, and what it consists of."""
+
+    type: type
+    modules: dict[str, _Usual]
+
+
+def _tree(names: dict[str, type]) -> dict[str, _Usual]:
+    """The modules by their own names, nested: walked at every call, where time matters."""
+    tree: dict[str, _Usual] = {}
+    for name, kind in names.items():
+        *path, last = name.split('.')
+        modules = functools.reduce(lambda level, step: level[step].modules, path, tree)
+        modules[last] = _Usual(kind, {})
+    return tree
+
+
+USUAL_TREE = _tree(USUAL)
+
+
+def why_not_in_one_piece(block: nn.Module, x: Tensor, hw_shape: tuple[int, int]) -> str | None:
+    """Why ``block`` must run module by module on tokens ``x`` of a map; None where it need not."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return 'a compiler or tracer looks on'
     if torch._C._are_functorch_transforms_active() or _get_current_dispatch_mode() is not None:
         return 'a transformation or counter looks on'
-    if (why_not := can_run(x)) is not None:
-        return why_not
-    if torch.is_autocast_enabled('cpu'):
-        return 'autocast is on'
-    return _why_unusual(block, x)
+    if (reason := _why_unusual(block, x)) is not None:
+        return reason
+    attn, ffn = cast(ShiftWindowMSA, block.attn), cast(FFN, block.ffn)
+    window_size, _ = attn.windows(hw_shape)
+    return why_not(x, attn.w_msa.num_heads, window_size, ffn.feedforward_channels)
 
 
 def _why_unusual(block: nn.Module, x: Tensor) -> str | None:
     if torch_module._has_any_global_hook():
         return 'there are hooks on all modules'
-    modules = dict(block.named_modules())
-    for name, module in modules.items():
-        if name and _hooked(module):
-            return f'{name} has a hook or a forward of its own'
-        if type(module) is nn.Dropout and module.p and module.training:
-            return f'{name} drops elements'
-        if name in USUAL and type(module) is not USUAL[name]:
-            return f'{name} is {type(module).__name__}'
-    if modules.keys() - {'', 'attn', 'attn.w_msa', 'ffn'} != USUAL.keys():
+    return _why_unusual_within(block, USUAL_TREE, '', _dtypes(x), x.device)
+
+
+def _why_unusual_within(
+    module: nn.Module,
+    usual: dict[str, _Usual],
+    path: str,
+    dtypes: tuple[torch.dtype, ...],
+    device: torch.device,
+) -> str | None:
+    if module._modules.keys() != usual.keys():
         return 'its modules are not the usual ones'
-    if modules['ffn.layers.0.1'].approximate != 'none':
-        return 'GELU is approximated'
-    for tensor in (*block.parameters(), *block.buffers()):
-        if tensor.is_floating_point() and not (_plain(tensor) and tensor.dtype == x.dtype):
-            return 'a parameter is of another dtype, or no plain tensor'
-    if any(modules[name].bias is None for name in BIASED):
-        return 'a layer has no bias'
+    for name, inner in module._modules.items():
+        kind, modules = usual[name]
+        if inner is None or type(inner) is not kind:
+            return f'{path}{name} is {type(inner).__name__}'
+        if (
+            inner._forward_hooks
+            or inner._forward_pre_hooks
+            or inner._backward_hooks
+            or inner._backward_pre_hooks
+            or 'forward' in inner.__dict__
+        ):
+            return f'{path}{name} has a hook or a forward of its own'
+        if kind is nn.Dropout and inner.p and inner.training:
+            return f'{path}{name} drops elements'
+        if kind is nn.GELU and inner.approximate != 'none':
+            return f'{path}{name} is approximated'
+        for what, tensor in (*inner._parameters.items(), *inner._buffers.items()):
+            if tensor is None:
+                if (name, what) == ('qkv', 'bias'):
+                    continue
+                return f'{path}{name} has no {what}'
+            if type(tensor) not in (Tensor, nn.Parameter) or tensor.device != device:
+                return f'{path}{name} has a {what} that is no plain tensor, or elsewhere'
+            if tensor.is_floating_point() and tensor.dtype not in dtypes:
+                return f'{path}{name} has a {what} of another dtype, {tensor.dtype}'
+        if modules:
+            reason = _why_unusual_within(inner, modules, f'{path}{name}.', dtypes, device)
+            if reason is not None:
+                return reason
     return None
 
 
-def _hooked(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or 'forward' in vars(module)
-    )
-
-
-def _plain(tensor: Tensor) -> bool:
-    return type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == 'cpu'
+def _dtypes(x: Tensor) -> tuple[torch.dtype, ...]:
+    """What a block's tensors may be: of one dtype or, under autocast, float32 or its dtype."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.float32, torch.get_autocast_dtype(device)
+    return (x.dtype,)

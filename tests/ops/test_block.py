@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from torch.nn import functional as F
 
 from swin_backbone.ops import tiles
-from swin_backbone.ops.block import Options, Parameters, can_run, reference, swin_block
+from swin_backbone.ops.block import Options, Parameters, reference, swin_block, why_not
 from swin_backbone.ops.block import cpu as block_cpu
 from swin_backbone.ops.linear import linear, linear_backward
 
@@ -65,8 +65,8 @@ def test_agrees_with_the_reference(data):
     factors = torch.rand(2, B, dtype=dtype) if data.draw(st.booleans()) else None
     exact = results(reference.swin_block, x, parameters, options, factors)
     tolerance = {torch.float64: 1e-10, torch.float32: 2e-4}[dtype]
-    for keep_attended in (True, False):
-        block = functools.partial(swin_block, keep_attended=keep_attended)
+    for recompute in (False, True):
+        block = functools.partial(swin_block, recompute=recompute)
         assert_near(results(block, x, parameters, options, factors), exact, tolerance)
     with torch.no_grad():
         assert_near([swin_block(x, parameters, options, factors)], exact[:1], tolerance)
@@ -92,25 +92,26 @@ def test_frozen_parameters_get_no_gradient():
     assert all((t.grad is not None) == t.requires_grad for t in parameters)
 
 
-@pytest.mark.parametrize('keep_attended', [True, False])
-def test_keeps_its_inputs_and_perhaps_what_attention_gave(keep_attended):
+@pytest.mark.parametrize('recompute', [False, True, 'block', 'attention', 'mlp'])
+def test_keeps_its_inputs_and_perhaps_what_attention_gave(recompute):
     parameters = draw(torch.float64, 8, 2, 4, 12)
     x = torch.randn(2, 8, 7, 8, dtype=torch.float64, requires_grad=True)
     saved = {}
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: saved.update({t.data_ptr(): t.numel()}) or t, lambda t: t
     ):
-        swin_block(x, parameters, Options(4, 2, 0.5, 1e-5, 1e-5), None, keep_attended)
+        swin_block(x, parameters, Options(4, 2, 0.5, 1e-5, 1e-5), None, recompute)
     inputs = {t.data_ptr() for t in (x, *parameters)}
     assert inputs <= saved.keys()
     others = sum(size for pointer, size in saved.items() if pointer not in inputs)
-    assert others == (x.numel() if keep_attended else 0)
+    assert others == (x.numel() if recompute in (False, 'mlp') else 0)
 
 
 def test_cannot_run_on_other_types_and_devices():
-    assert can_run(torch.empty(1, dtype=torch.float32)) is None
-    assert 'bfloat16' in can_run(torch.empty(1, dtype=torch.bfloat16))
-    assert 'meta' in can_run(torch.empty(1, device='meta'))
+    numbers = dict(heads=2, window_size=7, hidden=16)
+    assert why_not(torch.empty(1, 8), **numbers) is None
+    assert 'bfloat16' in why_not(torch.empty(1, 8, dtype=torch.bfloat16), **numbers)
+    assert 'meta' in why_not(torch.empty(1, 8, device='meta'), **numbers)
 
 
 @pytest.mark.parametrize('sizes', [(5, 3, 7), (64, 96, 32), (1, 1, 1), (0, 4, 4)])

@@ -62,12 +62,20 @@ def test_operator_and_backbone():
 
 
 @needs_triton
+@pytest.mark.parametrize('part', ['reference', 'backbone', 'not (reference or backbone)'])
+def test_block(part):
+    """Everything in triton_block_checks.py."""
+    run_checks('triton_block_checks.py', '-k', part)
+
+
+@needs_triton
 def test_kernels_compile_for_a_gpu(tmp_path):
     """On the matrix units, no half moved alone, and two programs or more to a multiprocessor."""
     report = json.loads(run(str(HERE / 'triton_compile.py'), TRITON_CACHE_DIR=str(tmp_path)))
-    assert len(report) == 6
+    assert len(report) == 12
     for kernel, facts in report.items():
-        assert facts['matrix_units'], kernel
+        between_products = kernel.startswith(('add', 'norm', 'path', 'gelu'))
+        assert facts['matrix_units'] != between_products, kernel
         assert facts['single_halves'] == 0, kernel
         assert facts['shared_bytes'] <= 227 * 1024 / 2, kernel
 

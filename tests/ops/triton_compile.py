@@ -6,36 +6,39 @@ The interpreter forgives what the compiler does not: types that change in a loop
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
+from swin_backbone.ops.block import triton as block
+from swin_backbone.ops.block import triton_kernels as block_kernels
 from swin_backbone.ops.window_attention import triton_kernels
 
 FLOATS = {'bias', 'lse', 'delta', 'grad_bias', 'grad_padding'}
+# The block's in float32, where products are in bfloat16.
+BLOCK_FLOATS = {'x', 'factors', 'weight', 'bias', 'total', 'onward', 'd_x', 'sums'}
 
 
-def source(kernel, window: int, dropout_p: float) -> ASTSource:
-    """bfloat16, shifted, padded, 32 wide heads; pointers known to be aligned, sizes unknown."""
-    constants = dict(ALIGN=16, WINDOW=window, SHIFT=window // 2, HEAD_DIM=32, SCALE=32**-0.5)
-    constants |= dict(DROPOUT=dropout_p, PADDED=True, BLOCK=64, D=32, PRECISION='ieee')
-    constants |= dict(ACC=tl.float32)
+def source(kernel, constants: dict, sizes: tuple, floats: set) -> ASTSource:
+    """Pointers are known to be aligned, sizes unknown; what is in neither set is in bfloat16."""
     signature, values, attributes = {}, {}, {}
     for index, name in enumerate(kernel.arg_names):
         if name in constants:
             signature[name], values[(index,)] = 'constexpr', constants[name]
-        elif name in triton_kernels.SIZES:
+        elif name in sizes:
             assert kernel.params[index].do_not_specialize
             signature[name] = 'i32'
         else:
-            signature[name] = '*i64' if name == 'seed' else '*fp32' if name in FLOATS else '*bf16'
+            types = {'seed': '*i64', 'width': 'i32'} | dict.fromkeys(floats, '*fp32')
+            signature[name] = types.get(name, '*bf16')
             attributes[(index,)] = [['tt.divisibility', 16]]
     return ASTSource(kernel, signature, values, attributes)
 
 
-def main() -> None:
-    report = {}
+def attention() -> Iterator[tuple[str, ASTSource]]:
+    """bfloat16, shifted, padded, 32 wide heads."""
     for name, window, dropout_p in (
         ('forward', 7, 0.0),
         ('forward', 12, 0.1),
@@ -44,11 +47,39 @@ def main() -> None:
         ('backward_keys', 12, 0.1),
         ('backward_bias', 12, 0.1),
     ):
+        constants = dict(ALIGN=16, WINDOW=window, SHIFT=window // 2, HEAD_DIM=32, SCALE=32**-0.5)
+        constants |= dict(DROPOUT=dropout_p, PADDED=True, BLOCK=64, D=32, PRECISION='ieee')
+        constants |= dict(ACC=tl.float32)
         kernel = getattr(triton_kernels, name)
+        yield f'{name} {window}', source(kernel, constants, triton_kernels.SIZES, FLOATS)
+
+
+def between_products() -> Iterator[tuple[str, ASTSource]]:
+    """Maps in float32, 96 to 1536 wide, products in bfloat16, drop path."""
+    unused = {
+        'add_norm': dict(other=None, total=None),
+        'norm_backward': {},
+        'path_backward': {},
+        'gelu_backward': {},
+    }
+    for name, without in unused.items():
+        for width in (96, 1536) if 'norm' in name else (1536,):
+            columns, rows = block._tile(width)
+            if 'norm' not in name:
+                columns, rows = 128, block.TILE // 128
+            constants = dict(EPS=1e-5, ROWS=rows, BLOCK=columns, ACC=tl.float32) | without
+            kernel = getattr(block_kernels, name)
+            floats = BLOCK_FLOATS | ({'grad'} if name == 'path_backward' else set())
+            yield f'{name} {width}', source(kernel, constants, block_kernels.SIZES, floats)
+
+
+def main() -> None:
+    report = {}
+    for name, kernel in (*attention(), *between_products()):
         target = GPUTarget('cuda', 90, 32)
-        code = compile(source(kernel, window, dropout_p), target=target, options={'num_warps': 4})
+        code = compile(kernel, target=target, options={'num_warps': 4})
         ptx = code.asm['ptx']
-        report[f'{name} {window}'] = dict(
+        report[name] = dict(
             matrix_units='wgmma.mma' in ptx,
             # Halves moved one by one, where 8 fit in a load: the strides' alignment was lost.
             single_halves=ptx.count('ld.global.b16') + ptx.count('st.global.b16'),

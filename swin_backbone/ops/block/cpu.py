@@ -23,10 +23,12 @@ from ..window_attention.reference import MASKED
 from .parameters import Options, Parameters
 
 
-def can_run(x: Tensor) -> str | None:
+def can_run(x: Tensor, heads: int, window_size: int) -> str | None:
     """Why this backend cannot take a call; None where it can."""
     if x.device.type != 'cpu':
         return f'for CPU tensors, got {x.device.type}'
+    if torch.is_autocast_enabled('cpu'):
+        return 'autocast is on'
     if x.dtype not in (torch.float32, torch.float64):
         return f'for float32 and float64, got {x.dtype}'
     return None
@@ -37,13 +39,14 @@ def swin_block(
     parameters: Parameters,
     options: Options,
     factors: Tensor | None = None,
-    keep_attended: bool = True,
+    recompute: bool | str = False,
 ) -> Tensor:
     """As :func:`.reference.swin_block`; can be differentiated once.
 
-    ``keep_attended`` says whether attention's result is kept for the backward pass, as much again
-    as the input, or computed again there.
+    Attention's result is kept for the backward pass, as much again as the input, or computed again
+    there if ``recompute`` is True, ``'block'`` or ``'attention'``.
     """
+    keep_attended = recompute not in (True, 'block', 'attention')
     trained = any(t is not None and t.requires_grad for t in (x, *parameters))
     if trained and torch.is_grad_enabled():
         return _Block.apply(x, factors, options, keep_attended, *parameters)

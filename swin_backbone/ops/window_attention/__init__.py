@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...errors import ArgumentError
 from ..backends import checked, requested_backend
+from ..dtypes import products_dtype
 from ..sizes import recording
 from . import cosine, reference
 from .dispatch import Choice, chosen, explain_backend
@@ -63,9 +64,7 @@ def shifted_window_attention(
         ArgumentError: Shapes or sizes that do not fit, or a backend that cannot run.
     """
     head_dim = _check(qkv, bias, window_size, shift_size, padding)
-    device = qkv.device.type
-    if device != 'meta' and torch.is_autocast_enabled(device):
-        qkv = qkv.to(torch.get_autocast_dtype(device))
+    qkv = qkv.to(products_dtype(qkv))
     options: dict[str, Any] = dict(
         window_size=window_size,
         shift_size=shift_size,
@@ -80,7 +79,7 @@ def shifted_window_attention(
     else:
         # All that a choice depends on. A module's attribute itself is no constant to a compiler.
         dropping = 0.0 if not dropout_p else 1.0 if dropout_p >= 1 else 0.5
-        name = chosen(device, qkv.dtype, window_size, head_dim, dropping, backend)
+        name = chosen(qkv.device.type, qkv.dtype, window_size, head_dim, dropping, backend)
     if name == 'reference':
         return reference.shifted_window_attention(qkv, bias, **options)
     if dropout_p or name == 'indexed':

@@ -1,21 +1,14 @@
-"""A trial of the Triton kernels before they are chosen: a small map, against the definition.
-
-What a compiler makes of a kernel differs from GPU to GPU, and a wrong number would go unnoticed.
-"""
+"""A trial of attention's Triton kernels on a small map."""
 
 from __future__ import annotations
 
 import functools
-import warnings
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
 
+from ..trial import largest_error, verdict
 from . import reference, triton
-
-# Of the largest element: some times what rounding makes of it.
-TOLERANCE = {torch.float32: 5e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
 @functools.cache
@@ -24,21 +17,8 @@ def fault(device: str, dtype: torch.dtype, window_size: int, head_dim: int) -> s
 
     Tried once for each set of arguments, for which kernels are compiled anew.
     """
-    try:
-        with (
-            _disable_current_modes(),
-            torch.inference_mode(False),
-            torch.autocast(device, enabled=False),
-        ):
-            error = _error(device, dtype, window_size, head_dim)
-    except Exception as failure:  # whatever a compiler or a driver may raise
-        reason = f'its kernels fail on this device: {type(failure).__name__}: {failure}'
-    else:
-        if error <= TOLERANCE[dtype]:
-            return None
-        reason = f'its kernels are wrong on this device, by {error:.2g} of the largest value'
-    warnings.warn(f'swin_backbone does without triton: {reason}', stacklevel=2)
-    return reason
+    error = functools.partial(_error, device, dtype, window_size, head_dim)
+    return verdict(error, device, dtype, 'does without triton')
 
 
 def _error(device: str, dtype: torch.dtype, window_size: int, head_dim: int) -> float:
@@ -62,9 +42,4 @@ def _error(device: str, dtype: torch.dtype, window_size: int, head_dim: int) -> 
     options = dict(zip(names, numbers, strict=True), padding=padding)
     with torch.enable_grad():
         out = reference.shifted_window_attention(qkv, bias, **options)
-    exact = (out, *torch.autograd.grad(out, inputs, grad.double()))
-    errors = [
-        (mine.double() - other).abs().max() / other.abs().max().clamp(min=1)
-        for mine, other in zip(ours, exact, strict=True)
-    ]
-    return torch.stack(errors).max().item()
+    return largest_error(ours, (out, *torch.autograd.grad(out, inputs, grad.double())))

@@ -62,7 +62,7 @@ def _kernels() -> ModuleType:
 
 
 @functools.cache
-def _interpreted() -> bool:
+def interpreted() -> bool:
     """Whether triton runs kernels in Python (TRITON_INTERPRET=1 when it was first imported)."""
     import triton
 
@@ -80,7 +80,7 @@ def can_run(problem: Problem) -> str | None:
         return f'heads are {problem.head_dim} wide, more than {MAX_HEAD_DIM}'
     if problem.dropout_p >= 1:
         return f'dropout_p is {problem.dropout_p}: no weight is kept'
-    if _interpreted():
+    if interpreted():
         return None if problem.dtype.is_floating_point else f'dtype {problem.dtype} is no float'
     if problem.dtype not in DTYPES:
         return f'dtype {problem.dtype} is not float16, bfloat16 or float32'
@@ -219,7 +219,7 @@ def forward_kernel(
     heads = bias.shape[0]
     tuning = tuning or default_tuning(qkv.dtype, backward=False)
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
-    lse = qkv.new_empty(lse_shape(qkv.shape, heads, window_size), dtype=_sum_dtype(qkv))
+    lse = qkv.new_empty(lse_shape(qkv.shape, heads, window_size), dtype=sum_dtype(qkv))
     qkv, padding = _legible(qkv, padding, window_size)
     options = _options(qkv, heads, window_size, shift_size, scale, dropout_p, padding)
     grid = _grid(heads * _tiles(window_size), options, tuning, qkv.device)
@@ -261,7 +261,7 @@ def backward_kernel(
     inputs = (qkv, bias.contiguous(), padding, seed)
     grad_out = grad_out.contiguous()
 
-    new = functools.partial(qkv.new_empty, dtype=_sum_dtype(qkv))
+    new = functools.partial(qkv.new_empty, dtype=sum_dtype(qkv))
 
     def launch(name: str, grid: _Grid, *tensors: Tensor) -> None:
         _launch(name, grid, (*inputs, *tensors), options, tuning)
@@ -288,7 +288,8 @@ def backward_kernel(
     return grad_qkv, part_bias.sum(0).to(bias.dtype), grad_padding
 
 
-def _sum_dtype(qkv: Tensor) -> torch.dtype:
+def sum_dtype(qkv: Tensor) -> torch.dtype:
+    """The dtype of sums over a tensor's elements."""
     return torch.float64 if qkv.dtype == torch.float64 else torch.float32
 
 
@@ -346,14 +347,15 @@ def _options(
 
 def _precision(dtype: torch.dtype) -> str:
     """How kernels multiply: `tl.dot`'s input_precision, or 'widened' to float32 beforehand."""
-    if dtype == torch.bfloat16 and _interpreted():
+    if dtype == torch.bfloat16 and interpreted():
         return 'widened'
     exact = dtype != torch.float32 or torch.get_float32_matmul_precision() == 'highest'
     return 'ieee' if exact else 'tf32'
 
 
 @functools.cache
-def _multiprocessors(device: torch.device) -> int:
+def multiprocessors(device: torch.device) -> int:
+    """How many the device has; 1 where kernels are interpreted."""
     if device.type != 'cuda':
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count
@@ -369,7 +371,7 @@ class _Grid(NamedTuple):
 
 def _grid(programs: int, options: dict, tuning: Tuning, device: torch.device) -> _Grid:
     windows = options['windows']
-    groups = max(1, tuning.programs * _multiprocessors(device) // programs)
+    groups = max(1, tuning.programs * multiprocessors(device) // programs)
     group = max(1, -(-windows // groups))
     return _Grid(group, -(-windows // group), programs)
 
