@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounter
 from torch._inductor import config as inductor
 
 from swin_backbone import SwinTransformer, SwinTransformerV2
-from swin_backbone.layers.in_one_piece import why_not_in_one_piece
+from swin_backbone.layers.in_one_piece import why_block_not_in_one_piece
 from swin_backbone.ops.backends import use_backend
 
 OP = torch.ops.swin_backbone.shifted_window_attention.default
@@ -124,7 +124,7 @@ def block_and_tokens(small_model):
 
 
 def test_the_usual_block_runs_in_one_piece(small_model):
-    assert why_not_in_one_piece(*block_and_tokens(small_model), (8, 8)) is None
+    assert why_block_not_in_one_piece(*block_and_tokens(small_model), (8, 8)) is None
 
 
 @pytest.mark.parametrize('name', ['norm1', 'attn.w_msa.qkv', 'attn', 'ffn.layers.0.1', 'ffn'])
@@ -157,7 +157,7 @@ def test_replaced_modules_are_used(small_model, name, replacement):
     setattr(block.get_submodule(parent), child, replacement)
     with use_backend('reference'):
         expected = block(x, (8, 8))
-    assert why_not_in_one_piece(block, x, (8, 8))
+    assert why_block_not_in_one_piece(block, x, (8, 8))
     torch.testing.assert_close(block(x, (8, 8)), expected, rtol=1e-5, atol=1e-5)
     assert isinstance(replacement, nn.Identity) or not torch.allclose(before, expected, atol=1e-6)
 
@@ -173,12 +173,12 @@ def test_a_forward_of_ones_own_is_used(small_model):
 def test_dropout_autocast_dtypes_and_backends_go_by_modules(small):
     model = SwinTransformer(**small, drop_rate=0.1)
     block, x = block_and_tokens(model)
-    assert 'drops' in why_not_in_one_piece(block, x, (8, 8))
+    assert 'drops' in why_block_not_in_one_piece(block, x, (8, 8))
     block.eval()
-    assert why_not_in_one_piece(block, x, (8, 8)) is None
+    assert why_block_not_in_one_piece(block, x, (8, 8)) is None
     with torch.autocast('cpu', torch.bfloat16):
-        assert 'autocast' in why_not_in_one_piece(block, x, (8, 8))
+        assert 'autocast' in why_block_not_in_one_piece(block, x, (8, 8))
     with use_backend('sdpa'):
-        assert 'sdpa' in why_not_in_one_piece(block, x, (8, 8))
-    assert 'bfloat16' in why_not_in_one_piece(block.bfloat16(), x.bfloat16(), (8, 8))
-    assert 'dtype' in why_not_in_one_piece(block, x, (8, 8))
+        assert 'sdpa' in why_block_not_in_one_piece(block, x, (8, 8))
+    assert 'bfloat16' in why_block_not_in_one_piece(block.bfloat16(), x.bfloat16(), (8, 8))
+    assert 'dtype' in why_block_not_in_one_piece(block, x, (8, 8))

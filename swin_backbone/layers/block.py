@@ -16,7 +16,7 @@ from ..ops.block import Options, Parameters, swin_block
 from ..ops.dtypes import products_dtype
 from .attention import ShiftWindowMSA
 from .from_config import build_norm
-from .in_one_piece import why_not_in_one_piece
+from .in_one_piece import why_block_not_in_one_piece
 from .merging import PatchMerging
 from .mlp import FFN
 
@@ -107,7 +107,7 @@ class SwinBlock(BaseModule):
 
     def forward(self, x: Tensor, hw_shape: Grid) -> Tensor:
         """Tokens (B, H * W, C) of a map (H, W) to the same shape."""
-        if why_not_in_one_piece(self, x, hw_shape) is None:
+        if why_block_not_in_one_piece(self, x, hw_shape) is None:
             return self._in_one_piece(x, hw_shape)  # which recomputes of itself
         if self.with_cp in (True, 'block'):
             return recomputed(self._by_modules, x, hw_shape)

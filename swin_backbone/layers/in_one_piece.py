@@ -1,4 +1,4 @@
-"""Whether a block may run in one piece, or somebody counts on its modules being called."""
+"""Whether modules may run in one piece, or somebody counts on those within being called."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from ..ops.block import why_not
+from ..ops import block as ops_block
+from ..ops import merging as ops_merging
 from .attention import ShiftWindowMSA, WindowMSA
 from .mlp import FFN
 
@@ -38,6 +39,9 @@ USUAL = {
 }
 
 
+MAY_LACK_BIAS = ('qkv', 'reduction')
+
+
 class _Usual(NamedTuple):
     """A module's type, and what it consists of."""
 
@@ -55,26 +59,34 @@ def _tree(names: dict[str, type]) -> dict[str, _Usual]:
     return tree
 
 
-USUAL_TREE = _tree(USUAL)
+USUAL_BLOCK = _tree(USUAL)
+USUAL_MERGING = _tree({'norm': nn.LayerNorm, 'reduction': nn.Linear})
 
 
-def why_not_in_one_piece(block: nn.Module, x: Tensor, hw_shape: tuple[int, int]) -> str | None:
+def why_block_not_in_one_piece(
+    block: nn.Module, x: Tensor, hw_shape: tuple[int, int]
+) -> str | None:
     """Why ``block`` must run module by module on tokens ``x`` of a map; None where it need not."""
+    if (reason := _why_unusual(block, USUAL_BLOCK, x)) is not None:
+        return reason
+    attn, ffn = cast(ShiftWindowMSA, block.attn), cast(FFN, block.ffn)
+    window_size, _ = attn.windows(hw_shape)
+    return ops_block.why_not(x, attn.w_msa.num_heads, window_size, ffn.feedforward_channels)
+
+
+def why_merging_not_in_one_piece(merging: nn.Module, x: Tensor) -> str | None:
+    """As :func:`why_block_not_in_one_piece`, of a patch merging."""
+    return _why_unusual(merging, USUAL_MERGING, x) or ops_merging.why_not(x)
+
+
+def _why_unusual(module: nn.Module, usual: dict[str, _Usual], x: Tensor) -> str | None:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return 'a compiler or tracer looks on'
     if torch._C._are_functorch_transforms_active() or _get_current_dispatch_mode() is not None:
         return 'a transformation or counter looks on'
-    if (reason := _why_unusual(block, x)) is not None:
-        return reason
-    attn, ffn = cast(ShiftWindowMSA, block.attn), cast(FFN, block.ffn)
-    window_size, _ = attn.windows(hw_shape)
-    return why_not(x, attn.w_msa.num_heads, window_size, ffn.feedforward_channels)
-
-
-def _why_unusual(block: nn.Module, x: Tensor) -> str | None:
     if torch_module._has_any_global_hook():
         return 'there are hooks on all modules'
-    return _why_unusual_within(block, USUAL_TREE, '', _dtypes(x), x.device)
+    return _why_unusual_within(module, usual, '', _dtypes(x), x.device)
 
 
 def _why_unusual_within(
@@ -104,7 +116,7 @@ def _why_unusual_within(
             return f'{path}{name} is approximated'
         for what, tensor in (*inner._parameters.items(), *inner._buffers.items()):
             if tensor is None:
-                if (name, what) == ('qkv', 'bias'):
+                if what == 'bias' and name in MAY_LACK_BIAS:
                     continue
                 return f'{path}{name} has no {what}'
             if type(tensor) not in (Tensor, nn.Parameter) or tensor.device != device:

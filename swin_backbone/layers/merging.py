@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ops.merging import patch_merging
 from ..ops.sizes import ceil_div, recording
 from .from_config import build_norm
+from .in_one_piece import why_merging_not_in_one_piece
 
 
 class PatchMerging(BaseModule):
@@ -52,6 +56,9 @@ class PatchMerging(BaseModule):
     def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (B, H * W, in_channels) to (B, H' * W', out_channels) and their grid (H', W')."""
         H, W = hw_shape
+        if self._plain and why_merging_not_in_one_piece(self, x) is None:
+            x = self._in_one_piece(x.unflatten(1, hw_shape))
+            return x.flatten(1, 2), (x.shape[1], x.shape[2])
         x = x.view(x.shape[0], H, W, x.shape[-1])
         rows, columns = ceil_div(H, self.stride), ceil_div(W, self.stride)
         bottom, right = self._padding(rows, H), self._padding(columns, W)
@@ -64,6 +71,16 @@ class PatchMerging(BaseModule):
         if self.norm is not None:
             x = self.norm(x)
         return x if self.use_post_norm else self.reduction(x), (rows, columns)
+
+    @property
+    def _plain(self) -> bool:
+        """Whether it is what section 3.1 describes."""
+        plain = self.stride == self.kernel_size and not self.use_post_norm
+        return plain and self.norm is not None and self.reduction.bias is None
+
+    def _in_one_piece(self, x: Tensor) -> Tensor:
+        norm: Any = self.norm
+        return patch_merging(x, norm.weight, norm.bias, self.reduction.weight, eps=norm.eps)
 
     def _neighbours(self, x: Tensor, rows: int, columns: int) -> Tensor:
         """The channels of 2×2 tokens each: a map (B, H, W, C) that fits to (B, H', W', 4C)."""

@@ -69,12 +69,18 @@ def test_block(part):
 
 
 @needs_triton
+def test_merging():
+    """Everything in triton_merging_checks.py."""
+    run_checks('triton_merging_checks.py')
+
+
+@needs_triton
 def test_kernels_compile_for_a_gpu(tmp_path):
     """On the matrix units, no half moved alone, and two programs or more to a multiprocessor."""
     report = json.loads(run(str(HERE / 'triton_compile.py'), TRITON_CACHE_DIR=str(tmp_path)))
-    assert len(report) == 12
+    assert len(report) == 18
     for kernel, facts in report.items():
-        between_products = kernel.startswith(('add', 'norm', 'path', 'gelu'))
+        between_products = kernel.startswith(('add', 'norm', 'merge', 'path', 'gelu'))
         assert facts['matrix_units'] != between_products, kernel
         assert facts['single_halves'] == 0, kernel
         assert facts['shared_bytes'] <= 227 * 1024 / 2, kernel

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from torch.nn import functional as F
 
 from swin_backbone import SwinTransformer
-from swin_backbone.layers.in_one_piece import why_not_in_one_piece
+from swin_backbone.layers.in_one_piece import why_block_not_in_one_piece
 from swin_backbone.ops.backends import use_backend
 from swin_backbone.ops.block import Options, Parameters, reference, trial, triton
+from swin_backbone.ops.rows import triton as rows
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 EXACT = torch.float32 if DEVICE == 'cuda' else torch.float64
@@ -108,8 +109,8 @@ def test_widths_that_fill_no_tile(C, heads):
 @pytest.mark.parametrize('programs', [1, 3, 1000])
 def test_sums_over_groups_of_rows(programs, monkeypatch):
     """One group, some, the last of them not full, and as many as there may be."""
-    monkeypatch.setattr(triton, 'PROGRAMS', dict.fromkeys(triton.PROGRAMS, programs))
-    monkeypatch.setattr(triton, 'TILE', 64)
+    monkeypatch.setattr(rows, 'PROGRAMS', dict.fromkeys(rows.PROGRAMS, programs))
+    monkeypatch.setattr(rows, 'TILE', 64)
     parameters = draw(torch.float32, 16, 2, 4, 40)
     x = torch.randn(2, 9, 7, 16, device=DEVICE, requires_grad=True)
     factors = torch.tensor([[0.0, 1.5], [1.25, 1.0]], device=DEVICE)
@@ -179,7 +180,7 @@ def test_backbone_agrees_with_its_modules_and_draws_the_same_paths(with_cp, monk
     found = []
     for modules in (False, True):
         if modules:
-            why_not = 'swin_backbone.layers.block.why_not_in_one_piece'
+            why_not = 'swin_backbone.layers.block.why_block_not_in_one_piece'
             monkeypatch.setattr(why_not, lambda *args: 'by modules')
         torch.manual_seed(3)
         with use_backend('triton'):
@@ -197,7 +198,7 @@ def test_autocast_is_as_near_to_float32_as_the_modules_are():
     with use_backend('triton'):
         expected = block(x, (9, 10))
         with torch.autocast(DEVICE, torch.bfloat16):
-            assert why_not_in_one_piece(block, x, (9, 10)) is None
+            assert why_block_not_in_one_piece(block, x, (9, 10)) is None
             ours = block(x, (9, 10))
             modules = block._by_modules(x, (9, 10))
     assert ours.dtype == modules.dtype == torch.float32

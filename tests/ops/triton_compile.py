@@ -12,13 +12,13 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from swin_backbone.ops.block import triton as block
-from swin_backbone.ops.block import triton_kernels as block_kernels
+from swin_backbone.ops.rows import triton as rows
+from swin_backbone.ops.rows import triton_kernels as rows_kernels
 from swin_backbone.ops.window_attention import triton_kernels
 
 FLOATS = {'bias', 'lse', 'delta', 'grad_bias', 'grad_padding'}
-# The block's in float32, where products are in bfloat16.
-BLOCK_FLOATS = {'x', 'factors', 'weight', 'bias', 'total', 'onward', 'd_x', 'sums'}
+# Those of rows in float32, where products are in bfloat16.
+ROW_FLOATS = {'x', 'factors', 'weight', 'bias', 'total', 'onward', 'd_x', 'sums'}
 
 
 def source(kernel, constants: dict, sizes: tuple, floats: set) -> ASTSource:
@@ -55,22 +55,24 @@ def attention() -> Iterator[tuple[str, ASTSource]]:
 
 
 def between_products() -> Iterator[tuple[str, ASTSource]]:
-    """Maps in float32, 96 to 1536 wide, products in bfloat16, drop path."""
-    unused = {
-        'add_norm': dict(other=None, total=None),
-        'norm_backward': {},
-        'path_backward': {},
-        'gelu_backward': {},
-    }
-    for name, without in unused.items():
-        for width in (96, 1536) if 'norm' in name else (1536,):
-            columns, rows = block._tile(width)
-            if 'norm' not in name:
-                columns, rows = 128, block.TILE // 128
-            constants = dict(EPS=1e-5, ROWS=rows, BLOCK=columns, ACC=tl.float32) | without
-            kernel = getattr(block_kernels, name)
-            floats = BLOCK_FLOATS | ({'grad'} if name == 'path_backward' else set())
-            yield f'{name} {width}', source(kernel, constants, block_kernels.SIZES, floats)
+    """Rows in float32, 96 to 1536 wide, products in bfloat16, drop path."""
+    for name, widths, layout_of, unused in (
+        ('add_norm', (96, 1536), rows._whole_rows, dict(other=None, total=None)),
+        ('norm_backward', (96, 1536), rows._whole_rows, {}),
+        ('merge_norm', (384, 1536), rows._whole_rows, {}),
+        ('merge_norm_backward', (384, 1536), rows._whole_rows, {}),
+        ('path_backward', (96, 1536), rows._tiles, {}),
+        ('gelu_backward', (384, 6144), rows._tiles, {}),
+    ):
+        for width in widths:
+            layout = layout_of(width)
+            constants = dict(EPS=1e-5, ROWS=layout.rows, BLOCK=layout.block, ACC=tl.float32)
+            floats = ROW_FLOATS | ({'grad'} if name == 'path_backward' else set())
+            kernel = getattr(rows_kernels, name)
+            yield (
+                f'{name} {width}',
+                source(kernel, constants | unused, rows_kernels.SIZES, floats),
+            )
 
 
 def main() -> None:

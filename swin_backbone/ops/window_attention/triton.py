@@ -20,10 +20,7 @@ Importing this module needs no triton; :func:`can_run` says whether it is there.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import math
-import os
-import shutil
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -31,10 +28,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .. import gpu
 from .problem import Problem
 
 MAX_HEAD_DIM = 64
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class Tuning(NamedTuple):
@@ -61,36 +58,14 @@ def _kernels() -> ModuleType:
     return triton_kernels
 
 
-@functools.cache
-def interpreted() -> bool:
-    """Whether triton runs kernels in Python (TRITON_INTERPRET=1 when it was first imported)."""
-    import triton
-
-    return not isinstance(_kernels().forward, triton.JITFunction)
-
-
 def can_run(problem: Problem) -> str | None:
-    """Why the kernels cannot take a call; None where they can.
-
-    Under Triton's interpreter they take tensors of any device and of float64 too.
-    """
-    if importlib.util.find_spec('triton') is None:
-        return 'triton is not installed'
+    """Why the kernels cannot take a call; None where they can."""
+    if (reason := gpu.why_not(problem.device, problem.dtype)) is not None:
+        return reason
     if problem.head_dim > MAX_HEAD_DIM:
         return f'heads are {problem.head_dim} wide, more than {MAX_HEAD_DIM}'
     if problem.dropout_p >= 1:
         return f'dropout_p is {problem.dropout_p}: no weight is kept'
-    if interpreted():
-        return None if problem.dtype.is_floating_point else f'dtype {problem.dtype} is no float'
-    if problem.dtype not in DTYPES:
-        return f'dtype {problem.dtype} is not float16, bfloat16 or float32'
-    if problem.device != 'cuda':
-        return f'{problem.device} tensors are not on a GPU'
-    if not (os.environ.get('CC') or shutil.which('gcc') or shutil.which('clang')):
-        return 'triton needs a C compiler to launch kernels: gcc, clang or what CC names'
-    nvidia = torch.version.cuda and torch.cuda.is_available()
-    if nvidia and torch.cuda.get_device_capability() < (8, 0):
-        return 'the GPU is older than Ampere (compute capability 8.0)'
     return None
 
 
@@ -219,7 +194,7 @@ def forward_kernel(
     heads = bias.shape[0]
     tuning = tuning or default_tuning(qkv.dtype, backward=False)
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
-    lse = qkv.new_empty(lse_shape(qkv.shape, heads, window_size), dtype=sum_dtype(qkv))
+    lse = qkv.new_empty(lse_shape(qkv.shape, heads, window_size), dtype=gpu.sum_dtype(qkv))
     qkv, padding = _legible(qkv, padding, window_size)
     options = _options(qkv, heads, window_size, shift_size, scale, dropout_p, padding)
     grid = _grid(heads * _tiles(window_size), options, tuning, qkv.device)
@@ -261,7 +236,7 @@ def backward_kernel(
     inputs = (qkv, bias.contiguous(), padding, seed)
     grad_out = grad_out.contiguous()
 
-    new = functools.partial(qkv.new_empty, dtype=sum_dtype(qkv))
+    new = functools.partial(qkv.new_empty, dtype=gpu.sum_dtype(qkv))
 
     def launch(name: str, grid: _Grid, *tensors: Tensor) -> None:
         _launch(name, grid, (*inputs, *tensors), options, tuning)
@@ -286,11 +261,6 @@ def backward_kernel(
         if padding is not None:
             grad_padding.view(3, heads, -1)[1:] = part_padding.sum(0).transpose(0, 1)
     return grad_qkv, part_bias.sum(0).to(bias.dtype), grad_padding
-
-
-def sum_dtype(qkv: Tensor) -> torch.dtype:
-    """The dtype of sums over a tensor's elements."""
-    return torch.float64 if qkv.dtype == torch.float64 else torch.float32
 
 
 def _block(tokens: int) -> int:
@@ -330,7 +300,6 @@ def _options(
     head_dim = channels // (3 * heads)
     strides = [s if n > 1 else 0 for s, n in zip(qkv.stride()[:3], qkv.shape[:3], strict=True)]
     align = math.gcd(16, *strides)
-    tl = importlib.import_module('triton.language')
     return dict(
         **dict(H=H, W=W, rows=rows, columns=columns, windows=B * rows * columns, heads=heads),
         **{f'stride_{axis}': s // align for axis, s in zip('bhw', strides, strict=True)},
@@ -341,24 +310,16 @@ def _options(
         BLOCK=_block(window_size**2),
         D=max(16, 1 << (head_dim - 1).bit_length()),
         PRECISION=_precision(qkv.dtype),
-        ACC=tl.float64 if qkv.dtype == torch.float64 else tl.float32,
+        ACC=gpu.accumulator(qkv),
     )
 
 
 def _precision(dtype: torch.dtype) -> str:
     """How kernels multiply: `tl.dot`'s input_precision, or 'widened' to float32 beforehand."""
-    if dtype == torch.bfloat16 and interpreted():
+    if dtype == torch.bfloat16 and gpu.interpreted():
         return 'widened'
     exact = dtype != torch.float32 or torch.get_float32_matmul_precision() == 'highest'
     return 'ieee' if exact else 'tf32'
-
-
-@functools.cache
-def multiprocessors(device: torch.device) -> int:
-    """How many the device has; 1 where kernels are interpreted."""
-    if device.type != 'cuda':
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 class _Grid(NamedTuple):
@@ -371,7 +332,7 @@ class _Grid(NamedTuple):
 
 def _grid(programs: int, options: dict, tuning: Tuning, device: torch.device) -> _Grid:
     windows = options['windows']
-    groups = max(1, tuning.programs * multiprocessors(device) // programs)
+    groups = max(1, tuning.programs * gpu.multiprocessors(device) // programs)
     group = max(1, -(-windows // groups))
     return _Grid(group, -(-windows // group), programs)
 

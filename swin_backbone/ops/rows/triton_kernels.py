@@ -1,4 +1,4 @@
-"""The Triton kernels of a block beside its attention and products; `triton.py` launches them.
+"""The Triton kernels of what lies between products; `triton.py` launches them. Needs triton.
 
 Every tensor is a table of tokens (tokens, width), row after row. Kernels of norms hold whole rows
 in registers, so that statistics need not be kept; the others work on tiles of columns. What is
@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 # Sizes that change from image to image: a kernel must not be compiled for each.
-SIZES = ('tokens', 'images', 'per_image', 'group')
+SIZES = ('tokens', 'images', 'per_image', 'group', 'H', 'W')
 kernel = triton.jit(do_not_specialize=SIZES)
 
 
@@ -54,6 +54,13 @@ def standardized(total, inside, width, EPS: tl.constexpr):
     variance = tl.sum(centred * centred, 1, keep_dims=True) / width
     inverse = 1.0 / tl.sqrt(variance + EPS)
     return tl.where(inside, centred * inverse, 0.0), inverse
+
+
+@triton.jit
+def through_norm(g, unit, inverse, width):
+    """The gradient of rows for that of ``unit``; see :func:`standardized`."""
+    along = tl.sum(g * unit, 1, keep_dims=True) / width
+    return (g - tl.sum(g, 1, keep_dims=True) / width - unit * along) * inverse
 
 
 @kernel
@@ -153,9 +160,7 @@ def norm_backward(
         d_bias += g
         if normed is not None:
             tl.store(normed + at, unit * w + b, mask=inside)
-        g *= w
-        along = tl.sum(g * unit, 1, keep_dims=True) / width
-        g = (g - tl.sum(g, 1, keep_dims=True) / width - unit * along) * inverse
+        g = through_norm(g * w, unit, inverse, width)
         g += tl.load(onward + at, mask=inside, other=0.0).to(ACC)
         tl.store(d_x + at, g, mask=inside)
         if path is not None:
@@ -246,3 +251,98 @@ def gelu_backward(
         tl.store(d_hidden + at, g, mask=inside)
         total += g
     tl.store(sums + program.to(tl.int64) * width + columns, tl.sum(total, 0), mask=within)
+
+
+@triton.jit
+def neighbours(rows, columns, inside, H, W, width):
+    """Where merged tokens' channels come from, and which of them are on the map and not padding.
+
+    A merged token has the channels of 2×2 tokens, in the order of ``nn.Unfold``: by input channel
+    first, then by row, then by column.
+    """
+    across = (W + 1) // 2
+    per_image = (H + 1) // 2 * across
+    image = (rows // per_image).to(tl.int64)[:, None]
+    y = (rows % per_image // across * 2)[:, None] + (columns % 4 // 2)[None, :]
+    x = (rows % across * 2)[:, None] + (columns % 2)[None, :]
+    at = ((image * H + y) * W + x) * (width // 4) + (columns // 4)[None, :]
+    return at, inside & (y < H) & (x < W)
+
+
+@kernel
+def merge_norm(
+    x,
+    weight,
+    bias,
+    normed,
+    tokens,
+    H,
+    W,
+    width,
+    EPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """The layer norm of merged tokens, (tokens, width), of a map (B, H, W, width / 4)."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    columns = tl.arange(0, BLOCK)
+    within = columns < width
+    inside = (rows < tokens)[:, None] & within[None, :]
+    at, on_map = neighbours(rows, columns, inside, H, W, width)
+    merged = tl.load(x + at, mask=on_map, other=0.0).to(ACC)
+    unit, _ = standardized(merged, inside, width, EPS)
+    w = tl.load(weight + columns, mask=within, other=0.0).to(ACC)
+    b = tl.load(bias + columns, mask=within, other=0.0).to(ACC)
+    at = rows.to(tl.int64)[:, None] * width + columns[None, :]
+    tl.store(normed + at, unit * w[None, :] + b[None, :], mask=inside)
+
+
+@kernel
+def merge_norm_backward(
+    grad,
+    x,
+    weight,
+    bias,
+    d_x,
+    normed,
+    sums,
+    tokens,
+    group,
+    H,
+    W,
+    width,
+    EPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Back through :func:`merge_norm`, whose output is written once more.
+
+    Args:
+        grad: Gradient of the output.
+        d_x: Gradient of the map, written, each token once.
+        normed: The output.
+        sums: Each group's gradients of weight and bias, (groups, 2, width), written.
+    """
+    columns = tl.arange(0, BLOCK)
+    within = columns < width
+    w = tl.load(weight + columns, mask=within, other=0.0).to(ACC)[None, :]
+    b = tl.load(bias + columns, mask=within, other=0.0).to(ACC)[None, :]
+    d_weight = tl.zeros([ROWS, BLOCK], ACC)
+    d_bias = tl.zeros([ROWS, BLOCK], ACC)
+    for i in range(group):
+        rows = (tl.program_id(0) * group + i) * ROWS + tl.arange(0, ROWS)
+        inside = (rows < tokens)[:, None] & within[None, :]
+        at, on_map = neighbours(rows, columns, inside, H, W, width)
+        merged = tl.load(x + at, mask=on_map, other=0.0).to(ACC)
+        unit, inverse = standardized(merged, inside, width, EPS)
+        out_at = rows.to(tl.int64)[:, None] * width + columns[None, :]
+        g = tl.load(grad + out_at, mask=inside, other=0.0).to(ACC)
+        d_weight += g * unit
+        d_bias += g
+        tl.store(normed + out_at, unit * w + b, mask=inside)
+        tl.store(d_x + at, through_norm(g * w, unit, inverse, width), mask=on_map)
+    at = sums + tl.program_id(0).to(tl.int64) * 2 * width + columns
+    tl.store(at, tl.sum(d_weight, 0), mask=within)
+    tl.store(at + width, tl.sum(d_bias, 0), mask=within)

@@ -1,0 +1,1 @@
+"""What happens to tables of tokens between products: norms, residuals, drop path, GELU."""

@@ -1,0 +1,259 @@
+"""Tables of tokens between two products, for GPUs: each token's row through one fused kernel.
+
+Residual, drop path, norm and the cast to the products' dtype are one pass over memory. What a
+backward pass needs is computed again from what the forward pass was given.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import gpu
+from ..dtypes import products_dtype
+from ..sizes import ceil_div
+
+MAX_WIDTH = 8192  # of rows that are held whole
+
+# Elements that a program holds of each tensor at once; and, of programs that sum over tokens, how
+# many for each multiprocessor: a Hopper GPU has registers for so many. Not measured yet.
+TILE, PROGRAMS = (
+    2048,
+    {'norm_backward': 3, 'merge_norm_backward': 3, 'path_backward': 8, 'gelu_backward': 8},
+)
+
+
+def can_run(x: Tensor, width: int) -> str | None:
+    """Why rows of a width cannot be worked on for a map ``x``; None where they can."""
+    dtype = products_dtype(x)
+    if width > MAX_WIDTH:
+        return f'rows are {width} wide, more than {MAX_WIDTH}'
+    if x.dtype not in (dtype, torch.float32):
+        return f'the map is {x.dtype}, the products {dtype}'
+    return gpu.why_not(x.device.type, dtype)
+
+
+def add_norm(
+    x: Tensor,
+    path: Tensor | None,
+    factors: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The layer norm of ``x + factors[0] * path``, a map (B, H, W, C), in ``dtype``."""
+    normed = x.new_empty(x.shape, dtype=dtype)
+    _add_norm(x, path, None, factors, weight, bias, None, normed, eps)
+    return normed
+
+
+def add(x: Tensor, path: Tensor, other: Tensor, factors: Tensor | None) -> Tensor:
+    """``x + factors[0] * path + factors[1] * other``, (B, H, W, C), in the dtype of ``x``."""
+    total = torch.empty_like(x)
+    _add_norm(x, path, other, factors, None, None, total, None, 0.0)
+    return total
+
+
+def _add_norm(
+    x: Tensor,
+    path: Tensor | None,
+    other: Tensor | None,
+    factors: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    total: Tensor | None,
+    normed: Tensor | None,
+    eps: float,
+) -> None:
+    layout = _whole_rows(x.shape[-1])
+    tensors = x, path, other, factors, weight, bias, total, normed
+    _launch('add_norm', layout.programs(x), tensors, layout, **_sizes(x), EPS=eps)
+
+
+class _NormGradients(NamedTuple):
+    """What :func:`norm_backward` gives.
+
+    Attributes:
+        d_x: Gradient of ``x``, in its dtype.
+        d_path: Gradient of ``path``, in its dtype; nothing to be read without a path.
+        normed: The norm's output, in the dtype of ``grad``.
+        sums: In float32 at least, gradients of the norm's weight and bias and, with a path, the sum
+            of ``d_path`` over all tokens, (2 or 3, C).
+    """
+
+    d_x: Tensor
+    d_path: Tensor
+    normed: Tensor
+    sums: Tensor
+
+
+def norm_backward(
+    grad: Tensor,
+    onward: Tensor,
+    x: Tensor,
+    path: Tensor | None,
+    factors: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    normed: Tensor | None = None,
+) -> _NormGradients:
+    """Back through :func:`add_norm` for its output's gradient ``grad``.
+
+    Args:
+        onward: What reaches the sum besides, past the norm.
+        normed: The norm's output, where it is at hand.
+    """
+    layout = _whole_rows(x.shape[-1])
+    group, groups = layout.groups('norm_backward', x)
+    parts = 2 if path is None else 3
+    sums = x.new_empty(groups, parts, x.shape[-1], dtype=gpu.sum_dtype(x))
+    d_x = torch.empty_like(x)
+    d_path = grad if path is None else torch.empty_like(path)
+    written = torch.empty_like(grad) if normed is None else normed
+    # A kernel does not write what it is not given.
+    outputs = d_x, None if path is None else d_path, written if normed is None else None, sums
+    tensors = grad, onward, x, path, factors, weight, bias, *outputs
+    _launch('norm_backward', groups, tensors, layout, **_sizes(x), group=group, EPS=eps)
+    return _NormGradients(d_x, d_path, written, sums.sum(0))
+
+
+def path_backward(
+    grad: Tensor, factors: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """``factors[1] * grad`` in ``dtype``, and its sum over all tokens in float32 at least."""
+    layout = _tiles(grad.shape[-1])
+    group, groups = layout.groups('path_backward', grad)
+    d_path = torch.empty_like(grad, dtype=dtype)
+    sums = grad.new_empty(groups, grad.shape[-1], dtype=gpu.sum_dtype(grad))
+    tensors, programs = (grad, factors, d_path, sums), groups * layout.columns
+    _launch('path_backward', programs, tensors, layout, **_sizes(grad), group=group)
+    return d_path, sums.sum(0)
+
+
+def gelu_backward(
+    hidden: Tensor, grad: Tensor, active: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Back through GELU of ``hidden`` for its output's gradient ``grad``, which is overwritten.
+
+    Args:
+        active: Where the output goes; may be ``hidden`` itself. A new tensor if None.
+
+    Returns:
+        GELU's output; the gradient of ``hidden``; its sum over all tokens in float32 at least.
+    """
+    layout = _tiles(grad.shape[-1])
+    group, groups = layout.groups('gelu_backward', grad)
+    active = torch.empty_like(hidden) if active is None else active
+    sums = grad.new_empty(groups, grad.shape[-1], dtype=gpu.sum_dtype(grad))
+    tensors, programs = (hidden, grad, active, grad, sums), groups * layout.columns
+    sizes = dict(tokens=_tokens(grad), width=grad.shape[-1])
+    _launch('gelu_backward', programs, tensors, layout, **sizes, group=group)
+    return active, grad, sums.sum(0)
+
+
+def merge_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """The layer norm, in ``dtype``, of 2×2 neighbours' channels: (B, H, W, C) to (B, H', W', 4C).
+
+    H' and W' are H / 2 and W / 2, rounded up: beyond the map are zeros.
+    """
+    B, H, W, C = x.shape
+    normed = x.new_empty(B, ceil_div(H, 2), ceil_div(W, 2), 4 * C, dtype=dtype)
+    layout, tensors = _whole_rows(4 * C), (x, weight, bias, normed)
+    _launch('merge_norm', layout.programs(normed), tensors, layout, **_merged(normed, x), EPS=eps)
+    return normed
+
+
+def merge_norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Back through :func:`merge_norm` for its output's gradient ``grad``.
+
+    Returns:
+        The gradient of ``x``; the output once more, in the dtype of ``grad``; the gradients of
+        weight and bias, (2, 4C), in float32 at least.
+    """
+    layout = _whole_rows(grad.shape[-1])
+    group, groups = layout.groups('merge_norm_backward', grad)
+    d_x, normed = torch.empty_like(x), torch.empty_like(grad)
+    sums = x.new_empty(groups, 2, grad.shape[-1], dtype=gpu.sum_dtype(x))
+    tensors = grad, x, weight, bias, d_x, normed, sums
+    sizes = _merged(grad, x)
+    _launch('merge_norm_backward', groups, tensors, layout, **sizes, group=group, EPS=eps)
+    return d_x, normed, sums.sum(0)
+
+
+# --- launching -----------------------------------------------------------------------------------
+
+
+class _Layout(NamedTuple):
+    """Tiles that programs hold of a table.
+
+    Attributes:
+        block: Columns of a tile.
+        rows: Rows of a tile.
+        columns: Tiles side by side.
+    """
+
+    block: int
+    rows: int
+    columns: int = 1
+
+    def programs(self, table: Tensor) -> int:
+        """Tiles of rows, each a program's."""
+        return ceil_div(_tokens(table), self.rows)
+
+    def groups(self, kernel: str, table: Tensor) -> tuple[int, int]:
+        """Tiles of rows in a group, and groups, of a kernel that sums over tokens.
+
+        As many groups as keep the device busy, but of eight tiles at least, so that their sums are
+        small beside what is summed.
+        """
+        tiles = self.programs(table)
+        busy = max(1, PROGRAMS[kernel] * gpu.multiprocessors(table.device) // self.columns)
+        group = max(ceil_div(tiles, busy), min(tiles, 8), 1)
+        return group, ceil_div(tiles, group)
+
+
+def _whole_rows(width: int) -> _Layout:
+    block = max(16, 1 << (width - 1).bit_length())
+    return _Layout(block, max(1, TILE // block))
+
+
+def _tiles(width: int) -> _Layout:
+    block = min(128, _whole_rows(width).block)
+    return _Layout(block, TILE // block, ceil_div(width, block))
+
+
+@functools.cache
+def _kernels() -> ModuleType:
+    from . import triton_kernels
+
+    return triton_kernels
+
+
+def _launch(name: str, programs: int, tensors: tuple, layout: _Layout, **options: Any) -> None:
+    if programs:
+        options |= dict(ROWS=layout.rows, BLOCK=layout.block, ACC=gpu.accumulator(tensors[0]))
+        with torch.cuda.device_of(tensors[0]):
+            getattr(_kernels(), name)[(programs,)](*tensors, **options)
+
+
+def _tokens(table: Tensor) -> int:
+    return table.shape[:-1].numel()
+
+
+def _sizes(x: Tensor) -> dict[str, int]:
+    """What kernels are told of a map (B, H, W, C)."""
+    B, H, W, C = x.shape
+    return dict(tokens=B * H * W, images=B, per_image=H * W, width=C)
+
+
+def _merged(merged: Tensor, x: Tensor) -> dict[str, int]:
+    """What kernels are told of merged tokens (B, H', W', 4C) of a map ``x``."""
+    return dict(tokens=_tokens(merged), H=x.shape[1], W=x.shape[2], width=merged.shape[-1])
