@@ -56,7 +56,7 @@ class SwinTransformer(Backbone):
         norm_cfg: Normalisation.
         with_cp: What to recompute in the backward pass, which saves memory: True or ``'block'``,
             each block; ``'attention'`` or ``'mlp'``, that half of each block; ``'stage'``, all
-            blocks of a stage together. On CPUs blocks in one piece recompute most of it anyway.
+            blocks of a stage together. Blocks in one piece recompute most of it anyway.
         pretrained: Former spelling of ``init_cfg=dict(type='Pretrained', checkpoint=pretrained)``.
         convert_weights: Has no effect: the layout of a checkpoint is told from its keys.
         frozen_stages: Freezes the patch embedding (0) and the first stages (1 to their number);

@@ -259,9 +259,13 @@ def _cuda(number: int | None) -> str:
 
 
 def backends() -> Iterator[Finding]:
-    """Which backend attention would run on, for each device and dtype, and why."""
+    """Which backend attention would run on, for each device and dtype, and why.
+
+    And whether blocks would run in one piece with it: asked for Swin-T's first stage.
+    """
     import torch
 
+    from ..ops.block import why_not
     from ..ops.window_attention import explain_backend
 
     devices = ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
@@ -270,12 +274,15 @@ def backends() -> Iterator[Finding]:
             name = f'{device}, {str(dtype).removeprefix("torch.")}'
             try:
                 choice = explain_backend(device, dtype)
+                tokens = torch.empty(1, 0, 0, 96, device=device, dtype=dtype)
+                reason = why_not(tokens, heads=3, window_size=7, hidden=384)
             except Exception as error:  # one that was asked for and cannot run
                 fix = 'unset SWIN_BACKEND' if 'SWIN_BACKEND' in os.environ else None
                 yield Finding('backends', name, False, _said(error), fix)
                 continue
             rejected = ''.join(f'; not {other}: {why}' for other, why in choice.rejected.items())
-            detail = f'{choice.backend}: {choice.reason}{rejected}'
+            blocks = 'in one piece' if reason is None else f'module by module: {reason}'
+            detail = f'{choice.backend}: {choice.reason}{rejected}; blocks {blocks}'
             yield Finding('backends', name, True, detail)
 
 

@@ -182,7 +182,8 @@ def test_no_gpu(monkeypatch):
 
 def test_backends(monkeypatch):
     found = by_name(installation.backends())
-    assert found['cpu, float32'].detail == 'cpu: the fastest for cpu tensors'
+    assert found['cpu, float32'].detail == 'cpu: the fastest for cpu tensors; blocks in one piece'
+    assert 'blocks module by module: for float32' in found['cpu, bfloat16'].detail
     monkeypatch.setenv('SWIN_BACKEND', 'quickest')
     wrong = by_name(installation.backends())['cpu, float32']
     assert wrong.ok is False and wrong.fix == 'unset SWIN_BACKEND'

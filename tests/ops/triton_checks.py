@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
+from swin_backbone.ops import trial as trials
 from swin_backbone.ops.window_attention import reference, trial, triton
 from swin_backbone.ops.window_attention.problem import Problem
 
@@ -261,7 +262,7 @@ def test_can_run_here_and_says_why_not():
 
 
 @pytest.mark.parametrize('window', [4, 9])
-@pytest.mark.parametrize('dtype', trial.TOLERANCE)
+@pytest.mark.parametrize('dtype', trials.TOLERANCE)
 def test_trial_passes(dtype, window):
     before = torch.get_rng_state()
     with torch.inference_mode():

@@ -64,7 +64,8 @@ def shifted_window_attention(
         ArgumentError: Shapes or sizes that do not fit, or a backend that cannot run.
     """
     head_dim = _check(qkv, bias, window_size, shift_size, padding)
-    qkv = qkv.to(products_dtype(qkv))
+    if (dtype := products_dtype(qkv)) != qkv.dtype:  # exporters would record a cast to the same
+        qkv = qkv.to(dtype)
     options: dict[str, Any] = dict(
         window_size=window_size,
         shift_size=shift_size,
