@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..ops import block as ops_block
 from ..ops import merging as ops_merging
+from ..ops.dtypes import autocast_dtype
 from .attention import ShiftWindowMSA, WindowMSA
 from .mlp import FFN
 
@@ -132,7 +133,5 @@ def _why_unusual_within(
 
 def _dtypes(x: Tensor) -> tuple[torch.dtype, ...]:
     """What a block's tensors may be: of one dtype or, under autocast, float32 or its dtype."""
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.float32, torch.get_autocast_dtype(device)
-    return (x.dtype,)
+    dtype = autocast_dtype(x)
+    return (x.dtype,) if dtype is None else (torch.float32, dtype)

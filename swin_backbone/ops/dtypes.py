@@ -6,9 +6,14 @@ import torch
 from torch import Tensor
 
 
-def products_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of products with ``x``: autocast's, where it is on for its device."""
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Autocast's dtype for tensors on the device of ``x``; None where it is off."""
     device = x.device.type
     if device != 'meta' and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
-    return x.dtype
+    return None
+
+
+def products_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of products with ``x``: autocast's, where it is on."""
+    return autocast_dtype(x) or x.dtype
