@@ -17,6 +17,7 @@ from mmseg.models.backbones import swin as mmseg_swin
 from small import SMALL, randomized
 
 from swin_backbone import ArgumentError, SwinTransformer
+from swin_backbone.ops import gpu
 from swin_backbone.ops.backends import use_backend
 
 TIGHT = dict(rtol=1e-10, atol=1e-10)
@@ -69,7 +70,11 @@ def test_parity_with_openmmlab(upstream, arguments, size):
     assert_same(ours, theirs, torch.randn(2, 3, *size, dtype=torch.float64))
 
 
-@pytest.mark.parametrize('backend', ['reference', 'sdpa'])
+# Triton's interpreter takes float64: tests/ops/test_triton.py.
+INTERPRETED = ['triton'] if gpu.why_not('cpu', torch.float64) is None else []
+
+
+@pytest.mark.parametrize('backend', ['reference', 'sdpa', *INTERPRETED])
 @pytest.mark.parametrize('upstream', [mmdet_swin, mmseg_swin], ids=['mmdet', 'mmseg'])
 def test_parity_with_openmmlab_under_every_backend(upstream, backend):
     theirs = randomized(upstream.SwinTransformer(**SMALL)).double()

@@ -75,6 +75,13 @@ def test_merging():
 
 
 @needs_triton
+@pytest.mark.skipif(torch.cuda.is_available(), reason='GPUs have no float64 kernels')
+def test_backbone_in_one_piece_is_openmmlabs():
+    """In float64, outputs and all gradients."""
+    run_checks('../test_swin.py', '-k', 'under_every_backend and triton and mmdet')
+
+
+@needs_triton
 def test_kernels_compile_for_a_gpu(tmp_path):
     """On the matrix units, no half moved alone, and two programs or more to a multiprocessor."""
     report = json.loads(run(str(HERE / 'triton_compile.py'), TRITON_CACHE_DIR=str(tmp_path)))
