@@ -188,6 +188,7 @@ TABLE: dict[str, Run | Parse] = {
     'python benchmarks/cpu_forward.py': MINUTES,
     'python benchmarks/cpu_training.py': MINUTES,
     'python benchmarks/gpu_attention.py': Parse('a GPU'),
+    'python benchmarks/gpu_block.py': Parse('a GPU'),
     'python benchmarks/gpu_backbone.py': Parse('a GPU'),
     'python benchmarks/kept_bytes.py': MINUTES,
     'python benchmarks/conversion.py': MINUTES,
