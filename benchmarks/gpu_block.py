@@ -2,11 +2,11 @@
 
     python benchmarks/gpu_block.py [--out FOLDER] [--models T B L] [--tune]
 
-Checks outputs and gradients of block and merging against their definitions in float64. Then times,
-at every stage of Swin-T/B/L for 8×3×800×1344 and 16×3×512×512 with products in bfloat16, each
-kernel between the products beside its floor, what must move at the bandwidth that a large copy
-reaches here; and a whole training step of a block, in one piece and as PyTorch's operators around
-the attention kernels, with peak memory. Writes gpu_block.json and gpu_block.md.
+Checks outputs and gradients of block, merging and V2's paths against their definitions in float64.
+Then times, at every stage of Swin-T/B/L for 8×3×800×1344 and 16×3×512×512, each kernel between the
+products beside its floor, what must move at the bandwidth that a large copy reaches here; and a
+whole training step of a block, in one piece and as PyTorch's operators around the attention
+kernels, with peak memory. Products are in bfloat16. Writes gpu_block.json and gpu_block.md.
 
 Needs torch and triton alone. Without a GPU it makes the checks, under Triton's interpreter, and
 measures nothing.
@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 
 OPS = 'swin_backbone.ops'
-block, merging = (importlib.import_module(f'{OPS}.{name}.triton') for name in ('block', 'merging'))
-trials = [importlib.import_module(f'{OPS}.{name}.trial') for name in ('block', 'merging')]
+block = importlib.import_module(f'{OPS}.block.triton')
+TRIED = 'block', 'merging', 'post_norm'
+trials = [importlib.import_module(f'{OPS}.{name}.trial') for name in TRIED]
 rows, definition, backends, dtypes, parameters = (
     importlib.import_module(f'{OPS}.{name}')
     for name in ('rows.triton', 'block.reference', 'backends', 'trial', 'block.parameters')
@@ -38,11 +39,11 @@ DEVICE, HALF = attention.DEVICE, torch.bfloat16
 
 
 def check() -> list[dict]:
-    """Errors of block and merging of every width, or of a narrow one without a GPU."""
+    """Errors of block, merging and V2's paths of every width, or a narrow one without a GPU."""
     widths = [96, 128, 192, 256, 384, 768, 1024, 1536] if attention.ON_GPU else [32]
     results = []
     for C, products in itertools.product(widths, dtypes.TOLERANCE):
-        for trial, sizes in zip(trials, ((C // 32, 7, 4 * C), ()), strict=True):
+        for trial, sizes in zip(trials, ((C // 32, 7, 4 * C), (), (4 * C,)), strict=True):
             error = trial._error(DEVICE.type, torch.float32, products, C, *sizes)
             results.append(dict(what=trial.__name__, width=C, dtype=str(products), error=error))
             print(results[-1], flush=True)
@@ -73,6 +74,12 @@ def kernels(B: int, H: int, W: int, C: int) -> Iterator[tuple[str, Callable[[], 
         20 * n,
     )
     yield 'back through a path', lambda: rows.path_backward(grad, factors, HALF), 6 * n
+    yield "V2's norm and residual", lambda: rows.norm_add(x, path, factors[0], *norm), 10 * n
+    yield (
+        "back through V2's norm",
+        lambda: rows.norm_add_backward(grad, path, factors[0], weight, 1e-5),
+        8 * n,
+    )
     hidden, d_hidden = draw(B, H, W, 4 * C, dtype=HALF), draw(B, H, W, 4 * C, dtype=HALF)
     yield 'back through GELU', lambda: rows.gelu_backward(hidden, d_hidden), 32 * n
     merged = (draw(4 * C), draw(4 * C)), (B, -(-H // 2), -(-W // 2), 4 * C)

@@ -150,19 +150,22 @@ class SwinBlock(BaseModule):
         drops = self.attn.drop, self.ffn.dropout_layer
         factors = None
         if any(drop.training and drop.drop_prob for drop in drops):
-            factors = torch.stack([_path_factors(drop, x) for drop in drops])
+            dtype = products_dtype(x)
+            factors = torch.stack([path_factors(drop, x, dtype) for drop in drops])
         x = x.unflatten(1, hw_shape)
         return swin_block(x, parameters, options, factors, self.with_cp).flatten(1, 2)
 
 
-def _path_factors(drop: DropPath, x: Tensor) -> Tensor:
-    """What drop path multiplies each sample's path with, (B,), in float32 at least."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
+def path_factors(drop: DropPath, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """What drop path multiplies each sample's path with, (B,), in float32 at least.
+
+    Drawn in the ``dtype`` that the path of tokens ``x`` would have, but not rounded to it.
+    """
+    exact = torch.promote_types(x.dtype, torch.float32)
     if not (drop.training and drop.drop_prob):
-        return x.new_ones(len(x), dtype=dtype)
-    # Drawn in the dtype that the path would have, but not rounded to it.
-    kept = drop(x.new_ones(len(x), 1, dtype=products_dtype(x))) != 0
-    return kept[:, 0].to(dtype) / (1 - drop.drop_prob)
+        return x.new_ones(len(x), dtype=exact)
+    kept = drop(x.new_ones(len(x), 1, dtype=dtype)) != 0
+    return kept[:, 0].to(exact) / (1 - drop.drop_prob)
 
 
 class Stage(BaseModule):

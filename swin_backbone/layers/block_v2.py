@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from ..ops.post_norm import FeedForward, Norm, feed_forward, norm_add
 from .attention_v2 import ShiftWindowMSAV2
-from .block import Grid, Stage, recomputed
+from .block import Grid, Stage, path_factors, recomputed
 from .from_config import build_norm
+from .in_one_piece import why_paths_not_in_one_piece
 from .merging import PatchMerging
 from .mlp import FFN
 
@@ -103,10 +106,28 @@ class SwinBlockV2(BaseModule):
         return x if self.norm3 is None else self.norm3(x)
 
     def _attention(self, x: Tensor, hw_shape: Grid, bias: Tensor) -> Tensor:
-        return x + self.drop_path(self.norm1(self.attn(x, hw_shape, bias)))
+        path = self.attn(x, hw_shape, bias)
+        if why_paths_not_in_one_piece(self, x) is None:
+            return norm_add(x, path, _norm(self.norm1), self._path_factors(x))
+        return x + self.drop_path(self.norm1(path))
 
     def _mlp(self, x: Tensor) -> Tensor:
+        if why_paths_not_in_one_piece(self, x) is None:
+            (fc1, *_), fc2 = self.ffn.layers[:2]
+            weights = fc1.weight, fc1.bias, fc2.weight, fc2.bias
+            return feed_forward(x, FeedForward(*weights, _norm(self.norm2)), self._path_factors(x))
         return x + self.drop_path(self.norm2(self.ffn(x)))
+
+    def _path_factors(self, x: Tensor) -> Tensor | None:
+        """What drop path multiplies each sample's path with, (B,), in float32 at least."""
+        if not (self.drop_path.training and self.drop_path.drop_prob):
+            return None
+        # Drawn in the dtype that a norm's output would have.
+        return path_factors(self.drop_path, x, x.dtype)
+
+
+def _norm(module: Any) -> Norm:
+    return Norm(module.weight, module.bias, module.eps)
 
 
 class SwinBlockV2Sequence(Stage):

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..ops import block as ops_block
 from ..ops import merging as ops_merging
+from ..ops import post_norm as ops_post_norm
 from ..ops.dtypes import autocast_dtype
 from .attention import ShiftWindowMSA, WindowMSA
 from .mlp import FFN
@@ -61,6 +62,10 @@ def _tree(names: dict[str, type]) -> dict[str, _Usual]:
 
 
 USUAL_BLOCK = _tree(USUAL)
+USUAL_PATHS = _tree(
+    {name: kind for name, kind in USUAL.items() if name.split('.')[0] in ('norm1', 'norm2', 'ffn')}
+    | {'drop_path': DropPath}
+)
 USUAL_MERGING = _tree({'norm': nn.LayerNorm, 'reduction': nn.Linear})
 
 
@@ -80,26 +85,37 @@ def why_merging_not_in_one_piece(merging: nn.Module, x: Tensor) -> str | None:
     return _why_unusual(merging, USUAL_MERGING, x) or ops_merging.why_not(x)
 
 
-def _why_unusual(module: nn.Module, usual: dict[str, _Usual], x: Tensor) -> str | None:
+def why_paths_not_in_one_piece(block: nn.Module, x: Tensor) -> str | None:
+    """As :func:`why_block_not_in_one_piece`, of a V2 block's paths but for its attention."""
+    if (reason := _why_unusual(block, USUAL_PATHS, x, others=True)) is not None:
+        return reason
+    return ops_post_norm.why_not(x, cast(FFN, block.ffn).feedforward_channels)
+
+
+def _why_unusual(
+    module: nn.Module, usual: dict[str, _Usual], x: Tensor, others: bool = False
+) -> str | None:
+    """Why the modules within are not to be left out; ``others``: whether there may be more."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return 'a compiler or tracer looks on'
     if torch._C._are_functorch_transforms_active() or _get_current_dispatch_mode() is not None:
         return 'a transformation or counter looks on'
     if torch_module._has_any_global_hook():
         return 'there are hooks on all modules'
-    return _why_unusual_within(module, usual, '', _dtypes(x), x.device)
+    modules = {name: module._modules.get(name) for name in usual} if others else module._modules
+    return _why_unusual_within(modules, usual, '', _dtypes(x), x.device)
 
 
 def _why_unusual_within(
-    module: nn.Module,
+    found: dict[str, nn.Module | None],
     usual: dict[str, _Usual],
     path: str,
     dtypes: tuple[torch.dtype, ...],
     device: torch.device,
 ) -> str | None:
-    if module._modules.keys() != usual.keys():
+    if found.keys() != usual.keys():
         return 'its modules are not the usual ones'
-    for name, inner in module._modules.items():
+    for name, inner in found.items():
         kind, modules = usual[name]
         if inner is None or type(inner) is not kind:
             return f'{path}{name} is {type(inner).__name__}'
@@ -125,7 +141,7 @@ def _why_unusual_within(
             if tensor.is_floating_point() and tensor.dtype not in dtypes:
                 return f'{path}{name} has a {what} of another dtype, {tensor.dtype}'
         if modules:
-            reason = _why_unusual_within(inner, modules, f'{path}{name}.', dtypes, device)
+            reason = _why_unusual_within(inner._modules, modules, f'{path}{name}.', dtypes, device)
             if reason is not None:
                 return reason
     return None

@@ -37,8 +37,12 @@ def test_checks(tmp_path):
     command = [sys.executable, '-W', 'ignore', str(SCRIPT), '--out', str(tmp_path)]
     subprocess.run(command, check=True, timeout=600)
     report = json.loads((tmp_path / 'gpu_block.json').read_text())
-    assert {row['what'].split('.')[2] for row in report['checks']} == {'block', 'merging'}
-    assert '6 checks against float64 passed' in (tmp_path / 'gpu_block.md').read_text()
+    assert {row['what'].split('.')[2] for row in report['checks']} == {
+        'block',
+        'merging',
+        'post_norm',
+    }
+    assert '9 checks against float64 passed' in (tmp_path / 'gpu_block.md').read_text()
 
 
 def test_whole_run(tmp_path):
@@ -46,9 +50,9 @@ def test_whole_run(tmp_path):
     command = [sys.executable, '-W', 'ignore', '-c', RUN, str(SCRIPT.parent), str(tmp_path)]
     subprocess.run(command, check=True, timeout=600)
     report = json.loads((tmp_path / 'gpu_block.json').read_text())
-    assert len(report['rows']) == 8 + 3 and {row['model'] for row in report['rows']} == {'T'}
-    assert len(report['tuning']) == 4 * 4 * 8
-    *_, head, rule, first = (tmp_path / 'gpu_block.md').read_text().splitlines()[:-10]
+    assert len(report['rows']) == 10 + 3 and {row['model'] for row in report['rows']} == {'T'}
+    assert len(report['tuning']) == 4 * 4 * 10
+    *_, head, rule, first = (tmp_path / 'gpu_block.md').read_text().splitlines()[:-12]
     assert head.count('|') == rule.count('|') == first.count('|')
     # Six bytes an element at 1 TB/s, of which a norm may take 2 ms: next to nothing.
     assert '| norm | 2.000 ± 0.500 | 0.000 | 0% |' in first

@@ -75,6 +75,12 @@ def test_merging():
 
 
 @needs_triton
+def test_post_norm():
+    """Everything in triton_post_norm_checks.py."""
+    run_checks('triton_post_norm_checks.py')
+
+
+@needs_triton
 @pytest.mark.skipif(torch.cuda.is_available(), reason='GPUs have no float64 kernels')
 def test_backbone_in_one_piece_is_openmmlabs():
     """In float64, outputs and all gradients."""
@@ -85,7 +91,7 @@ def test_backbone_in_one_piece_is_openmmlabs():
 def test_kernels_compile_for_a_gpu(tmp_path):
     """On the matrix units, no half moved alone, and two programs or more to a multiprocessor."""
     report = json.loads(run(str(HERE / 'triton_compile.py'), TRITON_CACHE_DIR=str(tmp_path)))
-    assert len(report) == 18
+    assert len(report) == 22
     for kernel, facts in report.items():
         between_products = kernel.startswith(('add', 'norm', 'merge', 'path', 'gelu'))
         assert facts['matrix_units'] != between_products, kernel

@@ -19,6 +19,7 @@ from swin_backbone.ops.window_attention import triton_kernels
 FLOATS = {'bias', 'lse', 'delta', 'grad_bias', 'grad_padding'}
 # Those of rows in float32, where products are in bfloat16.
 ROW_FLOATS = {'x', 'factors', 'weight', 'bias', 'total', 'onward', 'd_x', 'sums'}
+GRADIENTS_OF_SUMS = ('path_backward', 'norm_add_backward')
 
 
 def source(kernel, constants: dict, sizes: tuple, floats: set) -> ASTSource:
@@ -59,6 +60,8 @@ def between_products() -> Iterator[tuple[str, ASTSource]]:
     for name, widths, layout_of, unused in (
         ('add_norm', (96, 1536), rows._whole_rows, dict(other=None, total=None)),
         ('norm_backward', (96, 1536), rows._whole_rows, {}),
+        ('norm_add', (96, 1536), rows._whole_rows, {}),
+        ('norm_add_backward', (96, 1536), rows._whole_rows, {}),
         ('merge_norm', (384, 1536), rows._whole_rows, {}),
         ('merge_norm_backward', (384, 1536), rows._whole_rows, {}),
         ('path_backward', (96, 1536), rows._tiles, {}),
@@ -67,7 +70,7 @@ def between_products() -> Iterator[tuple[str, ASTSource]]:
         for width in widths:
             layout = layout_of(width)
             constants = dict(EPS=1e-5, ROWS=layout.rows, BLOCK=layout.block, ACC=tl.float32)
-            floats = ROW_FLOATS | ({'grad'} if name == 'path_backward' else set())
+            floats = ROW_FLOATS | ({'grad'} if name in GRADIENTS_OF_SUMS else set())
             kernel = getattr(rows_kernels, name)
             yield (
                 f'{name} {width}',

@@ -30,10 +30,6 @@ from ..window_attention import triton as attention
 from ..window_attention.problem import Problem
 from .parameters import Options, Parameters
 
-# Up to this width the hidden layer is computed again. An H100 does 295 bfloat16 FLOPs in the time
-# it needs for a byte (989 TFLOP/s, 3.35 TB/s).
-NARROW = 256
-
 
 def can_run(x: Tensor, heads: int, window_size: int) -> str | None:
     """Why this backend cannot take a call; None where it can."""
@@ -97,7 +93,7 @@ class _Block(torch.autograd.Function):
         x = x.contiguous()
         p = _cast(Parameters(*parameters), dtype)
         half = _attend(x, p, options, dtype)
-        keep_hidden = x.shape[-1] > NARROW and recompute not in (True, 'block', 'mlp')
+        keep_hidden = x.shape[-1] > rows.NARROW and recompute not in (True, 'block', 'mlp')
         out, hidden = _feed_forward(x, half.path, p, options, factors, keep_hidden)
         kept = () if recompute in (True, 'block', 'attention') else half
         ctx.save_for_backward(x, factors, hidden, *parameters, *kept)

@@ -18,12 +18,15 @@ from ..dtypes import products_dtype
 from ..sizes import ceil_div
 
 MAX_WIDTH = 8192  # of rows that are held whole
+# Up to this width a hidden layer is computed again. An H100 does 295 bfloat16 FLOPs in the time it
+# needs for a byte (989 TFLOP/s, 3.35 TB/s).
+NARROW = 256
 
 # Elements that a program holds of each tensor at once; and, of programs that sum over tokens, how
 # many for each multiprocessor: a Hopper GPU has registers for so many. Not measured yet.
-TILE, PROGRAMS = (
-    2048,
-    {'norm_backward': 3, 'merge_norm_backward': 3, 'path_backward': 8, 'gelu_backward': 8},
+TILE = 2048
+PROGRAMS = dict(
+    norm_backward=3, norm_add_backward=3, merge_norm_backward=3, path_backward=8, gelu_backward=8
 )
 
 
@@ -121,6 +124,34 @@ def norm_backward(
     tensors = grad, onward, x, path, factors, weight, bias, *outputs
     _launch('norm_backward', groups, tensors, layout, **_sizes(x), group=group, EPS=eps)
     return _NormGradients(d_x, d_path, written, sums.sum(0))
+
+
+def norm_add(
+    x: Tensor, path: Tensor, factors: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    """``x + factors * norm(path)``, (B, ..., C), in the dtype of ``x``; ``factors`` are (B,)."""
+    total, layout = torch.empty_like(x), _whole_rows(x.shape[-1])
+    tensors = x, path, factors, weight, bias, total
+    _launch('norm_add', layout.programs(x), tensors, layout, **_sizes(x), EPS=eps)
+    return total
+
+
+def norm_add_backward(
+    grad: Tensor, path: Tensor, factors: Tensor | None, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Back through :func:`norm_add` to its path for its output's gradient ``grad``.
+
+    Returns:
+        The gradient of ``path``, in its dtype; in float32 at least, those of weight and bias, and
+        the sum of the first over all tokens, (3, C).
+    """
+    layout = _whole_rows(grad.shape[-1])
+    group, groups = layout.groups('norm_add_backward', grad)
+    d_path = torch.empty_like(path)
+    sums = grad.new_empty(groups, 3, grad.shape[-1], dtype=gpu.sum_dtype(grad))
+    tensors, sizes = (grad, path, factors, weight, d_path, sums), _sizes(grad)
+    _launch('norm_add_backward', groups, tensors, layout, **sizes, group=group, EPS=eps)
+    return d_path, sums.sum(0)
 
 
 def path_backward(
@@ -249,9 +280,9 @@ def _tokens(table: Tensor) -> int:
 
 
 def _sizes(x: Tensor) -> dict[str, int]:
-    """What kernels are told of a map (B, H, W, C)."""
-    B, H, W, C = x.shape
-    return dict(tokens=B * H * W, images=B, per_image=H * W, width=C)
+    """What kernels are told of maps (B, ..., C)."""
+    per_image = x.shape[1:-1].numel()
+    return dict(tokens=len(x) * per_image, images=len(x), per_image=per_image, width=x.shape[-1])
 
 
 def _merged(merged: Tensor, x: Tensor) -> dict[str, int]:

@@ -177,6 +177,91 @@ def norm_backward(
 
 
 @kernel
+def norm_add(
+    x,
+    path,
+    factors,
+    weight,
+    bias,
+    total,
+    tokens,
+    images,
+    per_image,
+    width,
+    EPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """``total = x + factors[0] * norm(path)``."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    columns = tl.arange(0, BLOCK)
+    within = columns < width
+    inside = (rows < tokens)[:, None] & within[None, :]
+    at = rows.to(tl.int64)[:, None] * width + columns[None, :]
+    value = tl.load(path + at, mask=inside, other=0.0).to(ACC)
+    unit, _ = standardized(value, inside, width, EPS)
+    w = tl.load(weight + columns, mask=within, other=0.0).to(ACC)
+    b = tl.load(bias + columns, mask=within, other=0.0).to(ACC)
+    value = unit * w[None, :] + b[None, :]
+    if factors is not None:
+        value *= factor_of(factors, 0, rows, (tokens, images, per_image), ACC)
+    tl.store(total + at, tl.load(x + at, mask=inside, other=0.0).to(ACC) + value, mask=inside)
+
+
+@kernel
+def norm_add_backward(
+    grad,
+    path,
+    factors,
+    weight,
+    d_path,
+    sums,
+    tokens,
+    images,
+    per_image,
+    group,
+    width,
+    EPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Back through :func:`norm_add` to its path.
+
+    Args:
+        grad: Gradient of ``total``, which is that of ``x`` too.
+        d_path: Gradient of ``path``, written.
+        sums: Each group's gradients of weight and bias, and its sum of ``d_path``,
+            (groups, 3, width), written.
+    """
+    columns = tl.arange(0, BLOCK)
+    within = columns < width
+    w = tl.load(weight + columns, mask=within, other=0.0).to(ACC)[None, :]
+    d_weight = tl.zeros([ROWS, BLOCK], ACC)
+    d_bias = tl.zeros([ROWS, BLOCK], ACC)
+    d_path_sum = tl.zeros([ROWS, BLOCK], ACC)
+    for i in range(group):
+        rows = (tl.program_id(0) * group + i) * ROWS + tl.arange(0, ROWS)
+        inside = (rows < tokens)[:, None] & within[None, :]
+        at = rows.to(tl.int64)[:, None] * width + columns[None, :]
+        value = tl.load(path + at, mask=inside, other=0.0).to(ACC)
+        unit, inverse = standardized(value, inside, width, EPS)
+        g = tl.load(grad + at, mask=inside, other=0.0).to(ACC)
+        if factors is not None:
+            g *= factor_of(factors, 0, rows, (tokens, images, per_image), ACC)
+        d_weight += g * unit
+        d_bias += g
+        g = through_norm(g * w, unit, inverse, width)
+        tl.store(d_path + at, g, mask=inside)
+        d_path_sum += tl.where(inside, g, 0.0)
+    at = sums + tl.program_id(0).to(tl.int64) * 3 * width + columns
+    tl.store(at, tl.sum(d_weight, 0), mask=within)
+    tl.store(at + width, tl.sum(d_bias, 0), mask=within)
+    tl.store(at + 2 * width, tl.sum(d_path_sum, 0), mask=within)
+
+
+@kernel
 def path_backward(
     grad,
     factors,
