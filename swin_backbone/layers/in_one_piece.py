@@ -39,8 +39,6 @@ USUAL = {
     'ffn.layers.2': nn.Dropout,
     'ffn.dropout_layer': DropPath,
 }
-
-
 MAY_LACK_BIAS = ('qkv', 'reduction')
 
 
@@ -89,7 +87,10 @@ def why_paths_not_in_one_piece(block: nn.Module, x: Tensor) -> str | None:
     """As :func:`why_block_not_in_one_piece`, of a V2 block's paths but for its attention."""
     if (reason := _why_unusual(block, USUAL_PATHS, x, others=True)) is not None:
         return reason
-    return ops_post_norm.why_not(x, cast(FFN, block.ffn).feedforward_channels)
+    ffn = cast(FFN, block.ffn)
+    if ffn.dropout_layer.drop_prob:  # V2's own is after the norm
+        return 'ffn.dropout_layer drops paths'
+    return ops_post_norm.why_not(x, ffn.feedforward_channels)
 
 
 def _why_unusual(

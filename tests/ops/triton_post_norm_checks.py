@@ -150,6 +150,14 @@ def test_hooks_within_a_block_are_called(name):
     assert name in seen
 
 
+def test_a_networks_own_drop_path_is_not_left_out():
+    block = small().stages[0].blocks[0]
+    block.ffn.dropout_layer.drop_prob = 0.5
+    x = torch.randn(1, 20, 32, dtype=EXACT, device=DEVICE)
+    with use_backend('triton'):
+        assert 'drops paths' in why_paths_not_in_one_piece(block, x)
+
+
 @pytest.mark.parametrize('products', [torch.float32, torch.float16, torch.bfloat16])
 def test_trial_passes(products):
     x = torch.randn(2, 4, 48, device=DEVICE)
