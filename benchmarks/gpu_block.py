@@ -15,7 +15,6 @@ measures nothing.
 from __future__ import annotations
 
 import argparse
-import importlib
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -25,16 +24,19 @@ import gpu_attention as attention
 import torch
 from torch import Tensor
 
-OPS = 'swin_backbone.ops'
-block = importlib.import_module(f'{OPS}.block.triton')
-TRIED = 'block', 'merging', 'post_norm'
-trials = [importlib.import_module(f'{OPS}.{name}.trial') for name in TRIED]
-rows, definition, backends, dtypes, parameters = (
-    importlib.import_module(f'{OPS}.{name}')
-    for name in ('rows.triton', 'block.reference', 'backends', 'trial', 'block.parameters')
-)
-operator = importlib.import_module(f'{OPS}.window_attention')
+# gpu_attention has made these importable, also where the frameworks are not.
+from swin_backbone.ops.backends import use_backend
+from swin_backbone.ops.block import Options, Parameters
+from swin_backbone.ops.block import reference as definition
+from swin_backbone.ops.block import trial as block_trial
+from swin_backbone.ops.block.triton import swin_block
+from swin_backbone.ops.merging import trial as merging_trial
+from swin_backbone.ops.post_norm import trial as post_norm_trial
+from swin_backbone.ops.rows import triton as rows
+from swin_backbone.ops.trial import TOLERANCE
+from swin_backbone.ops.window_attention import shifted_window_attention
 
+TRIALS = block_trial, merging_trial, post_norm_trial
 DEVICE, HALF = attention.DEVICE, torch.bfloat16
 
 
@@ -42,12 +44,12 @@ def check() -> list[dict]:
     """Errors of block, merging and V2's paths of every width, or a narrow one without a GPU."""
     widths = [96, 128, 192, 256, 384, 768, 1024, 1536] if attention.ON_GPU else [32]
     results = []
-    for C, products in itertools.product(widths, dtypes.TOLERANCE):
-        for trial, sizes in zip(trials, ((C // 32, 7, 4 * C), (), (4 * C,)), strict=True):
+    for C, products in itertools.product(widths, TOLERANCE):
+        for trial, sizes in zip(TRIALS, ((C // 32, 7, 4 * C), (), (4 * C,)), strict=True):
             error = trial._error(DEVICE.type, torch.float32, products, C, *sizes)
             results.append(dict(what=trial.__name__, width=C, dtype=str(products), error=error))
             print(results[-1], flush=True)
-            assert error <= dtypes.TOLERANCE[products], results[-1]
+            assert error <= TOLERANCE[products], results[-1]
     return results
 
 
@@ -99,9 +101,9 @@ def steps(B: int, H: int, W: int, C: int, heads: int) -> dict[str, Callable[[], 
     shapes |= dict(norm2_bias=(C,), fc1_weight=(4 * C, C), fc1_bias=(4 * C,))
     shapes |= dict(fc2_weight=(C, 4 * C), fc2_bias=(C,))
     weights = {k: draw(*s).mul_(s[-1] ** -0.5).requires_grad_() for k, s in shapes.items()}
-    p = parameters.Parameters(**weights)
+    p = Parameters(**weights)
     x, grad, factors = draw(B, H, W, C).requires_grad_(), draw(B, H, W, C), draw(2, B)
-    options = parameters.Options(7, 3, 32**-0.5, 1e-5, 1e-5)
+    options = Options(7, 3, 32**-0.5, 1e-5, 1e-5)
 
     def step(function: Callable[..., Tensor], **more: object) -> None:
         with torch.autocast(DEVICE.type, HALF):
@@ -112,16 +114,16 @@ def steps(B: int, H: int, W: int, C: int, heads: int) -> dict[str, Callable[[], 
 
     def as_operators() -> None:
         """The definition, on the attention kernels."""
-        definition.shifted_window_attention = operator.shifted_window_attention
+        definition.shifted_window_attention = shifted_window_attention
         try:
-            with backends.use_backend('triton'):
+            with use_backend('triton'):
                 step(definition.swin_block)
         finally:
             definition.shifted_window_attention = attend
 
     return {
-        'in one piece': lambda: step(block.swin_block),
-        'in one piece, all computed again': lambda: step(block.swin_block, recompute=True),
+        'in one piece': lambda: step(swin_block),
+        'in one piece, all computed again': lambda: step(swin_block, recompute=True),
         'as operators': as_operators,
     }
 

@@ -71,7 +71,7 @@ def why_block_not_in_one_piece(
     block: nn.Module, x: Tensor, hw_shape: tuple[int, int]
 ) -> str | None:
     """Why ``block`` must run module by module on tokens ``x`` of a map; None where it need not."""
-    if (reason := _why_unusual(block, USUAL_BLOCK, x)) is not None:
+    if (reason := _why_unusual(block._modules, USUAL_BLOCK, x)) is not None:
         return reason
     attn, ffn = cast(ShiftWindowMSA, block.attn), cast(FFN, block.ffn)
     window_size, _ = attn.windows(hw_shape)
@@ -80,12 +80,13 @@ def why_block_not_in_one_piece(
 
 def why_merging_not_in_one_piece(merging: nn.Module, x: Tensor) -> str | None:
     """As :func:`why_block_not_in_one_piece`, of a patch merging."""
-    return _why_unusual(merging, USUAL_MERGING, x) or ops_merging.why_not(x)
+    return _why_unusual(merging._modules, USUAL_MERGING, x) or ops_merging.why_not(x)
 
 
 def why_paths_not_in_one_piece(block: nn.Module, x: Tensor) -> str | None:
     """As :func:`why_block_not_in_one_piece`, of a V2 block's paths but for its attention."""
-    if (reason := _why_unusual(block, USUAL_PATHS, x, others=True)) is not None:
+    modules = {name: block._modules.get(name) for name in USUAL_PATHS}
+    if (reason := _why_unusual(modules, USUAL_PATHS, x)) is not None:
         return reason
     ffn = cast(FFN, block.ffn)
     if ffn.dropout_layer.drop_prob:  # V2's own is after the norm
@@ -94,16 +95,15 @@ def why_paths_not_in_one_piece(block: nn.Module, x: Tensor) -> str | None:
 
 
 def _why_unusual(
-    module: nn.Module, usual: dict[str, _Usual], x: Tensor, others: bool = False
+    modules: dict[str, nn.Module | None], usual: dict[str, _Usual], x: Tensor
 ) -> str | None:
-    """Why the modules within are not to be left out; ``others``: whether there may be more."""
+    """Why modules by these names are not to be left out."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return 'a compiler or tracer looks on'
     if torch._C._are_functorch_transforms_active() or _get_current_dispatch_mode() is not None:
         return 'a transformation or counter looks on'
     if torch_module._has_any_global_hook():
         return 'there are hooks on all modules'
-    modules = {name: module._modules.get(name) for name in usual} if others else module._modules
     return _why_unusual_within(modules, usual, '', _dtypes(x), x.device)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 import os
 import shutil
@@ -63,5 +62,6 @@ def sum_dtype(x: Tensor) -> torch.dtype:
 
 def accumulator(x: Tensor) -> Any:
     """Triton's name of :func:`sum_dtype`."""
-    tl = importlib.import_module('triton.language')
+    import triton.language as tl
+
     return tl.float64 if x.dtype == torch.float64 else tl.float32

@@ -1,4 +1,4 @@
-"""Trials of Triton kernels before they are chosen: a small problem, against the definition.
+"""Whether Triton kernels are chosen: last a trial of them, a small problem against the definition.
 
 What a compiler makes of a kernel differs from GPU to GPU, and a wrong number would go unnoticed.
 """
@@ -12,8 +12,32 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from .backends import requested_backend
+
 # Of the largest element: some times what rounding makes of it.
 TOLERANCE = {torch.float32: 5e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+def why_not_kernels(
+    x: Tensor, can_run: Callable[[], str | None], fault: Callable[[], str | None]
+) -> str | None:
+    """Why a tensor is not for kernels that may stand in for modules; None where it is.
+
+    Args:
+        x: The tensor.
+        can_run: Why they cannot run at all, or None.
+        fault: What a trial finds wrong with them, or None; not asked where they were asked for.
+    """
+    requested = requested_backend()
+    if requested not in (None, 'triton'):
+        return f'backend {requested!r} was asked for'
+    if requested is None and not x.is_cuda:
+        return f'for GPUs, got {x.device.type}'
+    if (reason := can_run()) is not None or requested is not None:
+        return reason
+    if torch.cuda.is_current_stream_capturing():  # a graph must not record the trial
+        return None
+    return fault()
 
 
 def verdict(

@@ -6,23 +6,14 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from kernel_results import DEVICE, DTYPES, EXACT, TOLERANCE, assert_near
+from kernel_results import results as results_of
 
 from swin_backbone import SwinTransformerV2
 from swin_backbone.layers.in_one_piece import why_paths_not_in_one_piece
 from swin_backbone.ops.backends import use_backend
 from swin_backbone.ops.post_norm import FeedForward, Norm, reference, trial, triton, why_not
 from swin_backbone.ops.rows import triton as rows
-
-DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
-EXACT = torch.float32 if DEVICE == 'cuda' else torch.float64
-# Largest error against float64, relative to the largest element (or to 1).
-TOLERANCE = {
-    torch.float64: 1e-12,
-    torch.float32: 2e-5,
-    torch.float16: 1e-2,
-    torch.bfloat16: 6e-2,
-}
-DTYPES = [dtype for dtype in TOLERANCE if DEVICE == 'cpu' or dtype != torch.float64]
 
 
 def norm_add(ops, x, path, weight, bias, factors):
@@ -38,18 +29,7 @@ def feed_forward(ops, x, fc1_weight, fc1_bias, fc2_weight, fc2_bias, weight, bia
 
 def results(function, ops, inputs, factors, products=None):
     """The output, and the gradients of all inputs."""
-    with torch.autocast(DEVICE, products or inputs[0].dtype, enabled=products is not None):
-        out = function(ops, *inputs, factors)
-    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
-    return out, *torch.autograd.grad(out, inputs, grad.to(out.device, out.dtype))
-
-
-def assert_near(ours, theirs, tolerance):
-    for i, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
-        assert mine.shape == other.shape
-        if mine.numel():
-            error = (mine.double() - other).abs().max() / max(1.0, other.abs().max().item())
-            assert error <= tolerance, (i, error.item())
+    return results_of(lambda: function(ops, *inputs, factors), inputs, products)
 
 
 @settings(max_examples=40)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
+from functools import partial
 
 from torch import Tensor
 
 from ..backends import requested_backend
+from ..trial import why_not_kernels
+from . import cpu, triton
 from .parameters import Options, Parameters
+from .trial import fault
 
 __all__ = ['Options', 'Parameters', 'swin_block', 'why_not']
 
@@ -22,16 +24,12 @@ def why_not(x: Tensor, heads: int, window_size: int, hidden: int) -> str | None:
         window_size: Side of a window, in tokens.
         hidden: Width of the hidden layer.
     """
-    name = _suitable(x)
-    if requested_backend() not in (None, name):
-        return f'backend {requested_backend()!r} was asked for'
-    if (reason := _load(name).can_run(x, heads, window_size)) is not None:
-        return reason
-    if name != 'triton' or requested_backend() == name:
-        return None
-    from .trial import fault
-
-    return fault(x, heads, window_size, hidden)
+    if _for_kernels(x):
+        can_run = partial(triton.can_run, x, heads, window_size)
+        return why_not_kernels(x, can_run, partial(fault, x, heads, window_size, hidden))
+    if (requested := requested_backend()) not in (None, 'cpu'):
+        return f'backend {requested!r} was asked for'
+    return cpu.can_run(x)
 
 
 def swin_block(
@@ -46,13 +44,9 @@ def swin_block(
     ``recompute`` says what is computed again for the backward pass besides what always is:
     ``'attention'``, ``'mlp'``, or both: True or ``'block'``.
     """
-    return _load(_suitable(x)).swin_block(x, parameters, options, factors, recompute)
+    backend = triton if _for_kernels(x) else cpu
+    return backend.swin_block(x, parameters, options, factors, recompute)
 
 
-def _suitable(x: Tensor) -> str:
-    return 'triton' if x.is_cuda or requested_backend() == 'triton' else 'cpu'
-
-
-def _load(name: str) -> ModuleType:
-    """The module of a backend, imported when it is first used."""
-    return importlib.import_module(f'{__package__}.{name}')
+def _for_kernels(x: Tensor) -> bool:
+    return x.is_cuda or requested_backend() == 'triton'

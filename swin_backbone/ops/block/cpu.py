@@ -23,7 +23,7 @@ from ..window_attention.reference import MASKED
 from .parameters import Options, Parameters
 
 
-def can_run(x: Tensor, heads: int, window_size: int) -> str | None:
+def can_run(x: Tensor) -> str | None:
     """Why this backend cannot take a call; None where it can."""
     if x.device.type != 'cpu':
         return f'for CPU tensors, got {x.device.type}'

@@ -14,8 +14,6 @@ from . import reference, triton
 
 def fault(x: Tensor) -> str | None:
     """Why the kernels must not be used for a map ``x`` (..., C); None where they are right."""
-    if x.is_cuda and torch.cuda.is_current_stream_capturing():
-        return None  # a graph must not record the trial
     return _fault(x.device.type, x.dtype, products_dtype(x), x.shape[-1])
 
 

@@ -13,19 +13,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ..dtypes import products_dtype
+from ..dtypes import autocast_dtype, products_dtype
 from ..rows import triton as rows
 from .parameters import FeedForward, Norm
 
 
 def can_run(x: Tensor) -> str | None:
     """Why this backend cannot take tokens ``x``; None where it can."""
+    if autocast_dtype(x) is not None and x.dtype != torch.float32:
+        return 'under autocast the sum would be wider than its tokens'
     return rows.can_run(x, x.shape[-1])
-
-
-def is_wide(x: Tensor) -> bool:
-    """Whether ``x`` has the dtype that a norm gives under autocast."""
-    return x.dtype == torch.float32
 
 
 def norm_add(x: Tensor, path: Tensor, norm: Norm, factors: Tensor | None = None) -> Tensor:
@@ -40,8 +37,10 @@ def feed_forward(x: Tensor, p: FeedForward, factors: Tensor | None = None) -> Te
     Products are in autocast's dtype where it is on, all else in float32 at least.
     """
     dtype, (*weights, norm) = products_dtype(x), p
+    keep_hidden = torch.is_grad_enabled() and x.shape[-1] > rows.NARROW
+    options = norm.eps, dtype, keep_hidden
     with torch.autocast(x.device.type, enabled=False):
-        return _FeedForward.apply(x, factors, norm.eps, dtype, *weights, norm.weight, norm.bias)
+        return _FeedForward.apply(x, factors, *options, *weights, norm.weight, norm.bias)
 
 
 class _NormAdd(torch.autograd.Function):
@@ -77,6 +76,7 @@ class _FeedForward(torch.autograd.Function):
         factors: Tensor | None,
         eps: float,
         dtype: torch.dtype,
+        keep_hidden: bool,
         fc1_weight: Tensor,
         fc1_bias: Tensor,
         fc2_weight: Tensor,
@@ -87,11 +87,10 @@ class _FeedForward(torch.autograd.Function):
         ctx.eps, ctx.dtype = eps, dtype
         x = x.contiguous()
         hidden = F.linear(x.to(dtype), fc1_weight.to(dtype), fc1_bias.to(dtype))
-        keep = x.shape[-1] > rows.NARROW and any(ctx.needs_input_grad)
-        active = F.gelu(hidden) if keep else torch.ops.aten.gelu_(hidden)
+        active = F.gelu(hidden) if keep_hidden else torch.ops.aten.gelu_(hidden)
         path = F.linear(active, fc2_weight.to(dtype), fc2_bias.to(dtype))
         parameters = fc1_weight, fc1_bias, fc2_weight, fc2_bias, weight, bias
-        ctx.save_for_backward(x, factors, path, hidden if keep else None, *parameters)
+        ctx.save_for_backward(x, factors, path, hidden if keep_hidden else None, *parameters)
         return rows.norm_add(x, path, factors, weight, bias, eps)
 
     @staticmethod
@@ -99,6 +98,7 @@ class _FeedForward(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, factors, path, hidden, *parameters = ctx.saved_tensors
         fc1_weight, fc1_bias, fc2_weight, _, weight, _ = parameters
+        needs_fc1, _, needs_fc2, *_ = ctx.needs_input_grad[-len(parameters) :]
         grad, dtype = grad.contiguous(), ctx.dtype
         with torch.autocast(x.device.type, enabled=False):
             d_path, sums = rows.norm_add_backward(grad, path, factors, weight, ctx.eps)
@@ -109,12 +109,12 @@ class _FeedForward(torch.autograd.Function):
                 hidden = active = F.linear(low, fc1_weight.to(dtype), fc1_bias.to(dtype))
             active, d_hidden, d_fc1_bias = rows.gelu_backward(hidden, d_active, active)
             d_fc1_weight = d_fc2_weight = None
-            if ctx.needs_input_grad[6]:
+            if needs_fc2:
                 d_fc2_weight = d_path.flatten(0, -2).t() @ active.flatten(0, -2)
             del active, hidden, d_active
-            if ctx.needs_input_grad[4]:
+            if needs_fc1:
                 d_fc1_weight = d_hidden.flatten(0, -2).t() @ low.flatten(0, -2)
             d_x = grad + d_hidden @ fc1_weight.to(dtype)
         found = d_fc1_weight, d_fc1_bias, d_fc2_weight, d_fc2_bias, d_weight, d_bias
         like = zip(found, parameters, strict=True)
-        return d_x, None, None, None, *(g if g is None else g.to(p.dtype) for g, p in like)
+        return d_x, *[None] * 4, *(g if g is None else g.to(p.dtype) for g, p in like)

@@ -23,7 +23,7 @@ MAX_WIDTH = 8192  # of rows that are held whole
 NARROW = 256
 
 # Elements that a program holds of each tensor at once; and, of programs that sum over tokens, how
-# many for each multiprocessor: a Hopper GPU has registers for so many. Not measured yet.
+# many for each multiprocessor: about what a Hopper GPU has registers for. Not measured yet.
 TILE = 2048
 PROGRAMS = dict(
     norm_backward=3, norm_add_backward=3, merge_norm_backward=3, path_backward=8, gelu_backward=8

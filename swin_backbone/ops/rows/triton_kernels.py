@@ -19,6 +19,33 @@ kernel = triton.jit(do_not_specialize=SIZES)
 
 
 @triton.jit
+def place(tile, columns, tokens, width, ROWS: tl.constexpr):
+    """The rows of a tile, which of its elements are the table's, and their offsets in it, int64."""
+    rows = tile * ROWS + tl.arange(0, ROWS)
+    inside = (rows < tokens)[:, None] & (columns < width)[None, :]
+    return rows, inside, rows.to(tl.int64)[:, None] * width + columns[None, :]
+
+
+@triton.jit
+def load(table, at, inside, ACC: tl.constexpr):
+    """A tile; zero outside the table."""
+    return tl.load(table + at, mask=inside, other=0.0).to(ACC)
+
+
+@triton.jit
+def load_row(parameter, columns, width, ACC: tl.constexpr):
+    """A norm's weight or bias, (1, columns)."""
+    return tl.load(parameter + columns, mask=columns < width, other=0.0).to(ACC)[None, :]
+
+
+@triton.jit
+def store_sum(sums, row, tile, columns, width):
+    """Writes a tile's sum over its rows to a row of the table ``sums``."""
+    at = sums + row.to(tl.int64) * width + columns
+    tl.store(at, tl.sum(tile, 0), mask=columns < width)
+
+
+@triton.jit
 def factor_of(factors, which, rows, sizes, ACC: tl.constexpr):
     """The factor on each row's path, (rows, 1)."""
     tokens, images, per_image = sizes
@@ -40,7 +67,7 @@ def added(
     ACC: tl.constexpr,
 ):
     """``total + factor * path``, rounded to DTYPE."""
-    value = tl.load(path + at, mask=inside, other=0.0).to(ACC)
+    value = load(path, at, inside, ACC)
     if factors is not None:
         value *= factor_of(factors, which, rows, sizes, ACC)
     return (total + value).to(DTYPE).to(ACC)
@@ -86,12 +113,10 @@ def add_norm(
 
     Tensors that are None are not read or not written.
     """
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, BLOCK)
-    inside = (rows < tokens)[:, None] & (columns < width)[None, :]
-    at = rows.to(tl.int64)[:, None] * width + columns[None, :]
+    rows, inside, at = place(tl.program_id(0), columns, tokens, width, ROWS)
     sizes = tokens, images, per_image
-    result = tl.load(x + at, mask=inside, other=0.0).to(ACC)
+    result = load(x, at, inside, ACC)
     if path is not None:
         result = added(result, path, factors, 0, rows, at, inside, sizes, x.dtype.element_ty, ACC)
     if other is not None:
@@ -100,9 +125,8 @@ def add_norm(
         tl.store(total + at, result, mask=inside)
     if normed is not None:
         result, _ = standardized(result, inside, width, EPS)
-        w = tl.load(weight + columns, mask=columns < width, other=0.0).to(ACC)
-        b = tl.load(bias + columns, mask=columns < width, other=0.0).to(ACC)
-        tl.store(normed + at, result * w[None, :] + b[None, :], mask=inside)
+        w, b = load_row(weight, columns, width, ACC), load_row(bias, columns, width, ACC)
+        tl.store(normed + at, result * w + b, mask=inside)
 
 
 @kernel
@@ -140,28 +164,24 @@ def norm_backward(
             (groups, 2 or 3, width), written.
     """
     columns = tl.arange(0, BLOCK)
-    within = columns < width
-    w = tl.load(weight + columns, mask=within, other=0.0).to(ACC)[None, :]
-    b = tl.load(bias + columns, mask=within, other=0.0).to(ACC)[None, :]
+    w, b = load_row(weight, columns, width, ACC), load_row(bias, columns, width, ACC)
     sizes = tokens, images, per_image
     d_weight = tl.zeros([ROWS, BLOCK], ACC)
     d_bias = tl.zeros([ROWS, BLOCK], ACC)
     d_path_sum = tl.zeros([ROWS, BLOCK], ACC)
     for i in range(group):
-        rows = (tl.program_id(0) * group + i) * ROWS + tl.arange(0, ROWS)
-        inside = (rows < tokens)[:, None] & within[None, :]
-        at = rows.to(tl.int64)[:, None] * width + columns[None, :]
-        total = tl.load(x + at, mask=inside, other=0.0).to(ACC)
+        rows, inside, at = place(tl.program_id(0) * group + i, columns, tokens, width, ROWS)
+        total = load(x, at, inside, ACC)
         if path is not None:
             total = added(total, path, factors, 0, rows, at, inside, sizes, x.dtype.element_ty, ACC)
         unit, inverse = standardized(total, inside, width, EPS)
-        g = tl.load(grad + at, mask=inside, other=0.0).to(ACC)
+        g = load(grad, at, inside, ACC)
         d_weight += g * unit
         d_bias += g
         if normed is not None:
             tl.store(normed + at, unit * w + b, mask=inside)
         g = through_norm(g * w, unit, inverse, width)
-        g += tl.load(onward + at, mask=inside, other=0.0).to(ACC)
+        g += load(onward, at, inside, ACC)
         tl.store(d_x + at, g, mask=inside)
         if path is not None:
             if factors is not None:
@@ -169,11 +189,11 @@ def norm_backward(
             tl.store(d_path + at, g, mask=inside)
             d_path_sum += tl.where(inside, g, 0.0)
     PARTS: tl.constexpr = 2 if path is None else 3
-    at = sums + tl.program_id(0).to(tl.int64) * PARTS * width + columns
-    tl.store(at, tl.sum(d_weight, 0), mask=within)
-    tl.store(at + width, tl.sum(d_bias, 0), mask=within)
+    first = tl.program_id(0) * PARTS
+    store_sum(sums, first, d_weight, columns, width)
+    store_sum(sums, first + 1, d_bias, columns, width)
     if path is not None:
-        tl.store(at + 2 * width, tl.sum(d_path_sum, 0), mask=within)
+        store_sum(sums, first + 2, d_path_sum, columns, width)
 
 
 @kernel
@@ -194,19 +214,14 @@ def norm_add(
     ACC: tl.constexpr,
 ):
     """``total = x + factors[0] * norm(path)``."""
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, BLOCK)
-    within = columns < width
-    inside = (rows < tokens)[:, None] & within[None, :]
-    at = rows.to(tl.int64)[:, None] * width + columns[None, :]
-    value = tl.load(path + at, mask=inside, other=0.0).to(ACC)
+    rows, inside, at = place(tl.program_id(0), columns, tokens, width, ROWS)
+    value = load(path, at, inside, ACC)
     unit, _ = standardized(value, inside, width, EPS)
-    w = tl.load(weight + columns, mask=within, other=0.0).to(ACC)
-    b = tl.load(bias + columns, mask=within, other=0.0).to(ACC)
-    value = unit * w[None, :] + b[None, :]
+    value = unit * load_row(weight, columns, width, ACC) + load_row(bias, columns, width, ACC)
     if factors is not None:
         value *= factor_of(factors, 0, rows, (tokens, images, per_image), ACC)
-    tl.store(total + at, tl.load(x + at, mask=inside, other=0.0).to(ACC) + value, mask=inside)
+    tl.store(total + at, load(x, at, inside, ACC) + value, mask=inside)
 
 
 @kernel
@@ -236,18 +251,15 @@ def norm_add_backward(
             (groups, 3, width), written.
     """
     columns = tl.arange(0, BLOCK)
-    within = columns < width
-    w = tl.load(weight + columns, mask=within, other=0.0).to(ACC)[None, :]
+    w = load_row(weight, columns, width, ACC)
     d_weight = tl.zeros([ROWS, BLOCK], ACC)
     d_bias = tl.zeros([ROWS, BLOCK], ACC)
     d_path_sum = tl.zeros([ROWS, BLOCK], ACC)
     for i in range(group):
-        rows = (tl.program_id(0) * group + i) * ROWS + tl.arange(0, ROWS)
-        inside = (rows < tokens)[:, None] & within[None, :]
-        at = rows.to(tl.int64)[:, None] * width + columns[None, :]
-        value = tl.load(path + at, mask=inside, other=0.0).to(ACC)
+        rows, inside, at = place(tl.program_id(0) * group + i, columns, tokens, width, ROWS)
+        value = load(path, at, inside, ACC)
         unit, inverse = standardized(value, inside, width, EPS)
-        g = tl.load(grad + at, mask=inside, other=0.0).to(ACC)
+        g = load(grad, at, inside, ACC)
         if factors is not None:
             g *= factor_of(factors, 0, rows, (tokens, images, per_image), ACC)
         d_weight += g * unit
@@ -255,10 +267,10 @@ def norm_add_backward(
         g = through_norm(g * w, unit, inverse, width)
         tl.store(d_path + at, g, mask=inside)
         d_path_sum += tl.where(inside, g, 0.0)
-    at = sums + tl.program_id(0).to(tl.int64) * 3 * width + columns
-    tl.store(at, tl.sum(d_weight, 0), mask=within)
-    tl.store(at + width, tl.sum(d_bias, 0), mask=within)
-    tl.store(at + 2 * width, tl.sum(d_path_sum, 0), mask=within)
+    first = tl.program_id(0) * 3
+    store_sum(sums, first, d_weight, columns, width)
+    store_sum(sums, first + 1, d_bias, columns, width)
+    store_sum(sums, first + 2, d_path_sum, columns, width)
 
 
 @kernel
@@ -280,19 +292,16 @@ def path_backward(
     tiles = (width + BLOCK - 1) // BLOCK
     program = tl.program_id(0) // tiles
     columns = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
-    within = columns < width
     sizes = tokens, images, per_image
     total = tl.zeros([ROWS, BLOCK], ACC)
     for i in range(group):
-        rows = (program * group + i) * ROWS + tl.arange(0, ROWS)
-        inside = (rows < tokens)[:, None] & within[None, :]
-        at = rows.to(tl.int64)[:, None] * width + columns[None, :]
-        g = tl.load(grad + at, mask=inside, other=0.0).to(ACC)
+        rows, inside, at = place(program * group + i, columns, tokens, width, ROWS)
+        g = load(grad, at, inside, ACC)
         if factors is not None:
             g *= factor_of(factors, 1, rows, sizes, ACC)
         tl.store(d_path + at, g, mask=inside)
         total += g
-    tl.store(sums + program.to(tl.int64) * width + columns, tl.sum(total, 0), mask=within)
+    store_sum(sums, program, total, columns, width)
 
 
 @kernel
@@ -321,21 +330,18 @@ def gelu_backward(
     tiles = (width + BLOCK - 1) // BLOCK
     program = tl.program_id(0) // tiles
     columns = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
-    within = columns < width
     total = tl.zeros([ROWS, BLOCK], ACC)
     for i in range(group):
-        rows = (program * group + i) * ROWS + tl.arange(0, ROWS)
-        inside = (rows < tokens)[:, None] & within[None, :]
-        at = rows.to(tl.int64)[:, None] * width + columns[None, :]
-        h = tl.load(hidden + at, mask=inside, other=0.0).to(ACC)
-        g = tl.load(grad + at, mask=inside, other=0.0).to(ACC)
+        _rows, inside, at = place(program * group + i, columns, tokens, width, ROWS)
+        h = load(hidden, at, inside, ACC)
+        g = load(grad, at, inside, ACC)
         below = 0.5 + 0.5 * tl.erf(h * 0.7071067811865476)  # of a normal distribution
         density = 0.3989422804014327 * tl.exp(-0.5 * h * h)
         g *= below + h * density
         tl.store(active + at, h * below, mask=inside)
         tl.store(d_hidden + at, g, mask=inside)
         total += g
-    tl.store(sums + program.to(tl.int64) * width + columns, tl.sum(total, 0), mask=within)
+    store_sum(sums, program, total, columns, width)
 
 
 @triton.jit
@@ -370,17 +376,12 @@ def merge_norm(
     ACC: tl.constexpr,
 ):
     """The layer norm of merged tokens, (tokens, width), of a map (B, H, W, width / 4)."""
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, BLOCK)
-    within = columns < width
-    inside = (rows < tokens)[:, None] & within[None, :]
-    at, on_map = neighbours(rows, columns, inside, H, W, width)
-    merged = tl.load(x + at, mask=on_map, other=0.0).to(ACC)
-    unit, _ = standardized(merged, inside, width, EPS)
-    w = tl.load(weight + columns, mask=within, other=0.0).to(ACC)
-    b = tl.load(bias + columns, mask=within, other=0.0).to(ACC)
-    at = rows.to(tl.int64)[:, None] * width + columns[None, :]
-    tl.store(normed + at, unit * w[None, :] + b[None, :], mask=inside)
+    rows, inside, at = place(tl.program_id(0), columns, tokens, width, ROWS)
+    source, on_map = neighbours(rows, columns, inside, H, W, width)
+    unit, _ = standardized(load(x, source, on_map, ACC), inside, width, EPS)
+    w, b = load_row(weight, columns, width, ACC), load_row(bias, columns, width, ACC)
+    tl.store(normed + at, unit * w + b, mask=inside)
 
 
 @kernel
@@ -411,23 +412,18 @@ def merge_norm_backward(
         sums: Each group's gradients of weight and bias, (groups, 2, width), written.
     """
     columns = tl.arange(0, BLOCK)
-    within = columns < width
-    w = tl.load(weight + columns, mask=within, other=0.0).to(ACC)[None, :]
-    b = tl.load(bias + columns, mask=within, other=0.0).to(ACC)[None, :]
+    w, b = load_row(weight, columns, width, ACC), load_row(bias, columns, width, ACC)
     d_weight = tl.zeros([ROWS, BLOCK], ACC)
     d_bias = tl.zeros([ROWS, BLOCK], ACC)
     for i in range(group):
-        rows = (tl.program_id(0) * group + i) * ROWS + tl.arange(0, ROWS)
-        inside = (rows < tokens)[:, None] & within[None, :]
-        at, on_map = neighbours(rows, columns, inside, H, W, width)
-        merged = tl.load(x + at, mask=on_map, other=0.0).to(ACC)
-        unit, inverse = standardized(merged, inside, width, EPS)
-        out_at = rows.to(tl.int64)[:, None] * width + columns[None, :]
-        g = tl.load(grad + out_at, mask=inside, other=0.0).to(ACC)
+        rows, inside, at = place(tl.program_id(0) * group + i, columns, tokens, width, ROWS)
+        source, on_map = neighbours(rows, columns, inside, H, W, width)
+        unit, inverse = standardized(load(x, source, on_map, ACC), inside, width, EPS)
+        g = load(grad, at, inside, ACC)
         d_weight += g * unit
         d_bias += g
-        tl.store(normed + out_at, unit * w + b, mask=inside)
-        tl.store(d_x + at, through_norm(g * w, unit, inverse, width), mask=on_map)
-    at = sums + tl.program_id(0).to(tl.int64) * 2 * width + columns
-    tl.store(at, tl.sum(d_weight, 0), mask=within)
-    tl.store(at + width, tl.sum(d_bias, 0), mask=within)
+        tl.store(normed + at, unit * w + b, mask=inside)
+        tl.store(d_x + source, through_norm(g * w, unit, inverse, width), mask=on_map)
+    first = tl.program_id(0) * 2
+    store_sum(sums, first, d_weight, columns, width)
+    store_sum(sums, first + 1, d_bias, columns, width)
