@@ -112,13 +112,18 @@ def test_strided_input(layout, window):
 
 
 @pytest.mark.parametrize('window', [4, 9])
-def test_offsets_beyond_32_bits(window):
-    """The second image lies 2³¹ elements after the first; only pages that are touched exist."""
+@pytest.mark.parametrize('apart', ['images', 'rows'])
+def test_offsets_beyond_32_bits(window, apart):
+    """Images lie 2³¹ elements apart, or rows 2³⁰; only pages that are touched exist."""
     near, bias, _ = draw(2, 3, 4, 1, 16, window, torch.float16)
-    apart, image = 2**31 + 64, near[0].numel()
-    storage = torch.empty(apart + image, dtype=near.dtype, device=DEVICE)
-    far = storage.as_strided(near.shape, (apart, *near.stride()[1:]))
+    _, _, *of_token = near.stride()
+    strides = (2**31 + 64, near.stride(1)) if apart == 'images' else (192, 2**30 + 63)
+    last = sum((n - 1) * s for n, s in zip(near.shape, (*strides, *of_token), strict=True))
+    storage = torch.empty(last + 1, dtype=near.dtype, device=DEVICE)
+    far = storage.as_strided(near.shape, (*strides, *of_token))
     far.copy_(near)
+    index = triton._options(far, 1, window, 1, None, 0.0, None)['INDEX']
+    assert str(index) == ('int32' if apart == 'images' else 'int64')
     grad = torch.randn(2, 3, 4, 16).to(DEVICE, near.dtype)
     options = dict(window_size=window, shift_size=1, scale=None)
     inputs = (bias, None)
@@ -149,7 +154,7 @@ def test_equal_bits_twice_and_the_same_sums_in_any_grid(window):
     options = dict(window_size=window, shift_size=1)
 
     def everything(programs: int) -> list[Tensor]:
-        tuning = triton.default_tuning(qkv.dtype, backward=False)._replace(programs=programs)
+        tuning = triton.default_tuning(qkv, window, backward=False)._replace(programs=programs)
         inputs = (qkv, bias, padding, None)
         out, lse = triton.forward_kernel(*inputs, **options, tuning=tuning)
         gradients = triton.backward_kernel(grad_out, *inputs, out, lse, **options, tuning=tuning)

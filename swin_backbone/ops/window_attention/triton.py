@@ -37,18 +37,27 @@ MAX_HEAD_DIM = 64
 class Tuning(NamedTuple):
     """How kernels are laid out on the machine; none of it changes what they compute."""
 
-    programs: int  # aimed at, for each multiprocessor; a program takes a group of windows
+    programs: int  # aimed at, for each multiprocessor; each takes a group of windows
     num_warps: int
     num_stages: int = 2
     maxnreg: int | None = None
 
 
-def default_tuning(dtype: torch.dtype, backward: bool) -> Tuning:
-    """Not measured yet: chosen for registers to suffice; benchmarks/gpu_attention.py tries others.
+def default_tuning(qkv: Tensor, window_size: int, backward: bool) -> Tuning:
+    """Not timed yet: chosen for registers to suffice; benchmarks/gpu_attention.py tries others.
 
-    Backward has fewer programs, as each writes its part of the bias's gradient.
+    There is work for two rounds of programs, as many at once as registers allow: of windows of one
+    tile, four on a multiprocessor, or three backward, which but on Hopper would spill too many.
+    Each program writes its part of the bias's gradient.
     """
-    return Tuning(programs=4 if backward else 16, num_warps=8 if dtype.itemsize > 2 else 4)
+    halves, hopper = qkv.dtype.itemsize == 2, gpu.is_hopper(qkv.device)
+    registers = None
+    if halves and _tiles(window_size) == 1:
+        if not backward:
+            registers = 128
+        elif hopper:
+            registers = 168
+    return Tuning(6 if backward else 8, num_warps=4 if halves or hopper else 8, maxnreg=registers)
 
 
 @functools.cache
@@ -82,8 +91,9 @@ def shifted_window_attention(
     """As :func:`.reference.shifted_window_attention`, fused; differentiable once.
 
     Sums are float32 whatever the dtype, and every one has a fixed order: equal inputs give equal
-    bits, gradients included. float32 is multiplied in full precision unless
-    ``torch.set_float32_matmul_precision`` allows less.
+    bits, gradients included. float32 is multiplied in full precision, which on Hopper is three TF32
+    products (as in PyTorch's fused attention), unless ``torch.set_float32_matmul_precision`` allows
+    less.
     """
     seed = draw_seed(qkv.device) if dropout_p > 0 else None
     return ShiftedWindowAttention.apply(
@@ -192,7 +202,7 @@ def forward_kernel(
         lse: Base 2 logarithm of each row's sum of exponentials, float32, of :func:`lse_shape`.
     """
     heads = bias.shape[0]
-    tuning = tuning or default_tuning(qkv.dtype, backward=False)
+    tuning = tuning or default_tuning(qkv, window_size, backward=False)
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
     lse = qkv.new_empty(lse_shape(qkv.shape, heads, window_size), dtype=gpu.sum_dtype(qkv))
     qkv, padding = _legible(qkv, padding, window_size)
@@ -228,7 +238,7 @@ def backward_kernel(
     """
     heads = bias.shape[0]
     tiles = _tiles(window_size)
-    tuning = tuning or default_tuning(qkv.dtype, backward=True)
+    tuning = tuning or default_tuning(qkv, window_size, backward=True)
     given_padding = padding
     grad_qkv = qkv.new_empty(qkv.shape)
     qkv, padding = _legible(qkv, padding, window_size)
@@ -274,11 +284,13 @@ def _tiles(window_size: int) -> int:
 
 
 def _legible(qkv: Tensor, padding: Tensor | None, window_size: int) -> tuple[Tensor, Tensor | None]:
-    """qkv with its channels side by side; padding, contiguous, or None if none is to be read."""
+    """qkv with its channels side by side; a padded token of a map that has some, else None."""
     qkv = qkv if qkv.stride(-1) == 1 else qkv.contiguous()
-    if padding is None or not (qkv.shape[1] % window_size or qkv.shape[2] % window_size):
+    if not (qkv.shape[1] % window_size or qkv.shape[2] % window_size):
         return qkv, None
-    return qkv, padding.contiguous()
+    if padding is None:
+        return qkv, qkv.new_zeros(qkv.shape[3])
+    return qkv, padding.to(qkv.dtype).contiguous()
 
 
 def _options(
@@ -300,6 +312,10 @@ def _options(
     head_dim = channels // (3 * heads)
     strides = [s if n > 1 else 0 for s, n in zip(qkv.stride()[:3], qkv.shape[:3], strict=True)]
     align = math.gcd(16, *strides)
+    # How far kernels count from the first token of an image: in qkv, and in its gradient.
+    height, width = rows * window_size, columns * window_size
+    reach = (height * strides[1] + width * strides[2]) // align
+    reach = max(reach, 3 * heads * (height * W + width))
     return dict(
         **dict(H=H, W=W, rows=rows, columns=columns, windows=B * rows * columns, heads=heads),
         **{f'stride_{axis}': s // align for axis, s in zip('bhw', strides, strict=True)},
@@ -309,32 +325,33 @@ def _options(
         PADDED=padding is not None,
         BLOCK=_block(window_size**2),
         D=max(16, 1 << (head_dim - 1).bit_length()),
-        PRECISION=_precision(qkv.dtype),
+        PRECISION=_precision(qkv),
         ACC=gpu.accumulator(qkv),
+        INDEX=gpu.index_type(reach),
     )
 
 
-def _precision(dtype: torch.dtype) -> str:
+def _precision(qkv: Tensor) -> str:
     """How kernels multiply: `tl.dot`'s input_precision, or 'widened' to float32 beforehand."""
-    if dtype == torch.bfloat16 and gpu.interpreted():
+    if qkv.dtype == torch.bfloat16 and gpu.interpreted():
         return 'widened'
-    exact = dtype != torch.float32 or torch.get_float32_matmul_precision() == 'highest'
-    return 'ieee' if exact else 'tf32'
+    if qkv.dtype != torch.float32:
+        return 'ieee'
+    if torch.get_float32_matmul_precision() != 'highest':
+        return 'tf32'
+    return 'tf32x3' if gpu.is_hopper(qkv.device) else 'ieee'
 
 
 class _Grid(NamedTuple):
-    """Programs of a launch: each group of ``group`` windows is worked on by ``programs``."""
+    """Programs of a launch: on each of ``groups`` of windows, ``programs`` work."""
 
-    group: int
     groups: int
     programs: int
 
 
 def _grid(programs: int, options: dict, tuning: Tuning, device: torch.device) -> _Grid:
-    windows = options['windows']
     groups = max(1, tuning.programs * gpu.multiprocessors(device) // programs)
-    group = max(1, -(-windows // groups))
-    return _Grid(group, -(-windows // group), programs)
+    return _Grid(min(groups, options['windows']), programs)
 
 
 def _launch(name: str, grid: _Grid, tensors: tuple, options: dict, tuning: Tuning) -> None:
@@ -344,4 +361,4 @@ def _launch(name: str, grid: _Grid, tensors: tuple, options: dict, tuning: Tunin
     del machine['programs']
     with torch.cuda.device_of(tensors[0]):
         kernel = getattr(_kernels(), name)
-        kernel[(grid.groups * grid.programs,)](*tensors, **options, group=grid.group, **machine)
+        kernel[(grid.groups * grid.programs,)](*tensors, **options, groups=grid.groups, **machine)

@@ -1,8 +1,9 @@
 """The Triton kernels of shifted-window attention; `triton.py` launches them. Needs triton.
 
-Every program works on one head. A token's place in the map is computed, never stored: the padding,
+Every program works on one head, and on every so many-th window: few are padded or cut by the shift,
+and those lie side by side. A token's place in the map is computed, never stored: the padding,
 the cyclic shift, the partition into windows and the region mask are all arithmetic on its index.
-Scores live in registers alone, in units of log 2, as the hardware's exponential is that of 2.
+Scores live in registers alone.
 
 Shapes: M² tokens a window, in tiles of BLOCK; heads of HEAD_DIM channels, in tiles of D. The lanes
 that fill a tile up hold zeros or padding, finite in any case; a key's lane beyond M² scores minus
@@ -18,99 +19,159 @@ import triton.language as tl
 from . import reference
 
 LOG2E = tl.constexpr(1.4426950408889634)
-MASKED = tl.constexpr(reference.MASKED * 1.4426950408889634)
+MASKED = tl.constexpr(reference.MASKED)
 
 # Sizes that change from image to image or stage to stage: a kernel must not be compiled for each.
 SIZES = (
-    *('H', 'W', 'rows', 'columns', 'windows', 'group', 'heads'),
+    *('H', 'W', 'rows', 'columns', 'windows', 'groups', 'heads'),
     *('stride_b', 'stride_h', 'stride_w'),
 )
 kernel = triton.jit(do_not_specialize=SIZES)
 
 
 @triton.jit
-def place(window, tokens, sizes, ALIGN: tl.constexpr, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
-    """Where a window's tokens come from; ``sizes`` are the map's and qkv's, as below.
-
-    Returns:
-        offset: Of the token in qkv, in elements, int64.
-        position: Raster index of the token in a contiguous (B, H, W), int64.
-        region: Which of the shift's cuts through the window the token is behind: two bits, which
-            tell apart, within one window, the regions of the official mask. Only the last row and
-            column of windows are cut.
-        inside: Whether the token is one of the map's.
-        padded: Whether the token is padding. Lanes beyond M² are neither.
-    """
-    H, W, rows, columns, stride_b, stride_h, stride_w = sizes
-    image = (window // (rows * columns)).to(tl.int64)
-    y = window // columns % rows * WINDOW + tokens // WINDOW + SHIFT
-    x = window % columns * WINDOW + tokens % WINDOW + SHIFT
-    wraps_y = y >= rows * WINDOW
-    wraps_x = x >= columns * WINDOW
-    y = tl.where(wraps_y, y - rows * WINDOW, y).to(tl.int64)
-    x = tl.where(wraps_x, x - columns * WINDOW, x).to(tl.int64)
-    offset = (image * stride_b + y * stride_h + x * stride_w) * ALIGN
-    position = (image * H + y) * W + x
-    last_y = (window // columns % rows == rows - 1).to(tl.int32)
-    last_x = (window % columns == columns - 1).to(tl.int32)
-    cut_y = (tokens // WINDOW >= WINDOW - SHIFT).to(tl.int32)
-    cut_x = (tokens % WINDOW >= WINDOW - SHIFT).to(tl.int32)
-    region = (2 * cut_y + cut_x) & (2 * last_y + last_x)
-    token = tokens < WINDOW * WINDOW
-    on_map = (y < H) & (x < W)
-    return offset, position, region, token & on_map, token & (on_map == 0)
+def locate(window, sizes):
+    """The image of a window, and the window's row and column there."""
+    _H, _W, rows, columns = sizes
+    return window // (rows * columns), window // columns % rows, window % columns
 
 
 @triton.jit
-def is_cut(window, rows, columns):
-    """Whether the shift's cuts go through a window."""
-    return (window // columns % rows == rows - 1) | (window % columns == columns - 1)
+def advance(spot, step, sizes):
+    """What :func:`locate` gives ``step`` windows on, which is located too; without divisions."""
+    _H, _W, rows, columns = sizes
+    column = spot[2] + step[2]
+    over = column >= columns
+    column = tl.where(over, column - columns, column)
+    row = spot[1] + step[1] + over.to(tl.int32)
+    over = row >= rows
+    row = tl.where(over, row - rows, row)
+    return spot[0] + step[0] + over.to(tl.int32), row, column
 
 
 @triton.jit
-def may_be_padded(window, sizes, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
-    """False only for a window without padding; cheap, as most are."""
-    H, W, rows, columns, _b, _h, _w = sizes
-    below = window // columns % rows * WINDOW + WINDOW + SHIFT > H
-    return below | (window % columns * WINDOW + WINDOW + SHIFT > W)
+def is_last(spot, sizes):
+    """Whether a window is in the last row and column, through which the shift cuts; 0 or 1."""
+    _image, row, column = spot
+    _H, _W, rows, columns = sizes
+    return (row == rows - 1).to(tl.int32), (column == columns - 1).to(tl.int32)
 
 
 @triton.jit
-def load(pointer, offsets, inside, other, HEAD_DIM: tl.constexpr, D: tl.constexpr):
-    """The rows (tokens, D) at ``offsets``; ``other`` for tokens that are not inside."""
-    channels = tl.arange(0, D)
-    mask = inside[:, None] & (channels < HEAD_DIM)[None, :]
-    return tl.load(pointer + offsets[:, None] + channels[None, :], mask=mask, other=other)
+def is_cut_off(tokens, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
+    """Whether a token is behind the cut across its window's rows and columns; 0 or 1."""
+    below = (tokens // WINDOW >= WINDOW - SHIFT).to(tl.int32)
+    return below, (tokens % WINDOW >= WINDOW - SHIFT).to(tl.int32)
 
 
 @triton.jit
-def store(pointer, offsets, inside, tile, HEAD_DIM: tl.constexpr, D: tl.constexpr):
-    """Writes the rows (tokens, D) that are inside."""
-    channels = tl.arange(0, D)
-    mask = inside[:, None] & (channels < HEAD_DIM)[None, :]
-    tl.store(pointer + offsets[:, None] + channels[None, :], tile, mask=mask)
+def region(tokens, last, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
+    """Which cuts a token is behind: what tells the official mask's regions apart in a window."""
+    below, right = is_cut_off(tokens, WINDOW, SHIFT)
+    return 2 * (below & last[0]) + (right & last[1])
 
 
 @triton.jit
-def load_padding(
-    qkv, padding, channel, PADDED: tl.constexpr, HEAD_DIM: tl.constexpr, D: tl.constexpr
-):
-    """What a padded token holds from ``channel`` on, (1, D), in the dtype of qkv."""
+def place(spot, tokens, sizes, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
+    """Row and column that a window's tokens have on the map; those of padding are beyond it."""
+    _image, row, column = spot
+    _H, _W, rows, columns = sizes
+    y = row * WINDOW + SHIFT + tokens // WINDOW
+    x = column * WINDOW + SHIFT + tokens % WINDOW
+    if SHIFT > 0:  # what is cut off comes from the other end
+        below, right = is_cut_off(tokens, WINDOW, SHIFT)
+        last = is_last(spot, sizes)
+        y -= below * (last[0] * rows * WINDOW)
+        x -= right * (last[1] * columns * WINDOW)
+    return y, x
+
+
+@triton.jit
+def lanes(tokens, TOKENS: tl.constexpr, BLOCK: tl.constexpr):
+    """Which lanes of a tile are a window's tokens, and not beyond M² to fill it up."""
+    if TOKENS % BLOCK == 0:
+        return tl.full([BLOCK], True, tl.int1)
+    return tokens < TOKENS
+
+
+@triton.jit
+def on_map(tokens, at, sizes, PADDED: tl.constexpr, WINDOW: tl.constexpr, BLOCK: tl.constexpr):
+    """Whether a window's tokens are the map's, and whether padding. Lanes beyond M² are neither."""
+    H, W, _rows, _columns = sizes
+    token = lanes(tokens, WINDOW * WINDOW, BLOCK)
     if PADDED:
-        channels = tl.arange(0, D)
-        row = tl.load(padding + channel + channels, mask=channels < HEAD_DIM, other=0.0)
-    else:
-        row = tl.zeros([D], tl.float32)
-    return row.to(qkv.dtype.element_ty)[None, :]
+        inside = (at[0] < H) & (at[1] < W)
+        return token & inside, token & (inside == 0)
+    return token, token == 0
 
 
 @triton.jit
-def load_bias(bias, head, queries, keys, TOKENS: tl.constexpr, ACC: tl.constexpr):
-    """Tile of a head's position bias, in units of log 2; minus infinity for keys beyond M²."""
-    mask = (queries < TOKENS)[:, None] & (keys < TOKENS)[None, :]
+def may_be_padded(spot, sizes, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
+    """False only for a window without padding; cheap, as most are."""
+    _image, row, column = spot
+    H, W, _rows, _columns = sizes
+    return (row * WINDOW + WINDOW + SHIFT > H) | (column * WINDOW + WINDOW + SHIFT > W)
+
+
+@triton.jit
+def qkv_at(
+    qkv,
+    padding,
+    image,
+    at,
+    padded,
+    strides,
+    PADDED: tl.constexpr,
+    ALIGN: tl.constexpr,
+    D: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """Pointers (tokens, D) to tokens' first channels; for padding, to its row's."""
+    stride_b, stride_h, stride_w = strides
+    token = at[0].to(INDEX) * stride_h + at[1].to(INDEX) * stride_w
+    first = qkv + image.to(tl.int64) * stride_b * ALIGN + tl.arange(0, D)
+    pointers = first[None, :] + token.to(tl.int64)[:, None] * ALIGN
+    if PADDED:
+        pointers = tl.where(padded[:, None], (padding + tl.arange(0, D))[None, :], pointers)
+    return pointers
+
+
+@triton.jit
+def map_at(
+    table, image, at, sizes, heads, HEAD_DIM: tl.constexpr, D: tl.constexpr, INDEX: tl.constexpr
+):
+    """Pointers (tokens, D) to the first channels in a contiguous (B, H, W, heads * HEAD_DIM)."""
+    H, W, _rows, _columns = sizes
+    token = at[0].to(INDEX) * W * heads + at[1].to(INDEX) * heads
+    first = table + image.to(tl.int64) * H * W * heads * HEAD_DIM + tl.arange(0, D)
+    return first[None, :] + token.to(tl.int64)[:, None] * HEAD_DIM
+
+
+@triton.jit
+def load(pointers, tokens, HEAD_DIM: tl.constexpr, D: tl.constexpr):
+    """A tile (tokens, D); zero where not among ``tokens``."""
+    mask = tokens[:, None] & (tl.arange(0, D) < HEAD_DIM)[None, :]
+    return tl.load(pointers, mask=mask, other=0.0)
+
+
+@triton.jit
+def store(pointers, tokens, tile, HEAD_DIM: tl.constexpr, D: tl.constexpr):
+    """Writes the rows (tokens, D) that are among ``tokens``."""
+    tl.store(pointers, tile, mask=tokens[:, None] & (tl.arange(0, D) < HEAD_DIM)[None, :])
+
+
+@triton.jit
+def load_bias(
+    bias, head, queries, keys, TOKENS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr
+):
+    """Tile of a head's position bias; minus infinity for keys beyond M² of a window of one tile."""
     at = bias + (head * TOKENS + queries)[:, None] * TOKENS + keys[None, :]
-    tile = tl.load(at, mask=mask, other=0.0).to(ACC) * LOG2E
-    return tl.where((keys < TOKENS)[None, :], tile, float('-inf'))
+    mask = lanes(queries, TOKENS, BLOCK)[:, None] & lanes(keys, TOKENS, BLOCK)[None, :]
+    # From the first-level cache, where it stays from window to window.
+    tile = tl.load(at, mask=mask, other=0.0, cache_modifier='.ca').to(ACC)
+    if TOKENS < BLOCK:
+        tile = tl.where((keys < TOKENS)[None, :], tile, float('-inf'))
+    return tile
 
 
 @triton.jit
@@ -126,18 +187,27 @@ def score(
     q,
     k,
     bias,
-    query_region,
-    key_region,
-    cut,
+    queries,
+    keys,
+    first_key,
+    last,
+    WINDOW: tl.constexpr,
     SHIFT: tl.constexpr,
     SCALE: tl.constexpr,
+    BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Scores (queries, keys) of a tile, in units of log 2; ``cut``: whether of several regions."""
-    s = product(q, tl.trans(k), PRECISION) * (SCALE * LOG2E) + bias
+    """Scores (queries, keys) of a tile, whose keys begin at ``first_key``."""
+    TOKENS: tl.constexpr = WINDOW * WINDOW
+    s = product(q, tl.trans(k), PRECISION) * SCALE + bias
+    if TOKENS > BLOCK and TOKENS % BLOCK != 0:
+        if first_key + BLOCK > TOKENS:
+            s = tl.where((keys < TOKENS)[None, :], s, float('-inf'))
     if SHIFT > 0:
-        if cut:  # few windows are
-            s = tl.where(query_region[:, None] == key_region[None, :], s, s + MASKED)
+        if (last[0] | last[1]) > 0:  # few windows are cut
+            query_region = region(queries, last, WINDOW, SHIFT)[:, None]
+            key_region = region(keys, last, WINDOW, SHIFT)[None, :]
+            s = tl.where(query_region == key_region, s, s + MASKED)
     return s
 
 
@@ -170,7 +240,7 @@ def grad_score(
     PRECISION: tl.constexpr,
 ):
     """A tile's weights, after dropout, and the gradient of its scores plus bias."""
-    p = tl.exp2(s - row_lse[:, None])
+    p = tl.exp2(s * LOG2E - row_lse[:, None])
     kept = p
     if DROPOUT > 0:
         kept = p * dropout(seed, window, head, queries, keys, TOKENS, DROPOUT)
@@ -179,9 +249,9 @@ def grad_score(
 
 
 @triton.jit
-def store_bias(grad_bias, part, queries, keys, tile, TOKENS: tl.constexpr):
+def store_bias(grad_bias, part, queries, keys, tile, TOKENS: tl.constexpr, BLOCK: tl.constexpr):
     """Writes a tile of the part (M², M²) of the bias's gradient."""
-    mask = (queries < TOKENS)[:, None] & (keys < TOKENS)[None, :]
+    mask = lanes(queries, TOKENS, BLOCK)[:, None] & lanes(keys, TOKENS, BLOCK)[None, :]
     row = part.to(tl.int64) * TOKENS + queries
     tl.store(grad_bias + row[:, None] * TOKENS + keys[None, :], tile, mask=mask)
 
@@ -208,7 +278,7 @@ def forward(
     rows,
     columns,
     windows,
-    group,
+    groups,
     heads,
     stride_b,
     stride_h,
@@ -224,6 +294,7 @@ def forward(
     D: tl.constexpr,
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
+    INDEX: tl.constexpr,
 ):
     """out for one head, one tile of queries and a group of windows, by online softmax.
 
@@ -232,47 +303,60 @@ def forward(
     """
     TOKENS: tl.constexpr = WINDOW * WINDOW
     TILES: tl.constexpr = (TOKENS + BLOCK - 1) // BLOCK
-    sizes = (H, W, rows, columns, stride_b, stride_h, stride_w)
+    sizes = (H, W, rows, columns)
+    strides = (stride_b, stride_h, stride_w)
     pid = tl.program_id(0)
     head = pid % heads
     queries = pid // heads % TILES * BLOCK + tl.arange(0, BLOCK)
-    first = pid // (heads * TILES) * group
-    C = heads * HEAD_DIM
+    first = pid // (heads * TILES)
     q_at = head * HEAD_DIM
-    k_at = C + q_at
-    v_at = C + k_at
-    pad_k = load_padding(qkv, padding, k_at, PADDED, HEAD_DIM, D)
-    pad_v = load_padding(qkv, padding, v_at, PADDED, HEAD_DIM, D)
+    k_at = heads * HEAD_DIM + q_at
+    v_at = heads * HEAD_DIM + k_at
     if TILES == 1:
-        table = load_bias(bias, head, queries, queries, TOKENS, ACC)
+        table = load_bias(bias, head, queries, queries, TOKENS, BLOCK, ACC)
 
-    for window in range(first, tl.minimum(first + group, windows)):
-        cut = is_cut(window, rows, columns)
-        offset, position, region, inside, _ = place(window, queries, sizes, ALIGN, WINDOW, SHIFT)
-        q = load(qkv + q_at, offset, inside, 0.0, HEAD_DIM, D)
+    step = locate(groups, sizes)
+    image, row, column = locate(first, sizes)
+    for window in range(first, windows, groups):
+        spot = (image, row, column)
+        last = is_last(spot, sizes)
+        at = place(spot, queries, sizes, WINDOW, SHIFT)
+        inside, padded = on_map(queries, at, sizes, PADDED, WINDOW, BLOCK)
+        here = qkv_at(qkv, padding, image, at, padded, strides, PADDED, ALIGN, D, INDEX)
+        q = load(here + q_at, lanes(queries, TOKENS, BLOCK), HEAD_DIM, D)
         top = tl.full([BLOCK], float('-inf'), ACC)
         total = tl.zeros([BLOCK], ACC)
         sums = tl.zeros([BLOCK, D], ACC)
         for start in range(0, TOKENS, BLOCK):
             keys = start + tl.arange(0, BLOCK)
-            offset_k, _, region_k, inside_k, _ = place(window, keys, sizes, ALIGN, WINDOW, SHIFT)
-            k = load(qkv + k_at, offset_k, inside_k, pad_k, HEAD_DIM, D)
-            v = load(qkv + v_at, offset_k, inside_k, pad_v, HEAD_DIM, D)
+            at_k = place(spot, keys, sizes, WINDOW, SHIFT)
+            _inside, padded = on_map(keys, at_k, sizes, PADDED, WINDOW, BLOCK)
+            there = qkv_at(qkv, padding, image, at_k, padded, strides, PADDED, ALIGN, D, INDEX)
+            k = load(there + k_at, lanes(keys, TOKENS, BLOCK), HEAD_DIM, D)
+            v = load(there + v_at, lanes(keys, TOKENS, BLOCK), HEAD_DIM, D)
             if TILES > 1:
-                table = load_bias(bias, head, queries, keys, TOKENS, ACC)
-            s = score(q, k, table, region, region_k, cut, SHIFT, SCALE, PRECISION)
-            new_top = tl.maximum(top, tl.max(s, 1))
-            p = tl.exp2(s - new_top[:, None])
-            shrink = tl.exp2(top - new_top)
-            total = total * shrink + tl.sum(p, 1)
+                table = load_bias(bias, head, queries, keys, TOKENS, BLOCK, ACC)
+            s = score(
+                q, k, table, queries, keys, start, last, WINDOW, SHIFT, SCALE, BLOCK, PRECISION
+            )
+            before = top
+            top = tl.max(s, 1)
+            if TILES > 1:
+                top = tl.maximum(before, top)
+                shrink = tl.exp2((before - top) * LOG2E)
+                total *= shrink
+                sums *= shrink[:, None]
+            p = tl.exp2(s * LOG2E - (top * LOG2E)[:, None])
+            total += tl.sum(p, 1)
             if DROPOUT > 0:
                 p *= dropout(seed, window, head, queries, keys, TOKENS, DROPOUT)
-            sums = sums * shrink[:, None] + product(p.to(v.dtype), v, PRECISION)
-            top = new_top
-        store(out + q_at, position * C, inside, sums / total[:, None], HEAD_DIM, D)
+            sums += product(p.to(v.dtype), v, PRECISION)
+        there = map_at(out, image, at, sizes, heads, HEAD_DIM, D, INDEX)
+        store(there + q_at, inside, sums * (1.0 / total)[:, None], HEAD_DIM, D)
         if TILES > 1:
-            at = lse + (window * heads.to(tl.int64) + head) * TOKENS + queries
-            tl.store(at, top + tl.log2(total), mask=queries < TOKENS)
+            logs = lse + (window * heads.to(tl.int64) + head) * TOKENS + queries
+            tl.store(logs, top * LOG2E + tl.log2(total), mask=lanes(queries, TOKENS, BLOCK))
+        image, row, column = advance(spot, step, sizes)
 
 
 @kernel
@@ -290,7 +374,7 @@ def backward_window(
     rows,
     columns,
     windows,
-    group,
+    groups,
     heads,
     stride_b,
     stride_h,
@@ -306,6 +390,7 @@ def backward_window(
     D: tl.constexpr,
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
+    INDEX: tl.constexpr,
 ):
     """Every gradient for one head and a group of windows of one tile each.
 
@@ -314,56 +399,60 @@ def backward_window(
     (groups, heads, M², M²) and (groups, heads, 2, HEAD_DIM).
     """
     TOKENS: tl.constexpr = WINDOW * WINDOW
-    sizes = (H, W, rows, columns, stride_b, stride_h, stride_w)
+    sizes = (H, W, rows, columns)
+    strides = (stride_b, stride_h, stride_w)
     pid = tl.program_id(0)
     head = pid % heads
-    first = pid // heads * group
+    first = pid // heads
     tokens = tl.arange(0, BLOCK)
-    C = heads * HEAD_DIM
     q_at = head * HEAD_DIM
-    k_at = C + q_at
-    v_at = C + k_at
-    pad_k = load_padding(qkv, padding, k_at, PADDED, HEAD_DIM, D)
-    pad_v = load_padding(qkv, padding, v_at, PADDED, HEAD_DIM, D)
-    table = load_bias(bias, head, tokens, tokens, TOKENS, ACC)
+    k_at = heads * HEAD_DIM + q_at
+    v_at = heads * HEAD_DIM + k_at
+    table = load_bias(bias, head, tokens, tokens, TOKENS, BLOCK, ACC)
     sum_bias = tl.zeros([BLOCK, BLOCK], ACC)
     sum_k = tl.zeros([D], ACC)
     sum_v = tl.zeros([D], ACC)
 
-    for window in range(first, tl.minimum(first + group, windows)):
-        cut = is_cut(window, rows, columns)
-        offset, position, region, inside, padded = place(
-            window, tokens, sizes, ALIGN, WINDOW, SHIFT
-        )
-        q = load(qkv + q_at, offset, inside, 0.0, HEAD_DIM, D)
-        k = load(qkv + k_at, offset, inside, pad_k, HEAD_DIM, D)
-        v = load(qkv + v_at, offset, inside, pad_v, HEAD_DIM, D)
+    step = locate(groups, sizes)
+    image, row, column = locate(first, sizes)
+    for window in range(first, windows, groups):
+        spot = (image, row, column)
+        last = is_last(spot, sizes)
+        at = place(spot, tokens, sizes, WINDOW, SHIFT)
+        inside, padded = on_map(tokens, at, sizes, PADDED, WINDOW, BLOCK)
+        here = qkv_at(qkv, padding, image, at, padded, strides, PADDED, ALIGN, D, INDEX)
+        q = load(here + q_at, lanes(tokens, TOKENS, BLOCK), HEAD_DIM, D)
+        k = load(here + k_at, lanes(tokens, TOKENS, BLOCK), HEAD_DIM, D)
+        v = load(here + v_at, lanes(tokens, TOKENS, BLOCK), HEAD_DIM, D)
         # Zero for queries that are padding: their output is dropped, and sends no gradient.
-        do = load(grad_out + q_at, position * C, inside, 0.0, HEAD_DIM, D)
-        s = score(q, k, table, region, region, cut, SHIFT, SCALE, PRECISION)
-        p = tl.exp2(s - tl.max(s, 1)[:, None])
-        p = p / tl.sum(p, 1)[:, None]
+        here = map_at(grad_out, image, at, sizes, heads, HEAD_DIM, D, INDEX)
+        do = load(here + q_at, inside, HEAD_DIM, D)
+        s = score(q, k, table, tokens, tokens, 0, last, WINDOW, SHIFT, SCALE, BLOCK, PRECISION)
+        p = tl.exp2(s * LOG2E - (tl.max(s, 1) * LOG2E)[:, None])
+        p *= (1.0 / tl.sum(p, 1))[:, None]
         kept = p
         if DROPOUT > 0:
             kept = p * dropout(seed, window, head, tokens, tokens, TOKENS, DROPOUT)
+        there = map_at(grad_qkv, image, at, sizes, 3 * heads, HEAD_DIM, D, INDEX)
         dv = product(tl.trans(kept.to(do.dtype)), do, PRECISION)
-        store(grad_qkv + v_at, position * (3 * C), inside, dv, HEAD_DIM, D)
+        store(there + v_at, inside, dv, HEAD_DIM, D)
         if PADDED:
-            if may_be_padded(window, sizes, WINDOW, SHIFT):
+            if may_be_padded(spot, sizes, WINDOW, SHIFT):
                 sum_v += tl.sum(tl.where(padded[:, None], dv, 0.0), 0)
         dp = product(do, tl.trans(v), PRECISION) * kept
         ds = dp - p * tl.sum(dp, 1)[:, None]
         sum_bias += ds
         ds = ds.to(k.dtype)
         dq = product(ds, k, PRECISION) * SCALE
-        store(grad_qkv + q_at, position * (3 * C), inside, dq, HEAD_DIM, D)
+        store(there + q_at, inside, dq, HEAD_DIM, D)
         dk = product(tl.trans(ds), q, PRECISION) * SCALE
-        store(grad_qkv + k_at, position * (3 * C), inside, dk, HEAD_DIM, D)
+        store(there + k_at, inside, dk, HEAD_DIM, D)
         if PADDED:
-            if may_be_padded(window, sizes, WINDOW, SHIFT):
+            if may_be_padded(spot, sizes, WINDOW, SHIFT):
                 sum_k += tl.sum(tl.where(padded[:, None], dk, 0.0), 0)
+        image, row, column = advance(spot, step, sizes)
 
-    store_bias(grad_bias, pid, tokens, tokens, sum_bias, TOKENS)
+    store_bias(grad_bias, pid, tokens, tokens, sum_bias, TOKENS, BLOCK)
     if PADDED:
         store_padding(grad_padding, pid, sum_k, sum_v, HEAD_DIM, D)
 
@@ -384,7 +473,7 @@ def backward_queries(
     rows,
     columns,
     windows,
-    group,
+    groups,
     heads,
     stride_b,
     stride_h,
@@ -400,6 +489,7 @@ def backward_queries(
     D: tl.constexpr,
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
+    INDEX: tl.constexpr,
 ):
     """The queries' gradient for one head, one tile of queries and a group of windows.
 
@@ -408,36 +498,45 @@ def backward_queries(
     """
     TOKENS: tl.constexpr = WINDOW * WINDOW
     TILES: tl.constexpr = (TOKENS + BLOCK - 1) // BLOCK
-    sizes = (H, W, rows, columns, stride_b, stride_h, stride_w)
+    sizes = (H, W, rows, columns)
+    strides = (stride_b, stride_h, stride_w)
     pid = tl.program_id(0)
     head = pid % heads
     queries = pid // heads % TILES * BLOCK + tl.arange(0, BLOCK)
-    first = pid // (heads * TILES) * group
-    C = heads * HEAD_DIM
+    first = pid // (heads * TILES)
     q_at = head * HEAD_DIM
-    k_at = C + q_at
-    v_at = C + k_at
-    pad_k = load_padding(qkv, padding, k_at, PADDED, HEAD_DIM, D)
-    pad_v = load_padding(qkv, padding, v_at, PADDED, HEAD_DIM, D)
+    k_at = heads * HEAD_DIM + q_at
+    v_at = heads * HEAD_DIM + k_at
 
-    for window in range(first, tl.minimum(first + group, windows)):
-        cut = is_cut(window, rows, columns)
-        offset, position, region, inside, _ = place(window, queries, sizes, ALIGN, WINDOW, SHIFT)
-        q = load(qkv + q_at, offset, inside, 0.0, HEAD_DIM, D)
-        o = load(out + q_at, position * C, inside, 0.0, HEAD_DIM, D)
-        do = load(grad_out + q_at, position * C, inside, 0.0, HEAD_DIM, D)
+    step = locate(groups, sizes)
+    image, row, column = locate(first, sizes)
+    for window in range(first, windows, groups):
+        spot = (image, row, column)
+        last = is_last(spot, sizes)
+        at = place(spot, queries, sizes, WINDOW, SHIFT)
+        inside, padded = on_map(queries, at, sizes, PADDED, WINDOW, BLOCK)
+        here = qkv_at(qkv, padding, image, at, padded, strides, PADDED, ALIGN, D, INDEX)
+        q = load(here + q_at, lanes(queries, TOKENS, BLOCK), HEAD_DIM, D)
+        here = map_at(out, image, at, sizes, heads, HEAD_DIM, D, INDEX)
+        o = load(here + q_at, inside, HEAD_DIM, D)
+        here = map_at(grad_out, image, at, sizes, heads, HEAD_DIM, D, INDEX)
+        do = load(here + q_at, inside, HEAD_DIM, D)
         row_delta = tl.sum(o.to(ACC) * do.to(ACC), 1)
-        row = (window * heads.to(tl.int64) + head) * TOKENS + queries
-        tl.store(delta + row, row_delta, mask=queries < TOKENS)
-        row_lse = tl.load(lse + row, mask=queries < TOKENS, other=0.0)
+        of_row = (window * heads.to(tl.int64) + head) * TOKENS + queries
+        tl.store(delta + of_row, row_delta, mask=lanes(queries, TOKENS, BLOCK))
+        row_lse = tl.load(lse + of_row, mask=lanes(queries, TOKENS, BLOCK), other=0.0)
         dq = tl.zeros([BLOCK, D], ACC)
         for start in range(0, TOKENS, BLOCK):
             keys = start + tl.arange(0, BLOCK)
-            offset_k, _, region_k, inside_k, _ = place(window, keys, sizes, ALIGN, WINDOW, SHIFT)
-            k = load(qkv + k_at, offset_k, inside_k, pad_k, HEAD_DIM, D)
-            v = load(qkv + v_at, offset_k, inside_k, pad_v, HEAD_DIM, D)
-            table = load_bias(bias, head, queries, keys, TOKENS, ACC)
-            s = score(q, k, table, region, region_k, cut, SHIFT, SCALE, PRECISION)
+            at_k = place(spot, keys, sizes, WINDOW, SHIFT)
+            _inside, padded = on_map(keys, at_k, sizes, PADDED, WINDOW, BLOCK)
+            there = qkv_at(qkv, padding, image, at_k, padded, strides, PADDED, ALIGN, D, INDEX)
+            k = load(there + k_at, lanes(keys, TOKENS, BLOCK), HEAD_DIM, D)
+            v = load(there + v_at, lanes(keys, TOKENS, BLOCK), HEAD_DIM, D)
+            table = load_bias(bias, head, queries, keys, TOKENS, BLOCK, ACC)
+            s = score(
+                q, k, table, queries, keys, start, last, WINDOW, SHIFT, SCALE, BLOCK, PRECISION
+            )
             _kept, ds = grad_score(
                 s,
                 row_lse,
@@ -454,7 +553,9 @@ def backward_queries(
                 PRECISION,
             )
             dq += product(ds.to(k.dtype), k, PRECISION)
-        store(grad_qkv + q_at, position * (3 * C), inside, dq * SCALE, HEAD_DIM, D)
+        there = map_at(grad_qkv, image, at, sizes, 3 * heads, HEAD_DIM, D, INDEX)
+        store(there + q_at, inside, dq * SCALE, HEAD_DIM, D)
+        image, row, column = advance(spot, step, sizes)
 
 
 @kernel
@@ -473,7 +574,7 @@ def backward_keys(
     rows,
     columns,
     windows,
-    group,
+    groups,
     heads,
     stride_b,
     stride_h,
@@ -489,6 +590,7 @@ def backward_keys(
     D: tl.constexpr,
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
+    INDEX: tl.constexpr,
 ):
     """The keys' and values' gradients for one head, one tile of keys and a group of windows.
 
@@ -496,41 +598,46 @@ def backward_keys(
     """
     TOKENS: tl.constexpr = WINDOW * WINDOW
     TILES: tl.constexpr = (TOKENS + BLOCK - 1) // BLOCK
-    sizes = (H, W, rows, columns, stride_b, stride_h, stride_w)
+    sizes = (H, W, rows, columns)
+    strides = (stride_b, stride_h, stride_w)
     pid = tl.program_id(0)
     head = pid % heads
-    keys = pid // heads % TILES * BLOCK + tl.arange(0, BLOCK)
-    first = pid // (heads * TILES) * group
-    C = heads * HEAD_DIM
+    first_key = pid // heads % TILES * BLOCK
+    keys = first_key + tl.arange(0, BLOCK)
+    first = pid // (heads * TILES)
     q_at = head * HEAD_DIM
-    k_at = C + q_at
-    v_at = C + k_at
-    pad_k = load_padding(qkv, padding, k_at, PADDED, HEAD_DIM, D)
-    pad_v = load_padding(qkv, padding, v_at, PADDED, HEAD_DIM, D)
+    k_at = heads * HEAD_DIM + q_at
+    v_at = heads * HEAD_DIM + k_at
     sum_k = tl.zeros([D], ACC)
     sum_v = tl.zeros([D], ACC)
 
-    for window in range(first, tl.minimum(first + group, windows)):
-        cut = is_cut(window, rows, columns)
-        offset_k, position_k, region_k, inside_k, padded = place(
-            window, keys, sizes, ALIGN, WINDOW, SHIFT
-        )
-        k = load(qkv + k_at, offset_k, inside_k, pad_k, HEAD_DIM, D)
-        v = load(qkv + v_at, offset_k, inside_k, pad_v, HEAD_DIM, D)
+    step = locate(groups, sizes)
+    image, row, column = locate(first, sizes)
+    for window in range(first, windows, groups):
+        spot = (image, row, column)
+        last = is_last(spot, sizes)
+        at_k = place(spot, keys, sizes, WINDOW, SHIFT)
+        inside_k, padded_k = on_map(keys, at_k, sizes, PADDED, WINDOW, BLOCK)
+        there = qkv_at(qkv, padding, image, at_k, padded_k, strides, PADDED, ALIGN, D, INDEX)
+        k = load(there + k_at, lanes(keys, TOKENS, BLOCK), HEAD_DIM, D)
+        v = load(there + v_at, lanes(keys, TOKENS, BLOCK), HEAD_DIM, D)
         dk = tl.zeros([BLOCK, D], ACC)
         dv = tl.zeros([BLOCK, D], ACC)
         for start in range(0, TOKENS, BLOCK):
             queries = start + tl.arange(0, BLOCK)
-            offset, position, region, inside, _ = place(
-                window, queries, sizes, ALIGN, WINDOW, SHIFT
+            at = place(spot, queries, sizes, WINDOW, SHIFT)
+            inside, padded = on_map(queries, at, sizes, PADDED, WINDOW, BLOCK)
+            here = qkv_at(qkv, padding, image, at, padded, strides, PADDED, ALIGN, D, INDEX)
+            q = load(here + q_at, lanes(queries, TOKENS, BLOCK), HEAD_DIM, D)
+            here = map_at(grad_out, image, at, sizes, heads, HEAD_DIM, D, INDEX)
+            do = load(here + q_at, inside, HEAD_DIM, D)
+            of_row = (window * heads.to(tl.int64) + head) * TOKENS + queries
+            row_lse = tl.load(lse + of_row, mask=lanes(queries, TOKENS, BLOCK), other=0.0)
+            row_delta = tl.load(delta + of_row, mask=lanes(queries, TOKENS, BLOCK), other=0.0)
+            table = load_bias(bias, head, queries, keys, TOKENS, BLOCK, ACC)
+            s = score(
+                q, k, table, queries, keys, first_key, last, WINDOW, SHIFT, SCALE, BLOCK, PRECISION
             )
-            q = load(qkv + q_at, offset, inside, 0.0, HEAD_DIM, D)
-            do = load(grad_out + q_at, position * C, inside, 0.0, HEAD_DIM, D)
-            row = (window * heads.to(tl.int64) + head) * TOKENS + queries
-            row_lse = tl.load(lse + row, mask=queries < TOKENS, other=0.0)
-            row_delta = tl.load(delta + row, mask=queries < TOKENS, other=0.0)
-            table = load_bias(bias, head, queries, keys, TOKENS, ACC)
-            s = score(q, k, table, region, region_k, cut, SHIFT, SCALE, PRECISION)
             kept, ds = grad_score(
                 s,
                 row_lse,
@@ -549,12 +656,14 @@ def backward_keys(
             dk += product(tl.trans(ds.to(q.dtype)), q, PRECISION)
             dv += product(tl.trans(kept.to(do.dtype)), do, PRECISION)
         dk *= SCALE
-        store(grad_qkv + k_at, position_k * (3 * C), inside_k, dk, HEAD_DIM, D)
-        store(grad_qkv + v_at, position_k * (3 * C), inside_k, dv, HEAD_DIM, D)
+        there = map_at(grad_qkv, image, at_k, sizes, 3 * heads, HEAD_DIM, D, INDEX)
+        store(there + k_at, inside_k, dk, HEAD_DIM, D)
+        store(there + v_at, inside_k, dv, HEAD_DIM, D)
         if PADDED:
-            if may_be_padded(window, sizes, WINDOW, SHIFT):
-                sum_k += tl.sum(tl.where(padded[:, None], dk, 0.0), 0)
-            sum_v += tl.sum(tl.where(padded[:, None], dv, 0.0), 0)
+            if may_be_padded(spot, sizes, WINDOW, SHIFT):
+                sum_k += tl.sum(tl.where(padded_k[:, None], dk, 0.0), 0)
+                sum_v += tl.sum(tl.where(padded_k[:, None], dv, 0.0), 0)
+        image, row, column = advance(spot, step, sizes)
 
     if PADDED:
         store_padding(grad_padding, pid, sum_k, sum_v, HEAD_DIM, D)
@@ -575,7 +684,7 @@ def backward_bias(
     rows,
     columns,
     windows,
-    group,
+    groups,
     heads,
     stride_b,
     stride_h,
@@ -591,6 +700,7 @@ def backward_bias(
     D: tl.constexpr,
     PRECISION: tl.constexpr,
     ACC: tl.constexpr,
+    INDEX: tl.constexpr,
 ):
     """The bias's gradient for one head and one tile of scores, summed over a group of windows.
 
@@ -599,33 +709,42 @@ def backward_bias(
     """
     TOKENS: tl.constexpr = WINDOW * WINDOW
     TILES: tl.constexpr = (TOKENS + BLOCK - 1) // BLOCK
-    sizes = (H, W, rows, columns, stride_b, stride_h, stride_w)
+    sizes = (H, W, rows, columns)
+    strides = (stride_b, stride_h, stride_w)
     pid = tl.program_id(0)
     head = pid % heads
     queries = pid // heads % TILES * BLOCK + tl.arange(0, BLOCK)
-    keys = pid // (heads * TILES) % TILES * BLOCK + tl.arange(0, BLOCK)
-    part = pid // (heads * TILES * TILES)
-    C = heads * HEAD_DIM
+    first_key = pid // (heads * TILES) % TILES * BLOCK
+    keys = first_key + tl.arange(0, BLOCK)
+    first = pid // (heads * TILES * TILES)
     q_at = head * HEAD_DIM
-    k_at = C + q_at
-    v_at = C + k_at
-    pad_k = load_padding(qkv, padding, k_at, PADDED, HEAD_DIM, D)
-    pad_v = load_padding(qkv, padding, v_at, PADDED, HEAD_DIM, D)
-    table = load_bias(bias, head, queries, keys, TOKENS, ACC)
+    k_at = heads * HEAD_DIM + q_at
+    v_at = heads * HEAD_DIM + k_at
+    table = load_bias(bias, head, queries, keys, TOKENS, BLOCK, ACC)
     sum_bias = tl.zeros([BLOCK, BLOCK], ACC)
 
-    for window in range(part * group, tl.minimum(part * group + group, windows)):
-        cut = is_cut(window, rows, columns)
-        offset, position, region, inside, _ = place(window, queries, sizes, ALIGN, WINDOW, SHIFT)
-        offset_k, _, region_k, inside_k, _ = place(window, keys, sizes, ALIGN, WINDOW, SHIFT)
-        q = load(qkv + q_at, offset, inside, 0.0, HEAD_DIM, D)
-        k = load(qkv + k_at, offset_k, inside_k, pad_k, HEAD_DIM, D)
-        v = load(qkv + v_at, offset_k, inside_k, pad_v, HEAD_DIM, D)
-        do = load(grad_out + q_at, position * C, inside, 0.0, HEAD_DIM, D)
-        row = (window * heads.to(tl.int64) + head) * TOKENS + queries
-        row_lse = tl.load(lse + row, mask=queries < TOKENS, other=0.0)
-        row_delta = tl.load(delta + row, mask=queries < TOKENS, other=0.0)
-        s = score(q, k, table, region, region_k, cut, SHIFT, SCALE, PRECISION)
+    step = locate(groups, sizes)
+    image, row, column = locate(first, sizes)
+    for window in range(first, windows, groups):
+        spot = (image, row, column)
+        last = is_last(spot, sizes)
+        at = place(spot, queries, sizes, WINDOW, SHIFT)
+        inside, padded = on_map(queries, at, sizes, PADDED, WINDOW, BLOCK)
+        here = qkv_at(qkv, padding, image, at, padded, strides, PADDED, ALIGN, D, INDEX)
+        q = load(here + q_at, lanes(queries, TOKENS, BLOCK), HEAD_DIM, D)
+        here = map_at(grad_out, image, at, sizes, heads, HEAD_DIM, D, INDEX)
+        do = load(here + q_at, inside, HEAD_DIM, D)
+        at_k = place(spot, keys, sizes, WINDOW, SHIFT)
+        _inside, padded = on_map(keys, at_k, sizes, PADDED, WINDOW, BLOCK)
+        there = qkv_at(qkv, padding, image, at_k, padded, strides, PADDED, ALIGN, D, INDEX)
+        k = load(there + k_at, lanes(keys, TOKENS, BLOCK), HEAD_DIM, D)
+        v = load(there + v_at, lanes(keys, TOKENS, BLOCK), HEAD_DIM, D)
+        of_row = (window * heads.to(tl.int64) + head) * TOKENS + queries
+        row_lse = tl.load(lse + of_row, mask=lanes(queries, TOKENS, BLOCK), other=0.0)
+        row_delta = tl.load(delta + of_row, mask=lanes(queries, TOKENS, BLOCK), other=0.0)
+        s = score(
+            q, k, table, queries, keys, first_key, last, WINDOW, SHIFT, SCALE, BLOCK, PRECISION
+        )
         _kept, ds = grad_score(
             s,
             row_lse,
@@ -642,5 +761,6 @@ def backward_bias(
             PRECISION,
         )
         sum_bias += ds
+        image, row, column = advance(spot, step, sizes)
 
-    store_bias(grad_bias, part * heads + head, queries, keys, sum_bias, TOKENS)
+    store_bias(grad_bias, first * heads + head, queries, keys, sum_bias, TOKENS, BLOCK)
