@@ -83,6 +83,7 @@ def kernels(B: int, H: int, W: int, C: int) -> Iterator[tuple[str, Callable[[], 
         8 * n,
     )
     hidden, d_hidden = draw(B, H, W, 4 * C, dtype=HALF), draw(B, H, W, 4 * C, dtype=HALF)
+    yield 'GELU', lambda: rows.gelu(hidden, keep=True), 16 * n
     yield 'back through GELU', lambda: rows.gelu_backward(hidden, d_hidden), 32 * n
     merged = (draw(4 * C), draw(4 * C)), (B, -(-H // 2), -(-W // 2), 4 * C)
     d_merged = draw(*merged[1], dtype=HALF)

@@ -50,9 +50,9 @@ def test_whole_run(tmp_path):
     command = [sys.executable, '-W', 'ignore', '-c', RUN, str(SCRIPT.parent), str(tmp_path)]
     subprocess.run(command, check=True, timeout=600)
     report = json.loads((tmp_path / 'gpu_block.json').read_text())
-    assert len(report['rows']) == 10 + 3 and {row['model'] for row in report['rows']} == {'T'}
-    assert len(report['tuning']) == 4 * 4 * 10
-    *_, head, rule, first = (tmp_path / 'gpu_block.md').read_text().splitlines()[:-12]
+    assert len(report['rows']) == 11 + 3 and {row['model'] for row in report['rows']} == {'T'}
+    assert len(report['tuning']) == 4 * 4 * 11
+    *_, head, rule, first = (tmp_path / 'gpu_block.md').read_text().splitlines()[:-13]
     assert head.count('|') == rule.count('|') == first.count('|')
     # Six bytes an element at 1 TB/s, of which a norm may take 2 ms: next to nothing.
     assert '| norm | 2.000 ± 0.500 | 0.000 | 0% |' in first

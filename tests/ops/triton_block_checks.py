@@ -182,8 +182,8 @@ def test_autocast_is_as_near_to_float32_as_the_modules_are():
             ours = block(x, (9, 10))
             modules = block._by_modules(x, (9, 10))
     assert ours.dtype == modules.dtype == torch.float32
-    # Triton's interpreter cuts bfloat16 off where GPUs round.
-    factor = 1.2 if DEVICE == 'cuda' else 2
+    # Triton's interpreter cuts bfloat16 off where GPUs round: twice the error, squared.
+    factor = 1.2 if DEVICE == 'cuda' else 4
     assert F.mse_loss(ours, expected) <= factor * F.mse_loss(modules, expected)
 
 
@@ -227,3 +227,23 @@ def test_says_why_it_cannot_run():
     assert '9000 wide' in triton.can_run(x.new_empty(1, 9000), 300, 7)
     with torch.autocast(DEVICE, torch.bfloat16):
         assert 'float16' in triton.can_run(x.half(), 2, 7)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_gelu_of_every_half(dtype):
+    """Output and gradient, within a last place (Triton's interpreter cuts bfloat16 off)."""
+    every = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    h = every[every.isfinite()].view(-1, 256).to(DEVICE)
+    wide = h.double().requires_grad_()
+    exact = F.gelu(wide)
+    (d_exact,) = torch.autograd.grad(exact.sum(), wide)
+    kept, active = h.clone(), rows.gelu(h, keep=True)
+    assert torch.equal(h, kept)
+    again, d_h, _ = rows.gelu_backward(h, torch.ones_like(h))
+    overwritten = rows.gelu(kept, keep=False)
+    assert overwritten is kept
+    assert torch.equal(again, active) and torch.equal(overwritten, active)
+    # The gradient is a difference of two terms, and small where they are not.
+    for mine, other, difference in ((active, exact, 1e-7), (d_h, d_exact, 3e-6)):
+        off = (mine.double() - other).abs()
+        assert (off <= torch.finfo(dtype).eps * other.abs() + difference).all()

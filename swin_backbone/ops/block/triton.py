@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from .. import gpu
 from ..dtypes import products_dtype
 from ..rows import triton as rows
-from ..rows.triton import add, add_norm, gelu_backward, norm_backward, path_backward
+from ..rows.triton import add, add_norm, gelu, gelu_backward, norm_backward, path_backward
 from ..window_attention import triton as attention
 from ..window_attention.problem import Problem
 from .parameters import Options, Parameters
@@ -118,18 +118,20 @@ class _Block(torch.autograd.Function):
         return d_x, *[None] * 4, *(g if g is None or t is None else g.to(t.dtype) for g, t in like)
 
 
+_OF_PRODUCTS = [
+    f'{product}_{kind}' for product in ('qkv', 'proj', 'fc1', 'fc2') for kind in ('weight', 'bias')
+]
+
+
 def _cast(p: Parameters, dtype: torch.dtype) -> Parameters:
-    """The products' weights and biases in their dtype."""
-    return p._replace(
-        qkv_weight=p.qkv_weight.to(dtype),
-        qkv_bias=None if p.qkv_bias is None else p.qkv_bias.to(dtype),
-        proj_weight=p.proj_weight.to(dtype),
-        proj_bias=p.proj_bias.to(dtype),
-        fc1_weight=p.fc1_weight.to(dtype),
-        fc1_bias=p.fc1_bias.to(dtype),
-        fc2_weight=p.fc2_weight.to(dtype),
-        fc2_bias=p.fc2_bias.to(dtype),
-    )
+    """The products' weights and biases in their dtype; in one launch rather than eight."""
+    found = {name: tensor for name in _OF_PRODUCTS if (tensor := getattr(p, name)) is not None}
+    given = {name: tensor.detach() for name, tensor in found.items() if tensor.dtype != dtype}
+    if not given:
+        return p
+    cast = {name: torch.empty_like(tensor, dtype=dtype) for name, tensor in given.items()}
+    torch._foreach_copy_(list(cast.values()), list(given.values()))
+    return p._replace(**cast)
 
 
 def _attend(x: Tensor, p: Parameters, o: Options, dtype: torch.dtype) -> _Attended:
@@ -147,7 +149,7 @@ def _feed_forward(
     normed = add_norm(x, path, factors, p.norm2_weight, p.norm2_bias, o.eps2, path.dtype)
     hidden = F.linear(normed, p.fc1_weight, p.fc1_bias)
     del normed
-    active = F.gelu(hidden) if keep else torch.ops.aten.gelu_(hidden)
+    active = gelu(hidden, keep)
     other = F.linear(active, p.fc2_weight, p.fc2_bias)
     return add(x, path, other, factors), hidden if keep else None
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .. import gpu
 from ..dtypes import products_dtype
@@ -167,6 +168,16 @@ def path_backward(
     return d_path, sums.sum(0)
 
 
+def gelu(hidden: Tensor, keep: bool) -> Tensor:
+    """GELU of a map (B, ..., C), contiguous; written over it unless it is to be kept."""
+    if hidden.dtype.itemsize > 2:  # twice the bytes for the same instructions: PyTorch's will do
+        return F.gelu(hidden) if keep else torch.ops.aten.gelu_(hidden)
+    active = torch.empty_like(hidden) if keep else hidden
+    layout, count = _Layout(TILE, 1), hidden.numel()
+    _launch('gelu', ceil_div(count, TILE), (hidden, active), layout, count=count)
+    return active
+
+
 def gelu_backward(
     hidden: Tensor, grad: Tensor, active: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -270,9 +281,14 @@ def _kernels() -> ModuleType:
 
 def _launch(name: str, programs: int, tensors: tuple, layout: _Layout, **options: Any) -> None:
     if programs:
-        options |= dict(ROWS=layout.rows, BLOCK=layout.block, ACC=gpu.accumulator(tensors[0]))
+        options |= constants(layout, tensors[0])
         with torch.cuda.device_of(tensors[0]):
             getattr(_kernels(), name)[(programs,)](*tensors, **options)
+
+
+def constants(layout: _Layout, x: Tensor) -> dict[str, Any]:
+    """What kernels are compiled for besides, of tables like ``x``."""
+    return dict(ROWS=layout.rows, BLOCK=layout.block, ACC=gpu.accumulator(x))
 
 
 def _tokens(table: Tensor) -> int:

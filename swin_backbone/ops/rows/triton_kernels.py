@@ -304,6 +304,39 @@ def path_backward(
     store_sum(sums, program, total, columns, width)
 
 
+@triton.jit
+def normal(h, DTYPE: tl.constexpr):
+    """How much of a normal distribution is below ``h``, to the precision of DTYPE.
+
+    An error function takes longer than the memory that halves move. What lies beyond |h| is 2 to
+    the power of what is all but a polynomial: this one's has the least error for |h| < 6, 7e-6 of
+    the result, and nothing to speak of is left farther out.
+    """
+    if DTYPE == tl.float32 or DTYPE == tl.float64:  # noqa: SIM300 (no constants)
+        below = 0.5 + 0.5 * tl.erf(h * 0.7071067811865476)
+    else:
+        x = tl.abs(h)
+        log2 = 6.15982619e-05 - 1.83481000e-06 * x
+        log2 = -9.30524569e-04 + log2 * x
+        log2 = 8.50788970e-03 + log2 * x
+        log2 = -5.39600663e-02 + log2 * x
+        log2 = -4.58464397e-01 + log2 * x
+        log2 = -1.15125104 + log2 * x
+        log2 = -9.99995295e-01 + log2 * x
+        beyond = tl.exp2(log2)
+        below = tl.where(h < 0, beyond, 1.0 - beyond)
+    return below
+
+
+@kernel
+def gelu(hidden, active, count, ROWS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr):
+    """GELU of the ``count`` elements of ``hidden``; ``active``, written, may be the same."""
+    at = tl.program_id(0).to(tl.int64) * (ROWS * BLOCK) + tl.arange(0, ROWS * BLOCK)
+    h = load(hidden, at, at < count, ACC)
+    h *= normal(h, hidden.dtype.element_ty)
+    tl.store(active + at, h, mask=at < count)
+
+
 @kernel
 def gelu_backward(
     hidden,
@@ -318,7 +351,7 @@ def gelu_backward(
     BLOCK: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Back through exact GELU, whose output is computed once more.
+    """Back through GELU, whose output is computed once more.
 
     Args:
         hidden: What GELU was given.
@@ -335,8 +368,8 @@ def gelu_backward(
         _rows, inside, at = place(program * group + i, columns, tokens, width, ROWS)
         h = load(hidden, at, inside, ACC)
         g = load(grad, at, inside, ACC)
-        below = 0.5 + 0.5 * tl.erf(h * 0.7071067811865476)  # of a normal distribution
-        density = 0.3989422804014327 * tl.exp(-0.5 * h * h)
+        below = normal(h, hidden.dtype.element_ty)
+        density = 0.3989422804014327 * tl.exp2(-0.7213475204444817 * h * h)
         g *= below + h * density
         tl.store(active + at, h * below, mask=inside)
         tl.store(d_hidden + at, g, mask=inside)
