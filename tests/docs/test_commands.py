@@ -191,6 +191,7 @@ TABLE: dict[str, Run | Parse] = {
     'python benchmarks/gpu_block.py': Parse('a GPU'),
     'python benchmarks/gpu_backbone.py': Parse('a GPU'),
     'python benchmarks/kept_bytes.py': MINUTES,
+    'python benchmarks/gpu_instructions.py': MINUTES,
     'python benchmarks/conversion.py': MINUTES,
     'python benchmarks/soak.py --iterations 2000': MINUTES,
     # docs/fine_tune.md.
