@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
@@ -26,6 +28,22 @@ def relative_position_index(window_size: int) -> Tensor:
     return rows * (2 * window_size - 1) + columns
 
 
+def bias_of_pairs(table: Tensor, window_size: int) -> Tensor:
+    """The bias of every pair of tokens of a window, (heads, M², M²), for that of every offset.
+
+    What indexing with :func:`relative_position_index` gives, bit for bit, but its gradient is the
+    sum of a few diagonals instead of a sorted scatter.
+
+    Args:
+        table: (heads, 2M - 1, 2M - 1).
+        window_size: M.
+    """
+    # (heads, rows, columns, M, M) is the table as seen from a window's last token backwards; the
+    # flip makes the one copy that is needed.
+    pairs = table.unfold(1, window_size, 1).unfold(2, window_size, 1).flip(3, 4)
+    return pairs.reshape(len(table), window_size**2, window_size**2)
+
+
 class WindowMSA(BaseModule):
     """Multi-head self-attention within windows, with relative position bias (equation 4).
 
@@ -39,6 +57,8 @@ class WindowMSA(BaseModule):
         proj_drop_rate: Probability of dropping an element of the output.
         init_cfg: As for every mmengine module.
     """
+
+    _index_is_usual = True  # a checkpoint may bring another
 
     def __init__(
         self,
@@ -78,14 +98,25 @@ class WindowMSA(BaseModule):
         self.relative_position_index.copy_(relative_position_index(self.window_size))
         trunc_normal_(self.relative_position_bias_table, std=0.02)
 
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        index = self.relative_position_index
+        if prefix + 'relative_position_index' in state_dict and not index.is_meta:
+            usual = relative_position_index(self.window_size)
+            self._index_is_usual = torch.equal(index.cpu(), usual)
+
     def relative_position_bias(self, window_size: int | None = None) -> Tensor:
         """The bias of every pair of tokens, (heads, M², M²), of a window no larger than its own."""
+        M, table = self.window_size, self.relative_position_bias_table
+        size = window_size or M
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if self._index_is_usual and not traced:
+            grid = table.t().unflatten(1, (2 * M - 1,) * 2)
+            return bias_of_pairs(grid[:, M - size : M + size - 1, M - size : M + size - 1], size)
         index = self.relative_position_index
-        if window_size not in (None, self.window_size):
-            index = index.view([self.window_size] * 4)
-            index = index[:window_size, :window_size, :window_size, :window_size]
-            index = index.reshape(window_size**2, window_size**2)
-        return self.relative_position_bias_table[index].permute(2, 0, 1).contiguous()
+        if size != M:
+            index = index.view([M] * 4)[:size, :size, :size, :size].reshape(size**2, size**2)
+        return table[index].permute(2, 0, 1).contiguous()
 
     def forward(self, x: Tensor, shift_size: int = 0, window_size: int | None = None) -> Tensor:
         """Attends within shifted windows.

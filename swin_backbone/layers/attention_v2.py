@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..errors import ArgumentError
 from ..ops.window_attention import shifted_window_cosine_attention
-from .attention import ShiftedWindows
+from .attention import ShiftedWindows, bias_of_pairs
 from .computed_once import ComputedOnce, may_be_kept
 
 HIDDEN = 512  # width of the position bias's network
@@ -121,11 +121,7 @@ class WindowMSAV2(BaseModule):
         # Autocast's precision would be too little for what is added to the scores, up to 16.
         with _without_autocast(weight.device.type):
             table = 16 * self.cpb_mlp(coordinates.to(weight.dtype)).sigmoid()
-        # (heads, rows, columns, M, M) is the table as seen from a window's last token backwards;
-        # the flip makes the one copy that is needed.
-        table = table.t().unflatten(1, (2 * window_size - 1,) * 2)
-        table = table.unfold(1, window_size, 1).unfold(2, window_size, 1).flip(3, 4)
-        return table.reshape(self.num_heads, window_size**2, window_size**2)
+        return bias_of_pairs(table.t().unflatten(1, (2 * window_size - 1,) * 2), window_size)
 
     def forward(
         self,

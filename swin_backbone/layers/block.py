@@ -159,13 +159,15 @@ class SwinBlock(BaseModule):
 def path_factors(drop: DropPath, x: Tensor, dtype: torch.dtype) -> Tensor:
     """What drop path multiplies each sample's path with, (B,), in float32 at least.
 
-    Drawn in the ``dtype`` that the path of tokens ``x`` would have, but not rounded to it.
+    Drawn as the module draws, in the ``dtype`` that the path of tokens ``x`` would have, but not
+    rounded to it.
     """
     exact = torch.promote_types(x.dtype, torch.float32)
     if not (drop.training and drop.drop_prob):
         return x.new_ones(len(x), dtype=exact)
-    kept = drop(x.new_ones(len(x), 1, dtype=dtype)) != 0
-    return kept[:, 0].to(exact) / (1 - drop.drop_prob)
+    keep = 1 - drop.drop_prob
+    draws = torch.rand(len(x), dtype=dtype, device=x.device)
+    return draws.add_(keep).floor_().to(exact).div_(keep)
 
 
 class Stage(BaseModule):
