@@ -115,9 +115,12 @@ def attentions() -> Iterator[Counted]:
         if tiles == 1:
             known = [('forward', each, 8), ('backward', each, 14)]
         else:
-            known = [(f'{w}, a tile', each / tiles, 12) for w in ('queries back', 'keys back')]
-            known = [('forward, a tile', each / tiles, 8), *known]
-            known.append(('bias back, a tile', each / tiles**2, 8))
+            known = [
+                ('forward, a tile', each / tiles, 8),
+                ('queries back, a tile', each / tiles, 12),
+                ('keys back, a tile', each / tiles, 12),
+                ('bias back, a tile', each / tiles**2, 8),
+            ]
         for (name, *facts), launch in zip(known, launches, strict=True):
             yield Counted(f'attention {name}, windows of {window}', launch, *facts)
 

@@ -14,6 +14,14 @@ TOLERANCE = {
     torch.bfloat16: 6e-2,
 }
 DTYPES = [dtype for dtype in TOLERANCE if DEVICE == 'cpu' or dtype != torch.float64]
+# Of a map and of its products, as GPUs have them: by themselves, and under autocast.
+ON_GPUS = [
+    (torch.float32, torch.float32),
+    (torch.float32, torch.float16),
+    (torch.float32, torch.bfloat16),
+    (torch.float16, torch.float16),
+    (torch.bfloat16, torch.bfloat16),
+]
 
 
 def results(function, inputs, products=None):

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from kernel_results import DEVICE, DTYPES, EXACT, TOLERANCE, assert_near
+from kernel_results import DEVICE, DTYPES, EXACT, ON_GPUS, TOLERANCE, assert_near
 from kernel_results import results as results_of
 from torch.nn import functional as F
 
@@ -187,16 +187,7 @@ def test_autocast_is_as_near_to_float32_as_the_modules_are():
     assert F.mse_loss(ours, expected) <= factor * F.mse_loss(modules, expected)
 
 
-@pytest.mark.parametrize(
-    ('dtype', 'products'),
-    [
-        (torch.float32, torch.float32),
-        (torch.float32, torch.float16),
-        (torch.float32, torch.bfloat16),
-        (torch.float16, torch.float16),
-        (torch.bfloat16, torch.bfloat16),
-    ],
-)
+@pytest.mark.parametrize(('dtype', 'products'), ON_GPUS)
 def test_trial_passes(dtype, products):
     with torch.inference_mode(), torch.autocast(DEVICE, products, enabled=products != dtype):
         assert trial.fault(torch.randn(2, 4, 4, 48, dtype=dtype, device=DEVICE), 3, 5, 96) is None
