@@ -11,16 +11,14 @@ import sys
 import warnings
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
+from apart import APART, declare_operators
 from torch import nn
 
 warnings.filterwarnings('ignore')
 
 WIDTHS = {'tiny': (96, (2, 2, 6, 2)), 'base': (128, (2, 2, 18, 2)), 'large': (192, (2, 2, 18, 2))}
-# Where the test suite keeps peers that must not be seen by others (requirements/peers.txt).
-APART = Path(sys.prefix, 'peers')
 # In the order in which they can be imported: transformers must not find a torchvision kept apart.
 PACKAGES = {
     'ours': 'swin_backbone',
@@ -112,15 +110,10 @@ def _transformers(width: int, depths: tuple[int, ...], heads: tuple[int, ...]) -
 
 @functools.cache
 def _reach_those_apart() -> None:
-    """Makes timm and torchvision importable where they are not installed but kept apart.
-
-    Beside a torch without CUDA, torchvision's compiled part does not load: the operators that its
-    Python part asks for are declared, and never called.
-    """
+    """Makes timm and torchvision importable where they are not installed but kept apart."""
     if importlib.util.find_spec('torchvision') is None:
         sys.path.append(str(APART))
-        for name in ('nms', 'qnms'):
-            torch.library.define(f'torchvision::{name}', '(Tensor a, Tensor b, float c) -> Tensor')
+        declare_operators()
 
 
 def versions(names: list[str]) -> dict[str, str]:

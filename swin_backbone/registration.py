@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mmengine.registry import MODELS, Registry
 
@@ -39,8 +39,21 @@ def register() -> None:
     What is not installed, or fails to import, is left out with one warning. Safe to call twice.
     """
     _register_in(MODELS)
+    first = _register_in_frameworks(FRAMEWORKS)
+    # mmdet imports mmpretrain where it is installed. If that fails, the first import of mmdet may
+    # fail and the second succeed: mmengine's own, unless it is ours, would bring mmdet's class.
+    skipped = {name: first[name] for name in _register_in_frameworks(first)}
+    if skipped:
+        reasons = '; '.join(f'{name} ({reason})' for name, reason in skipped.items())
+        warnings.warn(
+            f'swin_backbone did not register in {reasons}', RegistrationWarning, stacklevel=3
+        )
+
+
+def _register_in_frameworks(frameworks: Iterable[str]) -> dict[str, str]:
+    """Registers in frameworks' registries; returns those that are left out, with the reasons."""
     skipped = {}
-    for framework in FRAMEWORKS:
+    for framework in frameworks:
         if importlib.util.find_spec(framework) is None:
             skipped[framework] = 'not installed'
             continue
@@ -50,11 +63,7 @@ def register() -> None:
             _register_in(importlib.import_module(f'{framework}.registry').MODELS, instead)
         except Exception as error:  # whatever a broken installation may raise
             skipped[framework] = f'broken: {type(error).__name__}: {error}'
-    if skipped:
-        reasons = '; '.join(f'{name} ({reason})' for name, reason in skipped.items())
-        warnings.warn(
-            f'swin_backbone did not register in {reasons}', RegistrationWarning, stacklevel=3
-        )
+    return skipped
 
 
 def registered(name: str) -> dict[str, type | None]:

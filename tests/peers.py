@@ -6,8 +6,8 @@ the folder a checkpoint as the peer does, an input, and the peer's features of i
 features, and logits if it has a classifier.
 
 timm, torchvision and mmpretrain live in a folder outside the environment, since torchvision has no
-operators that fit a torch without CUDA: ``requirements/set_up.sh`` puts them there. Here the two
-operators that importing it needs are declared, and never called.
+operators that fit a torch without CUDA: ``requirements/set_up.sh`` puts them there, and
+``benchmarks/apart.py`` makes them importable.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ROOT = Path(__file__).parent.parent
-APART = Path(sys.prefix, 'peers')
+sys.path.append(str(ROOT / 'benchmarks'))
+
+from apart import APART, declare_operators  # noqa: E402
 
 GEOMETRIES = {
     'tiny': dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window_size=7),
@@ -46,8 +48,6 @@ GEOMETRY |= {'transformers-v2-classifier': 'small'}
 EXTRA_NORM_EVERY = {'mmpretrain-v2': 2}
 PRETRAINED_WINDOWS = {'mmpretrain-v2': (6, 6, 6, 3), 'timm-v2': (6, 6, 6, 3)}
 CLASSES = 10
-# Operators are there as long as this is.
-_OPERATORS = torch.library.Library('torchvision', 'FRAGMENT')
 
 
 def run(name: str, folder: Path) -> dict:
@@ -96,7 +96,7 @@ class Mmpretrain(Mmdet):
     """mmpretrain's classifier."""
 
     def __init__(self, geometry: dict) -> None:
-        declare_operators()
+        reach_those_apart()
         hide_transformers()
         from mmpretrain.models import ImageClassifier
 
@@ -191,7 +191,7 @@ class Timm(Classifier):
         return SwinTransformer
 
     def __init__(self, geometry: dict) -> None:
-        declare_operators()
+        reach_those_apart()
         # The size decides where windows shrink; inputs may be of another.
         self.model = self.cls(
             img_size=256,
@@ -221,7 +221,7 @@ class Torchvision(Classifier):
         return {}
 
     def __init__(self, geometry: dict) -> None:
-        declare_operators()
+        reach_those_apart()
         from torchvision.models.swin_transformer import SwinTransformer
 
         self.model = SwinTransformer(
@@ -378,12 +378,11 @@ PEERS = {
 }
 
 
-@functools.cache
-def declare_operators() -> None:
+def reach_those_apart() -> None:
     """Makes the peers in the folder importable."""
-    sys.path.insert(0, str(APART))
-    for name in ('nms', 'qnms'):
-        _OPERATORS.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+    if str(APART) not in sys.path:
+        sys.path.insert(0, str(APART))
+    declare_operators()
 
 
 @functools.cache

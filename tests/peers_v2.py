@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
-from peers import ROOT, declare_operators, hide_transformers
+from peers import ROOT, hide_transformers, reach_those_apart
 from torch import Tensor
 
 
@@ -58,7 +58,7 @@ def result_of(case: dict) -> dict[str, Tensor]:
 
 
 if __name__ == '__main__':
-    declare_operators()
+    reach_those_apart()
     hide_transformers()
     for case in sorted(Path(sys.argv[1]).glob('case_*.pth')):
         result = result_of(torch.load(case))

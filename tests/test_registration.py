@@ -5,10 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import peers
 import pytest
 from stock import inherited
+
+HERE = Path(__file__).parent
 
 
 def run(code: str, *arguments: str, cwd=None) -> str:
@@ -129,30 +132,46 @@ def test_what_is_missing_or_broken_is_one_warning(tmp_path):
     assert 'mmpretrain (broken: ImportError: wrong mmcv)' in warnings[0]
 
 
+@pytest.fixture
+def broken_torchvision(tmp_path) -> Path:
+    """A folder with a torchvision that fails as one without its operators does."""
+    (tmp_path / 'torchvision').mkdir()
+    failure = 'raise RuntimeError("operator torchvision::nms does not exist")'
+    (tmp_path / 'torchvision' / '__init__.py').write_text(failure)
+    return tmp_path
+
+
 @pytest.mark.skipif(not peers.APART.is_dir(), reason='no mmpretrain: requirements/set_up.sh has it')
 @pytest.mark.parametrize(
-    'torchvision, served',
+    ('setting', 'served', 'reason'),
     [
-        ('sys.modules["torchvision"] = None', ['mmengine', 'mmdet', 'mmseg']),
-        # Without its operators. Where there is mmpretrain or timm, mmdet and mmseg need it, too.
-        ('', ['mmengine']),
+        ('sys.modules["torchvision"] = None', ['mmengine', 'mmdet', 'mmseg'], 'torchvision'),
+        # Where there is mmpretrain or timm, mmdet and mmseg need it, too.
+        ('sys.path.insert(0, sys.argv[3])', ['mmengine'], 'torchvision'),
+        # mmpretrain's language models need an older transformers. mmdet fails with them, once.
+        (
+            'import peers; peers.reach_those_apart()',
+            ['mmengine', 'mmdet', 'mmseg'],
+            'NoneType takes no arguments',
+        ),
     ],
-    ids=['missing', 'broken'],
+    ids=['torchvision-missing', 'torchvision-broken', 'transformers-too-new'],
 )
-def test_mmpretrain_is_left_out_without_torchvision(torchvision, served):
+def test_mmpretrain_is_left_out(setting, served, reason, broken_torchvision):
     output = run(
         f"""
         import sys
-        sys.path.append(sys.argv[1])
-        {torchvision}
+        sys.path += sys.argv[1:3]
+        {setting}
         import swin_backbone
         from importlib import import_module
         for name in {served}:
             registry = import_module(f'{{name}}.registry').MODELS
             assert registry.get('SwinTransformer') is swin_backbone.SwinTransformer
         """,
-        str(peers.APART),
+        *map(str, (peers.APART, HERE, broken_torchvision)),
     )
     warnings = [line for line in output.splitlines() if 'RegistrationWarning' in line]
     assert len(warnings) == 1
-    assert 'mmpretrain (broken: ' in warnings[0] and 'torchvision' in warnings[0]
+    assert 'mmpretrain (broken: ' in warnings[0] and reason in warnings[0]
+    assert ('mmdet (broken: ' in warnings[0]) is ('mmdet' not in served)
