@@ -37,7 +37,7 @@ NOX = .cache/nox/bin/nox
 $(NOX):
 	@$${PYTHON:-python3} -m venv .cache/nox && .cache/nox/bin/python -m pip install -q nox==2026.10.20
 
-# make test-matrix SESSIONS='onedl-3.11 openmmlab-3.11'; all of them without.
+# make test-matrix SESSIONS='onedl-3.11 cuda-3.11'; without, all but cuda-…: a CUDA build of torch.
 test-matrix: $(NOX)
 	@$(NOX) $(if $(SESSIONS),--session $(SESSIONS)) $(if $(TESTS),-- $(TESTS))
 
