@@ -154,7 +154,7 @@ class Backbone(BaseModule):
         self._retire_unused()
         self._freeze_stages()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor) -> Sequence[Tensor]:
         """An image to its feature maps.
 
         Args:
@@ -163,7 +163,8 @@ class Backbone(BaseModule):
 
         Returns:
             For each stage i of ``out_indices``, in ascending order, a contiguous map
-            (B, num_features[i], ceil(H / stride), ceil(W / stride)).
+            (B, num_features[i], ceil(H / stride), ceil(W / stride)); in a list, as in mmdet and
+            mmseg.
         """
         x, hw_shape = self.patch_embed(x)
         if self.use_abs_pos_embed:
@@ -171,15 +172,14 @@ class Backbone(BaseModule):
         x = self.drop_after_pos(x)
 
         outs = []
-        last = max(self.out_indices)
-        for i, stage in enumerate(self.stages[: last + 1]):
-            x, hw_shape, out, out_hw_shape = stage(x, hw_shape, downsample=i < last)
+        for i, stage in enumerate(self.stages[: max(self.out_indices) + 1]):
+            x, hw_shape, out, out_hw_shape = stage(x, hw_shape)
             if self.global_attention is not None and i == len(self.stages) - 1:
                 out = self.global_attention(out)
             if i in self.out_indices:
                 out = getattr(self, f'norm{i}')(out).unflatten(1, out_hw_shape)
                 outs.append(out.permute(0, 3, 1, 2).contiguous())
-        return tuple(outs)
+        return outs
 
     def _position_embedding(self, hw_shape: tuple[int, int]) -> Tensor:
         """The absolute position embedding of a grid (H, W): (1, H * W, C)."""
@@ -240,12 +240,13 @@ class Backbone(BaseModule):
             module.eval().requires_grad_(False)
 
     def _retire_unused(self) -> None:
-        """Makes buffers of the weights that no output depends on.
+        """Makes buffers of the weights that no output depends on, and marks what does not run.
 
         The state dict keeps its keys, so checkpoints still fit both ways; optimizers and
         distributed wrappers, which stumble over a parameter without a gradient, do not see them.
         """
         last = max(self.out_indices)
+        self.stages[last].is_last = True
         unused = [*self.stages[last + 1 :], self.stages[last].downsample]
         if last < len(self.stages) - 1:
             unused.append(self.global_attention)

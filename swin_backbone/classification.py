@@ -118,6 +118,10 @@ class ClassificationBackbone(Backbone):
             num_heads=list(self.num_heads),
         )
 
+    def forward(self, x: Tensor) -> Sequence[Tensor]:
+        """As the backbone's, but the maps are in a tuple, as in mmpretrain."""
+        return tuple(super().forward(x))
+
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """How deep a parameter lies, for mmpretrain's layer-wise decay of the learning rate.
 

@@ -65,6 +65,11 @@ def test_variants(arch, width):
     assert [tuple(out.shape) for out in outs] == [(1, width // 2, 14, 14), (1, width, 7, 7)]
 
 
+@pytest.mark.parametrize('kind', [ClassificationSwinTransformer, ClassificationSwinTransformerV2])
+def test_outputs_are_a_tuple_as_in_mmpretrain(kind):
+    assert type(kind(ARCH, window_size=4)(torch.randn(1, 3, 64, 64))) is tuple
+
+
 def test_small_maps_are_not_shifted():
     x = torch.randn(1, 3, 128, 128)  # the last map is one window
     model = randomized(build())

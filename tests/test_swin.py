@@ -16,7 +16,8 @@ from mmdet.models.backbones import swin as mmdet_swin
 from mmseg.models.backbones import swin as mmseg_swin
 from small import SMALL, randomized
 
-from swin_backbone import ArgumentError, SwinTransformer
+from swin_backbone import ArgumentError, SwinTransformer, swin
+from swin_backbone.layers import SwinBlockSequence
 from swin_backbone.ops import gpu
 from swin_backbone.ops.backends import use_backend
 
@@ -258,6 +259,70 @@ def test_memory_format_and_batch_do_not_change_the_numbers(small_model):
         torch.testing.assert_close(channels_last[i], out, **TIGHT)
         torch.testing.assert_close(torch.cat([o[i] for o in one_by_one]), out, **TIGHT)
     assert [len(out) for out in small_model(x[:0])] == [0, 0, 0, 0]
+
+
+# --- what other people's code does ---------------------------------------------------------------
+
+
+def test_outputs_are_a_list_as_in_openmmlab(small):
+    x = torch.randn(1, 3, 40, 40)
+    for model in (SwinTransformer(**small), mmdet_swin.SwinTransformer(**small)):
+        model.eval()  # which returns None in mmdet
+        outs = model(x)
+        last = outs[-1]
+        outs[0] = outs[0] * 2
+        outs.append(x)
+        outs.reverse()
+        assert outs[0] is x and outs[1] is last and len(outs) == 5
+
+
+class PlainStage(SwinBlockSequence):
+    """With the forward of a subclass of mmdet's."""
+
+    def forward(self, x, hw_shape):
+        for block in self.blocks:
+            x = block(x, hw_shape)
+        x = x + 1
+        if self.downsample is None:
+            return x, hw_shape, x, hw_shape
+        return *self.downsample(x, hw_shape), x, hw_shape
+
+
+class TheirPlainStage(mmdet_swin.SwinBlockSequence):
+    forward = PlainStage.forward
+
+
+@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (0, 2), (1,)])
+def test_a_stage_of_ones_own_has_openmmlabs_forward(small, out_indices, monkeypatch):
+    monkeypatch.setattr(swin, 'SwinBlockSequence', PlainStage)
+    monkeypatch.setattr(mmdet_swin, 'SwinBlockSequence', TheirPlainStage)
+    model = SwinTransformer(**small, out_indices=out_indices).double().eval()
+    theirs = randomized(mmdet_swin.SwinTransformer(**small, out_indices=out_indices)).double()
+    theirs.eval()
+    model.load_state_dict(theirs.state_dict())
+    x = torch.randn(1, 3, 45, 50, dtype=torch.float64)
+    for out, expected in zip(model(x), theirs(x), strict=True):
+        torch.testing.assert_close(out, expected, **TIGHT)
+
+
+@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (0, 2), (1,)])
+def test_the_last_stages_merging_does_not_run(small, out_indices):
+    model = SwinTransformer(**small, out_indices=out_indices).eval()
+    called = []
+    for name, module in model.named_modules():
+        if name.endswith('downsample'):
+            module.register_forward_hook(lambda *_, name=name: called.append(name))
+    model(torch.randn(1, 3, 40, 40))
+    assert called == [f'stages.{i}.downsample' for i in range(max(out_indices))]
+
+
+def test_stages_know_their_widths(small):
+    model = SwinTransformer(**small)
+    theirs = mmdet_swin.SwinTransformer(**small)
+    assert [stage.embed_dims for stage in model.stages] == [24, 48, 96, 192]
+    assert [stage.out_channels for stage in model.stages] == [48, 96, 192, 192]
+    merged = [stage.downsample.out_channels for stage in theirs.stages[:-1]]
+    assert [stage.out_channels for stage in model.stages[:-1]] == merged
 
 
 # --- training ------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ class Backbone(Part):
         self.outputs = tuple(f'stage{i}' for i in sorted(backbone.out_indices))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return self.model(image)
+        return tuple(self.model(image))
 
 
 class Segmentor(Part):

@@ -174,40 +174,50 @@ class Stage(BaseModule):
     """Blocks, then, maybe, a downsampling.
 
     Args:
+        embed_dims: Width C of a token.
         blocks: Each takes tokens and their grid, and returns tokens.
         downsample: What makes the next stage's tokens, or None.
         with_cp: ``'stage'`` recomputes all blocks together in the backward pass.
         init_cfg: As for every mmengine module.
+
+    Attributes:
+        is_last: Whether nobody needs the next stage's tokens: the downsampling does not run.
     """
+
+    is_last = False
 
     def __init__(
         self,
+        embed_dims: int,
         blocks: Iterable[BaseModule],
         downsample: PatchMerging | None,
         with_cp: bool | str,
         init_cfg: dict | None,
     ) -> None:
         super().__init__(init_cfg)
+        self.embed_dims = embed_dims
         self.blocks = ModuleList(blocks)
         self.downsample = downsample
         self.with_cp = with_cp
 
-    def forward(
-        self, x: Tensor, hw_shape: Grid, downsample: bool = True
-    ) -> tuple[Tensor, Grid, Tensor, Grid]:
+    @property
+    def out_channels(self) -> int:
+        """Width of the next stage's tokens."""
+        return self.embed_dims if self.downsample is None else self.downsample.out_channels
+
+    def forward(self, x: Tensor, hw_shape: Grid) -> tuple[Tensor, Grid, Tensor, Grid]:
         """Tokens (B, H * W, C) of a map (H, W) through the stage.
 
         Args:
             x: The tokens.
             hw_shape: (H, W).
-            downsample: False where nobody needs the next stage's tokens.
 
         Returns:
             The next stage's tokens (B, H' * W', C') and grid (H', W'), then this stage's tokens
             (B, H * W, C) and grid (H, W). Without a downsampling the two are the same.
         """
         x = self.through_blocks(x, hw_shape)
-        if self.downsample is None or not downsample:
+        if self.downsample is None or self.is_last:
             return x, hw_shape, x, hw_shape
         return *self.downsample(x, hw_shape), x, hw_shape
 
@@ -277,4 +287,4 @@ class SwinBlockSequence(Stage):
             )
             for i in range(depth)
         ]
-        super().__init__(blocks, downsample, with_cp, init_cfg)
+        super().__init__(embed_dims, blocks, downsample, with_cp, init_cfg)

@@ -188,7 +188,7 @@ class SwinBlockV2Sequence(Stage):
             )
             for i in range(depth)
         ]
-        super().__init__(blocks, downsample, with_cp, init_cfg)
+        super().__init__(embed_dims, blocks, downsample, with_cp, init_cfg)
 
     def through_blocks(self, x: Tensor, hw_shape: Grid) -> Tensor:
         """Tokens (B, H * W, C) of a map (H, W) to the same shape."""
