@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmengine.logging import print_log
@@ -44,8 +45,8 @@ class Backbone(BaseModule):
     """Patch embedding, stages with a patch merging between them, and a norm for each output.
 
     Args:
-        stage: Makes a stage from its number, width, heads, width of the hidden layer, depth, the
-            ``drop_path_rate`` of each block and the ``downsample`` that follows.
+        stage: Makes a stage from its number, width of the tokens that it is given, heads, width of
+            the hidden layer, depth, the ``drop_path_rate`` of each block and its ``downsample``.
         merging: Makes the patch merging from widths of input and output and the ``stride``.
         global_attention: Makes the block after the last stage from width, heads, width of the
             hidden layer and what all blocks have in common; None for none.
@@ -54,6 +55,8 @@ class Backbone(BaseModule):
     """
 
     version: int  # of Swin Transformer
+    # Whether a patch merging opens the stage after it, as in V2, or closes the one before.
+    merging_opens_stage: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -97,6 +100,9 @@ class Backbone(BaseModule):
         frozen_stages = _frozen_stages(frozen_stages, stages)
         patch = _pair('patch_size', patch_size, 1, LARGEST_SIDE)
         merging_strides = _strides(strides, patch)
+        # Of each stage, the (height, width) in pixels that a token stands for.
+        steps = [math.prod(merging_strides[:i]) for i in range(stages)]
+        self.token_sides = [(patch[0] * step, patch[1] * step) for step in steps]
         patch_norm = flag('patch_norm', patch_norm)
         with_cp = choice('with_cp', with_cp, RECOMPUTABLE)
         if not isinstance(norm_cfg, Mapping):
@@ -122,13 +128,15 @@ class Backbone(BaseModule):
         rates = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist()
         self.stages = ModuleList()
         for i, channels in enumerate(self.num_features):
+            first = i - 1 if self.merging_opens_stage else i  # the merging is from stage `first`
             downsample = None
-            if i < stages - 1:
-                downsample = merging(channels, 2 * channels, stride=merging_strides[i])
+            if 0 <= first < stages - 1:
+                width = self.num_features[first]
+                downsample = merging(width, 2 * width, stride=merging_strides[first])
             self.stages.append(
                 stage(
                     i,
-                    channels,
+                    self.num_features[max(first, 0)],
                     num_heads[i],
                     int(mlp_ratio * channels),
                     depths[i],
@@ -173,7 +181,9 @@ class Backbone(BaseModule):
 
         outs = []
         for i, stage in enumerate(self.stages[: max(self.out_indices) + 1]):
-            x, hw_shape, out, out_hw_shape = stage(x, hw_shape)
+            x, hw_shape, *output = stage(x, hw_shape)
+            # What goes to the next stage may be the stage's output itself.
+            out, out_hw_shape = output or (x, hw_shape)
             if self.global_attention is not None and i == len(self.stages) - 1:
                 out = self.global_attention(out)
             if i in self.out_indices:
@@ -246,8 +256,10 @@ class Backbone(BaseModule):
         distributed wrappers, which stumble over a parameter without a gradient, do not see them.
         """
         last = max(self.out_indices)
-        self.stages[last].is_last = True
-        unused = [*self.stages[last + 1 :], self.stages[last].downsample]
+        unused = list(self.stages[last + 1 :])
+        if not self.merging_opens_stage:
+            self.stages[last].is_last = True
+            unused.append(self.stages[last].downsample)
         if last < len(self.stages) - 1:
             unused.append(self.global_attention)
         for root in filter(None, unused):

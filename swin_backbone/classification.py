@@ -143,8 +143,10 @@ class ClassificationBackbone(Backbone):
         if parts[0] != 'stages':
             return last, last + 1
         stage = int(parts[1])
-        block = int(parts[3]) + 1 if parts[2] == 'blocks' else depths[stage]
-        return sum(depths[:stage]) + block, last + 1
+        before = sum(depths[:stage])
+        if parts[2] == 'blocks':
+            return before + int(parts[3]) + 1, last + 1
+        return before + (0 if self.merging_opens_stage else depths[stage]), last + 1
 
     def _stage_settings(self) -> Mapping[str, Any]:
         """What is taken within ``stage_cfgs``."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from .argument_values import LARGEST_COUNT, flag, integer, shown
+from .argument_values import LARGEST_COUNT, LARGEST_WINDOW, flag, integer, shown
 from .arguments import named_arguments
 from .backbone import Backbone
 from .errors import ArgumentError
@@ -33,8 +33,15 @@ class SwinTransformerV2(Backbone):
     cosines and so takes no ``qk_scale``, the position bias comes from a network and so serves
     windows of any size, and norms stand after attention, feed-forward network and patch merging.
 
+    Modules and state dict are those of mmpretrain's class of that name: a patch merging opens a
+    stage (``stages.1.downsample`` is before ``stages.1.blocks``), where V1's closes one. From
+    scratch the norms of a block's two paths start at 0, as in the official code, so that each block
+    is the identity at first; mmpretrain's start at 1.
+
     Args:
-        window_size: Side M of the attention windows in tokens, one for all stages or one each.
+        window_size: Side M of the attention windows in tokens, one for all stages or one each; up
+            to 128, as for V1.
+        frozen_stages: As for V1. The patch merging that opens a stage is frozen with that stage.
         pretrained_window_sizes: For each stage, the side of the windows that the weights were
             trained with, where ``window_size`` is another; 0 where it is the same.
         extra_norm_every_n_blocks: Each stage's n-th, 2n-th, … block has a norm of its output; 0
@@ -51,6 +58,7 @@ class SwinTransformerV2(Backbone):
     """
 
     version = 2
+    merging_opens_stage = True
 
     @named_arguments(VARIANTS)
     def __init__(
@@ -156,7 +164,8 @@ def _windows(window_size: Any, stages: int) -> tuple[int, ...]:
     given = window_size if isinstance(window_size, list | tuple) else [window_size] * stages
     if len(given) != stages:
         raise ArgumentError(f'window_size={shown(window_size)} must be {expected}')
-    return tuple(integer('window_size', side, 1, LARGEST_COUNT, expected) for side in given)
+    expected += f', of {LARGEST_WINDOW} at most'
+    return tuple(integer('window_size', side, 1, LARGEST_WINDOW, expected) for side in given)
 
 
 def _pretrained_windows(sizes: Any, stages: int) -> tuple[int, ...]:

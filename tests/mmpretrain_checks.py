@@ -21,6 +21,7 @@ import peers
 import pytest
 import torch
 import v2_files
+from mmcv.cnn.bricks import DropPath
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
@@ -33,7 +34,7 @@ from safetensors.torch import save_file
 from small import randomized
 from torch.nn import functional as F
 
-from swin_backbone import CheckpointError, SwinTransformer, configs_dir
+from swin_backbone import CheckpointError, SwinTransformer, SwinTransformerV2, configs_dir
 from swin_backbone.classification import (
     ClassificationSwinTransformer,
     ClassificationSwinTransformerV2,
@@ -83,7 +84,8 @@ def official_logits(weights: dict, x: torch.Tensor, window: int) -> torch.Tensor
 
 @torch.no_grad()
 def logits(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    model = model.to(x.dtype).eval()
+    model = model.to(x.dtype)
+    model.eval()  # which returns None in mmpretrain's backbones
     return model(x, mode='tensor') if isinstance(model, ImageClassifier) else model(x)
 
 
@@ -179,6 +181,66 @@ def test_v2_and_mmpretrains_own(tmp_path):
     for size in [(SIDE, SIDE), (140, 172)]:
         x = draw(*size)
         assert_same(logits(ours, x), logits(theirs, x))
+
+
+STAGES = (0, 1, 2, 3)
+
+
+def test_v2s_modules_are_mmpretrains():
+    with torch.device('meta'):
+        ours = SwinTransformerV2(arch='tiny', window_size=8)
+    theirs = TheirsV2('tiny', out_indices=STAGES)
+    shapes = [{k: (v.shape, v.dtype) for k, v in m.state_dict().items()} for m in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+    of_either = [
+        {name: m.drop_prob for name, m in model.named_modules() if isinstance(m, DropPath)}
+        for model in (ours, theirs)
+    ]
+    assert len(of_either[0]) == 24 and of_either[0] == of_either[1]
+    # Which have no weights here, or are no modules.
+    absent = ('ffn.gamma2', 'downsample.sampler', 'downsample.adaptive_padding')
+    ours, theirs = (
+        {k: m for k, m in model.stages.named_modules() if not k.endswith(absent)}
+        for model in (ours, theirs)
+    )
+    assert ours.keys() == theirs.keys()
+    for i in map(str, STAGES):
+        assert ours[i].out_channels == theirs[i].out_channels
+
+
+def test_v2s_buffers_are_mmpretrains():
+    arguments = dict(arch=SMALL_V2 | dict(extra_norm_every_n_blocks=0), window_size=[4, 4, 4, 2])
+    arguments |= dict(pretrained_window_sizes=[3, 3, 3, 2], out_indices=STAGES)
+    ours, theirs = ClassificationSwinTransformerV2(**arguments), TheirsV2(**arguments)
+    buffers = dict(ours.named_buffers())
+    assert buffers.keys() == dict(theirs.named_buffers()).keys()
+    for name, buffer in theirs.named_buffers():
+        torch.testing.assert_close(buffers[name], buffer)
+
+
+@pytest.mark.parametrize('whole', [False, True], ids=['backbone', 'classifier'])
+def test_stock_mmpretrain_opens_our_files_of_v2(whole, tmp_path):
+    arguments = dict(arch=SMALL_V2 | dict(extra_norm_every_n_blocks=2), window_size=[4, 4, 4, 2])
+    if not whole:
+        arguments['out_indices'] = STAGES
+    ours, theirs = ClassificationSwinTransformerV2(**arguments), TheirsV2(**arguments)
+    if whole:
+        ours = classifier(dict(type='SwinTransformerV2', **arguments))
+        theirs = classifier(theirs)
+    randomized(ours).double()
+    torch.save(dict(state_dict=ours.state_dict(), meta={}), tmp_path / 'ours.pth')
+    with torch.no_grad():
+        for parameter in theirs.double().parameters():
+            parameter.fill_(torch.nan)  # what is not loaded cannot go unseen
+    load_checkpoint(theirs, str(tmp_path / 'ours.pth'))
+    assert all(p.isfinite().all() for p in theirs.parameters())
+    for size in [(SIDE, SIDE), (140, 172)]:
+        x = draw(*size)
+        found, expected = logits(theirs, x), logits(ours, x)
+        pairs = [(found, expected)] if whole else list(zip(found, expected, strict=True))
+        assert len(pairs) == (1 if whole else 4)
+        for other, mine in pairs:
+            assert_same(other, mine)
 
 
 def test_in_memory_with_all_that_a_training_checkpoint_holds():
@@ -328,9 +390,15 @@ def test_stock_configs_of_v2_with_our_backbone(path):
     assert model(torch.empty(1, 3, side, side, device='meta')).shape == (1, classes)
 
 
+@pytest.mark.parametrize('version', [1, 2])
 @pytest.mark.parametrize('stages', [-1, 0, 2, 3])
-def test_freezes_what_mmpretrain_freezes(stages):
-    ours, theirs = both(arch=SMALL, window_size=4, frozen_stages=stages, out_indices=(0, 1, 2, 3))
+def test_freezes_what_mmpretrain_freezes(stages, version):
+    arguments = dict(window_size=4, frozen_stages=stages, out_indices=STAGES)
+    if version == 1:
+        ours, theirs = both(arch=SMALL, **arguments)
+    else:
+        arguments['arch'] = SMALL_V2 | dict(extra_norm_every_n_blocks=0)
+        ours, theirs = ClassificationSwinTransformerV2(**arguments), TheirsV2(**arguments)
     ours.train(), theirs.train()
     trained = {name: p.requires_grad for name, p in ours.named_parameters()}
     assert trained == {name: p.requires_grad for name, p in theirs.named_parameters()}

@@ -39,6 +39,12 @@ def forward(
     outs = []
     stages = 1 + max(int(m[1]) for k in sd if (m := re.match(r'stages\.(\d+)', k)))
     for i in range(stages):
+        if i:
+            x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+            size = (x.shape[1] // 2, x.shape[2] // 2)
+            x = F.unfold(x.permute(0, 3, 1, 2), 2, stride=2).mT
+            x = norm(linear(x, f'stages.{i}.downsample.reduction'), f'stages.{i}.downsample.norm')
+            x = x.unflatten(1, size)
         blocks = {int(m[1]) for k in sd if (m := re.match(rf'stages\.{i}\.blocks\.(\d+)', k))}
         for j in sorted(blocks):
             at = f'stages.{i}.blocks.{j}'
@@ -51,12 +57,6 @@ def forward(
             x = x + norm(linear(hidden, f'{at}.ffn.layers.1'), f'{at}.norm2')
             x = norm(x, f'{at}.norm3')
         outs.append(norm(x, f'norm{i}').permute(0, 3, 1, 2))
-        if i < stages - 1:
-            x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-            size = (x.shape[1] // 2, x.shape[2] // 2)
-            x = F.unfold(x.permute(0, 3, 1, 2), 2, stride=2).mT
-            x = norm(linear(x, f'stages.{i}.downsample.reduction'), f'stages.{i}.downsample.norm')
-            x = x.unflatten(1, size)
     return outs
 
 

@@ -29,20 +29,12 @@ def run(cases: list[dict], folder: Path) -> list[dict[str, Tensor]]:
     return [torch.load(folder / f'result_{i}.pth') for i in range(len(cases))]
 
 
-def theirs(name: str) -> str:
-    """mmpretrain's name of a weight: a stage's patch merging stands at the next one's start."""
-    parts = name.split('.')
-    if 'downsample' in parts:
-        parts[1] = str(int(parts[1]) + 1)
-    return '.'.join(parts)
-
-
 def result_of(case: dict) -> dict[str, Tensor]:
     from mmpretrain.models.backbones import SwinTransformerV2
 
     model = SwinTransformerV2(**case['arguments']).double()
     model.eval()  # which returns nothing
-    weights = {theirs(name): value for name, value in case['weights'].items()}
+    weights = case['weights']
     missing, unexpected = model.load_state_dict(weights, strict=False)
     derived = ('relative_position_index', 'relative_coords_table')
     assert not unexpected and all(name.endswith(derived) for name in missing), (missing, unexpected)
@@ -51,7 +43,7 @@ def result_of(case: dict) -> dict[str, Tensor]:
     total = sum((o * w).sum() for o, w in zip(outs, case['output_weights'], strict=True))
     parameters = dict(model.named_parameters())
     wanted = [x, *(parameters[name] for name in weights)]
-    names = ['input', *case['weights']]
+    names = ['input', *weights]
     return {f'output {i}': out.detach() for i, out in enumerate(outs)} | dict(
         zip(names, torch.autograd.grad(total, wanted), strict=True)
     )

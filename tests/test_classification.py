@@ -160,6 +160,13 @@ def test_layer_depth(name, depth):
     assert model.get_layer_depth('head.fc.weight', 'backbone.') == (9, 10)
 
 
+def test_layer_depth_of_v2s_mergings_is_the_block_before_thems():
+    model = ClassificationSwinTransformerV2(ARCH, window_size=4)
+    depths = [model.get_layer_depth(f'stages.{i}.downsample.norm.bias')[0] for i in (1, 2, 3)]
+    assert depths == [2, 4, 6]
+    assert model.get_layer_depth('stages.1.blocks.0.norm1.bias') == (3, 10)
+
+
 def test_v2_has_mmpretrains_defaults():
     with torch.device('meta'):
         model = ClassificationSwinTransformerV2('tiny', use_abs_pos_embed=True)

@@ -12,11 +12,13 @@ import peers
 import peers_v2
 import pytest
 import torch
+import v2_files
 from hypothesis import Phase, given, settings
 from small import SMALL, randomized
 from torch import Tensor, nn
 
 from swin_backbone import ArgumentError, SwinTransformerV2
+from swin_backbone.layers.attention import relative_position_index
 from swin_backbone.ops.backends import use_backend
 
 TIGHT = dict(rtol=1e-10, atol=1e-10)
@@ -59,7 +61,7 @@ def own_results(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 def official_results(
     model: nn.Module, x: Tensor, windows: list[int], pretrained: tuple[int, ...] = (0,) * 4
 ) -> dict[str, Tensor]:
-    state_dict = {k: v.clone().requires_grad_() for k, v in model.state_dict().items()}
+    state_dict = {k: v.detach().clone().requires_grad_() for k, v in model.named_parameters()}
     x = x.clone().requires_grad_()
     outs = official_v2.forward(state_dict, x, windows, pretrained)
     return results(outs, dict(input=x, **{k: state_dict[k] for k, _ in model.named_parameters()}))
@@ -149,8 +151,11 @@ def in_our_names(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
         if 'attention.self.' in key:
             base, part = key.removesuffix('.weight').rsplit('attention.self.', 1)
             split.setdefault(f'{base}attn.w_msa.qkv.weight', {})[part] = value
-        elif 'reduction' in key:  # (column, row, channel) to (channel, row, column)
-            ours[key] = value.unflatten(1, (2, 2, -1)).permute(0, 3, 2, 1).flatten(1)
+        elif 'downsample' in key:  # it opens a stage here
+            _, stage, rest = key.split('.', 2)
+            if 'reduction' in key:  # (column, row, channel) to (channel, row, column)
+                value = value.unflatten(1, (2, 2, -1)).permute(0, 3, 2, 1).flatten(1)
+            ours[f'stages.{int(stage) + 1}.{rest}'] = value
         else:
             ours[key] = value
     for key, parts in split.items():
@@ -354,9 +359,11 @@ def test_the_position_bias_is_computed_once_a_step(part):
 def test_drop_path_drops_a_block_for_a_sample():
     model = randomized(SwinTransformerV2(**SMALL, drop_path_rate=1.0)).double().train()
     block = model.stages[-1].blocks[-1]
-    assert block.drop_path.drop_prob == 1
+    drops = block.attn.drop, block.ffn.dropout_layer
+    assert [drop.drop_prob for drop in drops] == [1, 1]
     x = torch.randn(2, 6, 192, dtype=torch.float64)
-    block.drop_path.drop_prob = 0.5
+    for drop in drops:
+        drop.drop_prob = 0.5
     torch.manual_seed(0)
     out = torch.stack([block(x, (2, 3)) for _ in range(30)])
     untouched = (out == x).all(-1).all(-1)
@@ -371,6 +378,74 @@ def test_drop_path_drops_a_block_for_a_sample():
     for sample in range(2):
         for half in halves[:, sample]:
             assert torch.equal(half, x[sample]) or torch.allclose(half, after[sample])
+
+
+def test_a_blocks_drop_paths_are_called_after_its_norms(small_v2):
+    block, called = small_v2.stages[0].blocks[0], []
+    x = torch.randn(1, 64, 24)
+    for name in ('attn', 'norm1', 'attn.drop', 'ffn', 'norm2', 'ffn.dropout_layer'):
+        module = block.get_submodule(name)
+        module.register_forward_hook(lambda *_, name=name: called.append(name))
+    block(x, (8, 8))
+    assert called == ['attn', 'norm1', 'attn.drop', 'ffn', 'norm2', 'ffn.dropout_layer']
+    block.train()
+    for drop in (block.attn.drop, block.ffn.dropout_layer):
+        drop.drop_prob = 1.0
+    assert block.attn(x, (8, 8)).any() and block.ffn(x).any()  # neither drops anything itself
+
+
+@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (0, 2), (1,)])
+def test_a_merging_opens_its_stage(small, out_indices):
+    model = randomized(SwinTransformerV2(**small, out_indices=out_indices)).eval()
+    called, last = [], max(out_indices)
+    for name, module in model.named_modules():
+        if name.endswith('downsample'):
+            module.register_forward_hook(lambda *_, name=name: called.append(name))
+    model(torch.randn(1, 3, 40, 40))
+    assert called == [f'stages.{i}.downsample' for i in range(1, last + 1)]
+    retired = {name for name, _ in model.named_buffers() if 'relative' not in name}
+    assert all(int(name.split('.')[1]) > last for name in retired)
+    assert any('downsample' in name for name in retired) == (last < 3)
+    assert model.stages[0].downsample is None
+    assert [stage.embed_dims for stage in model.stages] == [24, 24, 48, 96]
+    assert [stage.out_channels for stage in model.stages] == [24, 48, 96, 192]
+    x, shape = model.stages[1](torch.randn(1, 35, 24), (5, 7))
+    assert x.shape == (1, 12, 48) and shape == (3, 4)
+
+
+def test_strides_are_those_of_the_mergings(small):
+    model = SwinTransformerV2(**small, patch_size=(4, 2), strides=((4, 2), 2, 1, 4))
+    assert model.token_sides == [(4, 2), (8, 4), (8, 4), (32, 16)]
+    sizes = [tuple(out.shape[2:]) for out in model(torch.randn(1, 3, 64, 64))]
+    assert sizes == [(64 // height, 64 // width) for height, width in model.token_sides]
+
+
+def test_buffers_follow_from_the_windows(small):
+    windows, pretrained = (4, 3, 4, 5), (6, 0, 0, 2)
+    arguments = {**small, 'window_size': windows, 'pretrained_window_sizes': pretrained}
+    with torch.device('meta'):
+        built, assigned = SwinTransformerV2(**arguments), SwinTransformerV2(**arguments)
+    model = SwinTransformerV2(**arguments)
+    assigned.load_state_dict(model.state_dict(), assign=True)
+    built.to_empty(device='cpu').init_weights()
+    other = {**small, 'window_size': 2}  # whose buffers are of other shapes
+    loaded = SwinTransformerV2(**arguments)
+    loaded.stages[0].blocks[0].attn.w_msa.relative_coords_table.zero_()
+    loaded.load_state_dict(SwinTransformerV2(**other).state_dict(), strict=True)
+    for backbone in (model, built, assigned, loaded):
+        for i, (M, P) in enumerate(zip(windows, pretrained, strict=True)):
+            attention = backbone.stages[i].blocks[1].attn.w_msa
+            table, index = attention.relative_coords_table, attention.relative_position_index
+            torch.testing.assert_close(table, v2_files.coordinates(M, P))
+            assert torch.equal(index, relative_position_index(M))
+
+
+def test_half_precision_rounds_no_coordinates(small_v2):
+    attention = small_v2.half().stages[0].blocks[0].attn.w_msa
+    expected = attention.relative_position_bias()
+    attention.relative_coords_table.zero_()
+    attention.train()
+    assert torch.equal(attention.relative_position_bias(), expected)
 
 
 def test_from_scratch_is_drawn_as_officially():
@@ -415,7 +490,7 @@ def test_arch_and_official_spellings():
         use_checkpoint=False,
         img_size=256,
     )
-    shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (by_arch, written_out)]
+    shapes = [{k: p.shape for k, p in m.named_parameters()} for m in (by_arch, written_out)]
     assert shapes[0] == shapes[1]
     arch = dict(embed_dims=16, depths=(1, 1), num_heads=(1, 2), extra_norm_every_n_blocks=1)
     model = SwinTransformerV2(arch=arch, strides=(4, 2), out_indices=(1,))
@@ -433,6 +508,7 @@ def test_arch_and_official_spellings():
         (dict(window_size=(7, 7)), ArgumentError, r'window_size=\(7, 7\) must be .* of the 4'),
         (dict(window_size=(7, 7, 7, 0)), ArgumentError, 'window_size'),
         (dict(window_size='7'), ArgumentError, "window_size='7'"),
+        (dict(window_size=129), ArgumentError, 'window_size=129 must be .* 128 at most'),
         (dict(pretrained_window_sizes=8), ArgumentError, 'pretrained_window_sizes=8 must have'),
         (dict(pretrained_window_sizes=(8, 8)), ArgumentError, 'pretrained_window_sizes'),
         (dict(pretrained_window_sizes=(8, 8, 8, 1)), ArgumentError, 'from 2 on, or 0'),

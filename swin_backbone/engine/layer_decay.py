@@ -111,24 +111,25 @@ class SwinLayerDecayConstructor(DefaultOptimWrapperConstructor):
             )
         scales = {}
         for backbone in backbones:
-            depths = _depths(backbone)
+            depths, opens = _depths(backbone), _opens_with_merging(backbone)
             if self.num_layers not in (None, sum(depths)):
                 raise ArgumentError(
                     f'paramwise_cfg: num_layers={self.num_layers}, but the backbone has '
                     f'{sum(depths)} blocks; leave it out'
                 )
             for name, parameter in backbone.named_parameters():
-                exponent = sum(depths) + 1 - layer_id(name, depths)
+                exponent = sum(depths) + 1 - layer_id(name, depths, opens)
                 scales[id(parameter)] = self.decay_rate**exponent
         return scales
 
 
-def layer_id(name: str, depths: Sequence[int]) -> int:
+def layer_id(name: str, depths: Sequence[int], merging_opens_stage: bool = False) -> int:
     """The layer of a parameter of Swin V1 or V2.
 
     Args:
         name: The parameter's name within the backbone.
         depths: Blocks of each stage, N in all.
+        merging_opens_stage: Whether the patch merging after a stage is the next one's, as in V2.
 
     Returns:
         0 for patch and position embedding; 1 to N for a block and the patch merging after it; one
@@ -137,7 +138,9 @@ def layer_id(name: str, depths: Sequence[int]) -> int:
     if match := re.match(r'stages\.(\d+)\.(?:blocks\.(\d+)\.|downsample\.)', name):
         stage, block = match.groups()
         before = sum(depths[: int(stage)])
-        return before + (depths[int(stage)] if block is None else int(block) + 1)
+        if block is not None:
+            return before + int(block) + 1
+        return before + (0 if merging_opens_stage else depths[int(stage)])
     if match := re.match(r'norm(\d+)\.', name):
         return sum(depths[: int(match[1]) + 1]) + 1
     first = name.partition('.')[0]
@@ -163,6 +166,11 @@ def _depths(backbone: BaseModule) -> list[int]:
         for stage in backbone.stages
         if next(stage.blocks.parameters(), None) is not None
     ]
+
+
+def _opens_with_merging(backbone: BaseModule) -> bool:
+    """Whether patch mergings open stages, here or in another's class with Swin's names."""
+    return getattr(backbone.stages[0], 'downsample', None) is None
 
 
 def _spared(model: nn.Module) -> Iterator[nn.Parameter]:

@@ -154,12 +154,12 @@ def _dense(model: nn.Module, class_map: bool, config: str | Path) -> Part:
 def _least(backbone: BaseModule) -> tuple[int, int]:
     """One patch; where windows would shrink on small maps, the least image on which none does."""
     height, width = backbone.patch_embed.patch_size
-    tokens, stride = 1, 1
-    for stage in backbone.stages[: max(backbone.out_indices) + 1]:
+    tokens = 1
+    last = max(backbone.out_indices)
+    for stage, (pixels, _) in zip(backbone.stages[: last + 1], backbone.token_sides, strict=False):
         attention = stage.blocks[0].attn
         if not getattr(attention, 'pad_small_map', True):
-            tokens = max(tokens, attention.window_size * stride + 1)
-        stride *= stage.downsample.stride if stage.downsample is not None else 1
+            tokens = max(tokens, attention.window_size * (pixels // height) + 1)
     return tokens * height, tokens * width
 
 

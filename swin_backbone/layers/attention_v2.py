@@ -7,13 +7,14 @@ import math
 from typing import Any
 
 import torch
+from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ArgumentError
 from ..ops.window_attention import shifted_window_cosine_attention
-from .attention import ShiftedWindows, bias_of_pairs
+from .attention import ShiftedWindows, bias_of_pairs, relative_position_index
 from .computed_once import ComputedOnce, may_be_kept
 
 HIDDEN = 512  # width of the position bias's network
@@ -77,6 +78,10 @@ class WindowMSAV2(BaseModule):
         for name in ('q_bias', 'v_bias'):  # a bias of the keys would be normalised away unlearnt
             bias = nn.Parameter(torch.zeros(embed_dims)) if qkv_bias else None
             self.register_parameter(name, bias)
+        # For those who open the weights elsewhere: here the bias is computed without the two, and
+        # so with coordinates that no lower precision rounds.
+        for name, buffer in self._derived(self.logit_scale.device).items():
+            self.register_buffer(name, buffer)
         self.cpb_mlp = nn.Sequential(
             nn.Linear(2, HIDDEN), nn.ReLU(inplace=True), nn.Linear(HIDDEN, num_heads, bias=False)
         )
@@ -84,14 +89,43 @@ class WindowMSAV2(BaseModule):
         self.attn_drop = nn.Dropout(attn_drop_rate)
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop_rate)
+        self.softmax = nn.Softmax(dim=-1)
         self._kept = ComputedOnce()
 
+    def _derived(self, device: torch.device) -> dict[str, Tensor]:
+        """The buffers, which follow from the windows: coordinates of all offsets, index of pairs.
+
+        Returns:
+            ``relative_coords_table``, float32 (1, 2M - 1, 2M - 1, 2), and
+            ``relative_position_index``, int64 (M², M²).
+        """
+        window_size = self.window_size
+        table = log_spaced_coordinates(window_size, self.pretrained_window_size, device)
+        return dict(
+            relative_coords_table=table.unflatten(0, (2 * window_size - 1,) * 2)[None],
+            relative_position_index=relative_position_index(window_size).to(device),
+        )
+
     def init_weights(self) -> None:
-        """Sets what is no layer's as the official code does; layers are drawn by the backbone."""
+        """Sets what is no layer's as the official code does; layers are drawn by the backbone.
+
+        Also sets the buffers, which have no values where the model was built on the meta device.
+        """
+        for name, buffer in self._derived(self.logit_scale.device).items():
+            getattr(self, name).copy_(buffer)
         nn.init.constant_(self.logit_scale, math.log(10))
         for bias in (self.q_bias, self.v_bias):
             if bias is not None:
                 nn.init.zeros_(bias)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        # A file's buffers may be of other windows, or absent; the model's own without values where
+        # it was built on the meta device.
+        for name, buffer in self._derived(torch.device('cpu')).items():
+            own = getattr(self, name)
+            device = buffer.device if own.is_meta else own.device
+            state_dict[prefix + name] = buffer.to(device, own.dtype)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def train(self, mode: bool = True) -> WindowMSAV2:
         """Sets the mode, and forgets the position bias of former weights."""
@@ -164,7 +198,9 @@ def _without_autocast(device: str) -> contextlib.AbstractContextManager:
 
 
 class ShiftWindowMSAV2(ShiftedWindows):
-    """W-MSA or, where ``shift_size`` is not 0, SW-MSA, as V2's: no drop path, as a norm follows.
+    """W-MSA or, where ``shift_size`` is not 0, SW-MSA, as V2's.
+
+    Drop path is after the norm that follows, so that the block applies ``drop``, not this module.
 
     Args:
         embed_dims: Width C of a token.
@@ -172,6 +208,7 @@ class ShiftWindowMSAV2(ShiftedWindows):
         window_size, shift_size, pad_small_map: As for :class:`ShiftedWindows`.
         pretrained_window_size, qkv_bias, attn_drop_rate, proj_drop_rate: As for
             :class:`WindowMSAV2`.
+        drop_path: Probability of dropping the whole path for a sample.
         init_cfg: As for every mmengine module.
     """
 
@@ -185,6 +222,7 @@ class ShiftWindowMSAV2(ShiftedWindows):
         qkv_bias: bool = True,
         attn_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
+        drop_path: float = 0.0,
         pad_small_map: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
@@ -198,6 +236,7 @@ class ShiftWindowMSAV2(ShiftedWindows):
             attn_drop_rate=attn_drop_rate,
             proj_drop_rate=proj_drop_rate,
         )
+        self.drop = DropPath(drop_path)
 
     def relative_position_bias(self, hw_shape: tuple[int, int]) -> Tensor:
         """The bias of the windows on a map (H, W): (heads, M², M²)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmcv.cnn.bricks import DropPath
@@ -171,20 +171,19 @@ def path_factors(drop: DropPath, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Stage(BaseModule):
-    """Blocks, then, maybe, a downsampling.
+    """Blocks, and maybe a downsampling before or after them; subclasses have the forward.
 
     Args:
-        embed_dims: Width C of a token.
+        embed_dims: Width C of the tokens that it is given.
         blocks: Each takes tokens and their grid, and returns tokens.
-        downsample: What makes the next stage's tokens, or None.
+        downsample: What makes this stage's tokens in V2, and the next stage's in V1; or None.
         with_cp: ``'stage'`` recomputes all blocks together in the backward pass.
         init_cfg: As for every mmengine module.
-
-    Attributes:
-        is_last: Whether nobody needs the next stage's tokens: the downsampling does not run.
     """
 
-    is_last = False
+    # Whether the downsampling comes before the blocks. Modules are registered in the order that
+    # they run in, which is the order of the parameters in an optimizer's state.
+    opens_with_downsample: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -196,30 +195,18 @@ class Stage(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         self.embed_dims = embed_dims
-        self.blocks = ModuleList(blocks)
-        self.downsample = downsample
+        if self.opens_with_downsample:
+            self.downsample = downsample
+            self.blocks = ModuleList(blocks)
+        else:
+            self.blocks = ModuleList(blocks)
+            self.downsample = downsample
         self.with_cp = with_cp
 
     @property
     def out_channels(self) -> int:
-        """Width of the next stage's tokens."""
+        """Width of the tokens that the next stage is given."""
         return self.embed_dims if self.downsample is None else self.downsample.out_channels
-
-    def forward(self, x: Tensor, hw_shape: Grid) -> tuple[Tensor, Grid, Tensor, Grid]:
-        """Tokens (B, H * W, C) of a map (H, W) through the stage.
-
-        Args:
-            x: The tokens.
-            hw_shape: (H, W).
-
-        Returns:
-            The next stage's tokens (B, H' * W', C') and grid (H', W'), then this stage's tokens
-            (B, H * W, C) and grid (H, W). Without a downsampling the two are the same.
-        """
-        x = self.through_blocks(x, hw_shape)
-        if self.downsample is None or self.is_last:
-            return x, hw_shape, x, hw_shape
-        return *self.downsample(x, hw_shape), x, hw_shape
 
     def through_blocks(self, x: Tensor, hw_shape: Grid) -> Tensor:
         """Tokens (B, H * W, C) of a map (H, W) to the same shape."""
@@ -246,7 +233,12 @@ class SwinBlockSequence(Stage):
         window_size, qkv_bias, qk_scale, drop_rate, attn_drop_rate, act_cfg, norm_cfg, with_cp,
             pad_small_map: As for :class:`SwinBlock`.
         init_cfg: As for every mmengine module.
+
+    Attributes:
+        is_last: Whether nobody needs the next stage's tokens: the downsampling does not run.
     """
+
+    is_last = False
 
     def __init__(
         self,
@@ -288,3 +280,19 @@ class SwinBlockSequence(Stage):
             for i in range(depth)
         ]
         super().__init__(embed_dims, blocks, downsample, with_cp, init_cfg)
+
+    def forward(self, x: Tensor, hw_shape: Grid) -> tuple[Tensor, Grid, Tensor, Grid]:
+        """Tokens (B, H * W, C) of a map (H, W) through the stage.
+
+        Args:
+            x: The tokens.
+            hw_shape: (H, W).
+
+        Returns:
+            The next stage's tokens (B, H' * W', C') and grid (H', W'), then this stage's tokens
+            (B, H * W, C) and grid (H, W). Without a downsampling the two are the same.
+        """
+        x = self.through_blocks(x, hw_shape)
+        if self.downsample is None or self.is_last:
+            return x, hw_shape, x, hw_shape
+        return *self.downsample(x, hw_shape), x, hw_shape

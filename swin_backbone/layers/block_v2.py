@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from .block import Grid, Stage, path_factors, recomputed
 from .from_config import build_norm
 from .in_one_piece import why_paths_not_in_one_piece
 from .merging import PatchMerging
-from .mlp import FFN
+from .mlp import PostNormFFN
 
 
 class SwinBlockV2(BaseModule):
@@ -72,19 +71,20 @@ class SwinBlockV2(BaseModule):
             qkv_bias=qkv_bias,
             attn_drop_rate=attn_drop_rate,
             proj_drop_rate=drop_rate,
+            drop_path=drop_path_rate,
             pad_small_map=pad_small_map,
         )
         self.norm1 = build_norm(norm_cfg, embed_dims)
-        self.ffn = FFN(
+        self.ffn = PostNormFFN(
             embed_dims,
             feedforward_channels,
             act_cfg=act_cfg,
             ffn_drop=drop_rate,
+            drop_path=drop_path_rate,
             add_identity=False,
         )
         self.norm2 = build_norm(norm_cfg, embed_dims)
         self.norm3 = build_norm(norm_cfg, embed_dims) if extra_norm else None
-        self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor, hw_shape: Grid, bias: Tensor | None = None) -> Tensor:
         """Tokens (B, H * W, C) of a map (H, W) to the same shape.
@@ -108,22 +108,24 @@ class SwinBlockV2(BaseModule):
     def _attention(self, x: Tensor, hw_shape: Grid, bias: Tensor) -> Tensor:
         path = self.attn(x, hw_shape, bias)
         if why_paths_not_in_one_piece(self, x) is None:
-            return norm_add(x, path, _norm(self.norm1), self._path_factors(x))
-        return x + self.drop_path(self.norm1(path))
+            return norm_add(x, path, _norm(self.norm1), _path_factors(self.attn.drop, x))
+        return x + self.attn.drop(self.norm1(path))
 
     def _mlp(self, x: Tensor) -> Tensor:
         if why_paths_not_in_one_piece(self, x) is None:
             (fc1, *_), fc2 = self.ffn.layers[:2]
             weights = fc1.weight, fc1.bias, fc2.weight, fc2.bias
-            return feed_forward(x, FeedForward(*weights, _norm(self.norm2)), self._path_factors(x))
-        return x + self.drop_path(self.norm2(self.ffn(x)))
+            factors = _path_factors(self.ffn.dropout_layer, x)
+            return feed_forward(x, FeedForward(*weights, _norm(self.norm2)), factors)
+        return x + self.ffn.dropout_layer(self.norm2(self.ffn(x)))
 
-    def _path_factors(self, x: Tensor) -> Tensor | None:
-        """What drop path multiplies each sample's path with, (B,), in float32 at least."""
-        if not (self.drop_path.training and self.drop_path.drop_prob):
-            return None
-        # Drawn in the dtype that a norm's output would have.
-        return path_factors(self.drop_path, x, x.dtype)
+
+def _path_factors(drop: Any, x: Tensor) -> Tensor | None:
+    """What drop path multiplies each sample's path with, (B,), in float32 at least."""
+    if not (drop.training and drop.drop_prob):
+        return None
+    # Drawn in the dtype that a norm's output would have.
+    return path_factors(drop, x, x.dtype)
 
 
 def _norm(module: Any) -> Norm:
@@ -131,20 +133,22 @@ def _norm(module: Any) -> Norm:
 
 
 class SwinBlockV2Sequence(Stage):
-    """One stage: blocks with plain and shifted windows in turn, then, maybe, a downsampling.
+    """One stage: maybe a downsampling, then blocks with plain and shifted windows in turn.
 
     Args:
-        embed_dims: Width C of a token.
+        embed_dims: Width C of the tokens that it is given.
         num_heads: Attention heads.
         feedforward_channels: Width of the feed-forward networks' hidden layer.
         depth: Number of blocks.
         drop_path_rate: Probability of dropping a path for a sample, one for all or one a block.
-        downsample: What makes the next stage's tokens, or None.
+        downsample: What makes this stage's tokens of those, or None.
         extra_norm_every_n_blocks: Which blocks have an extra norm; 0 for none.
         window_size, pretrained_window_size, qkv_bias, drop_rate, attn_drop_rate, act_cfg, norm_cfg,
             with_cp, pad_small_map: As for :class:`SwinBlockV2`.
         init_cfg: As for every mmengine module.
     """
+
+    opens_with_downsample = True
 
     def __init__(
         self,
@@ -167,10 +171,11 @@ class SwinBlockV2Sequence(Stage):
         init_cfg: dict | None = None,
     ) -> None:
         every = extra_norm_every_n_blocks
+        width = embed_dims if downsample is None else downsample.out_channels
         rates = drop_path_rate if isinstance(drop_path_rate, Sequence) else [drop_path_rate] * depth
         blocks = [
             SwinBlockV2(
-                embed_dims,
+                width,
                 num_heads,
                 feedforward_channels,
                 window_size=window_size,
@@ -189,6 +194,21 @@ class SwinBlockV2Sequence(Stage):
             for i in range(depth)
         ]
         super().__init__(embed_dims, blocks, downsample, with_cp, init_cfg)
+
+    def forward(self, x: Tensor, in_shape: Grid) -> tuple[Tensor, Grid]:
+        """Tokens of a map to the stage's own.
+
+        Args:
+            x: Tokens (B, H * W, C).
+            in_shape: (H, W).
+
+        Returns:
+            Tokens (B, H' * W', C') and their grid (H', W'), which are C and (H, W) without a
+            downsampling.
+        """
+        if self.downsample is not None:
+            x, in_shape = self.downsample(x, in_shape)
+        return self.through_blocks(x, in_shape), in_shape
 
     def through_blocks(self, x: Tensor, hw_shape: Grid) -> Tensor:
         """Tokens (B, H * W, C) of a map (H, W) to the same shape."""

@@ -16,7 +16,7 @@ from ..ops import merging as ops_merging
 from ..ops import post_norm as ops_post_norm
 from ..ops.dtypes import autocast_dtype
 from .attention import ShiftWindowMSA, WindowMSA
-from .mlp import FFN
+from .mlp import FFN, PostNormFFN
 
 # What a block consists of, by the names of its modules, where the configuration is the usual one.
 USUAL = {
@@ -60,10 +60,11 @@ def _tree(names: dict[str, type]) -> dict[str, _Usual]:
 
 
 USUAL_BLOCK = _tree(USUAL)
+# Of V2's attention nothing but the drop path, which the block itself calls.
 USUAL_PATHS = _tree(
     {name: kind for name, kind in USUAL.items() if name.split('.')[0] in ('norm1', 'norm2', 'ffn')}
-    | {'drop_path': DropPath}
-)
+    | {'ffn': PostNormFFN}
+) | {'attn.drop': _Usual(DropPath, {})}
 USUAL_MERGING = _tree({'norm': nn.LayerNorm, 'reduction': nn.Linear})
 
 
@@ -85,13 +86,11 @@ def why_merging_not_in_one_piece(merging: nn.Module, x: Tensor) -> str | None:
 
 def why_paths_not_in_one_piece(block: nn.Module, x: Tensor) -> str | None:
     """As :func:`why_block_not_in_one_piece`, of a V2 block's paths but for its attention."""
-    modules = {name: block._modules.get(name) for name in USUAL_PATHS}
+    modules = {name: block._modules.get(name) for name in ('norm1', 'norm2', 'ffn')}
+    modules['attn.drop'] = cast(nn.Module, block.attn)._modules.get('drop')
     if (reason := _why_unusual(modules, USUAL_PATHS, x)) is not None:
         return reason
-    ffn = cast(FFN, block.ffn)
-    if ffn.dropout_layer.drop_prob:  # V2's own is after the norm
-        return 'ffn.dropout_layer drops paths'
-    return ops_post_norm.why_not(x, ffn.feedforward_channels)
+    return ops_post_norm.why_not(x, cast(FFN, block.ffn).feedforward_channels)
 
 
 def _why_unusual(

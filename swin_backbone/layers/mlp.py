@@ -59,3 +59,11 @@ class FFN(BaseModule):
         if not self.add_identity:
             return out
         return (x if identity is None else identity) + out
+
+
+class PostNormFFN(FFN):
+    """As V2 has it: ``dropout_layer`` is applied by the block, after the norm that follows."""
+
+    def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
+        """(B, L, C) to (B, L, C), not added to anything; ``identity`` has no effect."""
+        return self.layers(x)

@@ -90,10 +90,4 @@ def partners(backbone: Backbone, stage: int, block: int | None = None) -> list[i
 
 def token_sides(backbone: Backbone) -> list[tuple[int, int]]:
     """Of each stage, the (height, width) in pixels of the input that a token stands for."""
-    height, width = backbone.patch_embed.patch_size
-    sides = [(height, width)]
-    for stage in list(backbone.stages)[:-1]:
-        stride = stage.downsample.stride
-        height, width = height * stride, width * stride
-        sides.append((height, width))
-    return sides
+    return list(backbone.token_sides)

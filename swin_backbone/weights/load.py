@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmengine.logging import print_log
@@ -128,20 +128,58 @@ def _check_version(model: BaseModule, weights: Mapping[str, Any]) -> None:
 def _warn_of_other_windows(model: BaseModule, weights: Mapping[str, Tensor]) -> None:
     """Warns if V2's position biases would be read off other coordinates than they were trained at.
 
-    Nothing fails then, and the features are others than those of the file's owner.
+    Nothing fails then, and the features are others than those of the file's owner. Windows of the
+    file that are smaller because they shrank to the maps of its images are no others: the model's
+    shrink on images of that size, too.
     """
     told = coordinates.pretrained_windows(weights)
-    blocks = [stage.blocks[0] for stage in model.stages if len(stage.blocks)] if told else []
-    attentions = [block.attn.w_msa for block in blocks]
-    own = tuple(a.pretrained_window_size or a.window_size for a in attentions)
-    if told != own and len(told) == len(own):
+    stages = [i for i, stage in enumerate(model.stages) if len(stage.blocks)] if told else []
+    attentions = [model.stages[i].blocks[0].attn for i in stages]
+    own = tuple(a.w_msa.pretrained_window_size or a.w_msa.window_size for a in attentions)
+    if told == own or len(told) != len(own):
+        return
+    advice = f'with pretrained_window_sizes={told} it gives what they were trained to give'
+    name = type(model).__name__
+    if told == _shrunk(attentions, told, [model.token_sides[i][0] for i in stages]):
         print_log(
-            f'{type(model).__name__}: the position biases in the file were trained with windows of '
-            f'{told} tokens, and the model reads them as if with {own}; with '
-            f'pretrained_window_sizes={told} it gives what they were trained to give',
+            f'{name}: the position biases in the file were trained with windows of {told} tokens, '
+            'which shrank to the maps of its images; on larger images the model reads them as if '
+            f'with {own}, and {advice}',
+            logger='current',
+        )
+    else:
+        print_log(
+            f'{name}: the position biases in the file were trained with windows of {told} tokens, '
+            f'and the model reads them as if with {own}; {advice}',
             logger='current',
             level=logging.WARNING,
         )
+
+
+def _shrunk(
+    attentions: Sequence[Any], told: Sequence[int], sides: Sequence[int]
+) -> tuple[int, ...]:
+    """The windows that biases are read with, on maps that the windows told of may have shrunk to.
+
+    Args:
+        attentions: Of each stage.
+        told: The windows of the pretraining, of each stage.
+        sides: Pixels along a token of each stage.
+
+    Returns:
+        They are ``told`` where the first that is smaller than the model's is its stage's map.
+    """
+    windows = [a.w_msa.pretrained_window_size or a.w_msa.window_size for a in attentions]
+    smaller = [i for i, window in enumerate(windows) if told[i] < window]
+    if not smaller:
+        return tuple(windows)
+    pixels = told[smaller[0]] * sides[smaller[0]]
+    return tuple(
+        window
+        if attention.pad_small_map or attention.w_msa.pretrained_window_size
+        else min(window, max(pixels // side, 1))
+        for attention, window, side in zip(attentions, windows, sides, strict=True)
+    )
 
 
 def _translate(

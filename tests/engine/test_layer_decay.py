@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 from small import SMALL
 from torch import nn
 
-from swin_backbone import ArgumentError, SwinTransformer, configs_dir
+from swin_backbone import ArgumentError, SwinTransformer, SwinTransformerV2, configs_dir
 from swin_backbone.engine.layer_decay import layer_id
 
 RATE, LR, DECAY = 0.8, 1e-3, 0.05
@@ -110,6 +110,18 @@ def test_switched_on_in_a_recipe(name, tmp_path):
 @pytest.mark.parametrize('name', EXPONENTS)
 def test_layer_by_name(name):
     assert layer_id(name, LITTLE['depths']) == 8 - EXPONENTS[name]
+
+
+def test_mergings_that_open_a_stage_belong_to_the_block_before_them():
+    model = nn.Module()
+    arguments = {k: v for k, v in LITTLE.items() if k not in ('arch', 'init_cfg')}
+    model.backbone = SwinTransformerV2(**arguments)
+    found = grouped(model, settings())
+    for i, block in enumerate([0, 1, 2], 1):
+        merging = found[f'backbone.stages.{i}.downsample.reduction.weight'][0]
+        before = found[f'backbone.stages.{i - 1}.blocks.{block}.attn.w_msa.qkv.weight'][0]
+        assert merging == before
+    assert layer_id('stages.1.downsample.norm.weight', (1, 2, 3, 1), True) == 1
 
 
 def test_other_names():

@@ -87,21 +87,34 @@ def test_mergings_norm_follows_the_projection_and_keeps_its_order():
     original = v2_files.random_state_dict()
     neutral = convert(original, 'openmmlab')
     norm, reduction = 'downsample.norm.weight', 'downsample.reduction.weight'
-    assert torch.equal(neutral[f'stages.1.{norm}'], original[f'layers.1.{norm}'])
+    assert torch.equal(neutral[f'stages.2.{norm}'], original[f'layers.1.{norm}'])
     theirs = original[f'layers.1.{reduction}'].unflatten(1, (2, 2, 48))  # column, row, channel
-    ours = neutral[f'stages.1.{reduction}'].unflatten(1, (48, 2, 2))  # channel, row, column
+    ours = neutral[f'stages.2.{reduction}'].unflatten(1, (48, 2, 2))  # channel, row, column
     assert torch.equal(ours, theirs.permute(0, 3, 2, 1))
 
 
-def test_mmpretrains_merging_opens_a_stage_and_ours_closes_one():
+def as_before(state_dict: dict) -> dict:
+    """As version 0.2.0 of this package wrote it: mergings closed stages, and no buffers."""
+    return {
+        re.sub(
+            r'(.*stages\.)(\d)(\.downsample)', lambda m: f'{m[1]}{int(m[2]) - 1}{m[3]}', key
+        ): value
+        for key, value in informative(state_dict).items()
+    }
+
+
+def test_merging_opens_a_stage_in_mmpretrain_and_here_and_closed_one_before():
     original = v2_files.random_state_dict()
     neutral = convert(original, 'openmmlab')
     theirs = convert(original, 'mmpretrain')
     key = 'downsample.reduction.weight'
     for stage in range(3):
-        ours = neutral[f'stages.{stage}.{key}']
+        ours = neutral[f'stages.{stage + 1}.{key}']
         assert torch.equal(theirs[f'backbone.stages.{stage + 1}.{key}'], ours)
-    assert f'backbone.stages.0.{key}' not in theirs
+        assert f'stages.{stage}.{key}' in as_before(neutral)
+    assert f'backbone.stages.0.{key}' not in theirs and f'stages.0.{key}' not in neutral
+    assert_identical(convert(as_before(neutral), 'openmmlab'), neutral)
+    assert_identical(convert(as_before(theirs), 'mmpretrain'), theirs)
 
     # Its backbone alone, as in a detector's file, and ours in its classifier.
     bare = {k: v for k, v in theirs.items() if k.startswith('backbone.')}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import official
 import official_v2
@@ -69,8 +70,48 @@ def test_every_layout_loads_strictly_from_memory_and_file(name, tmp_path, warned
     assert_gives_official_features(from_memory, original)
     for key, value in from_memory.state_dict().items():
         assert torch.equal(from_file.state_dict()[key], value)
-    assert not any('relative' in key for key in from_memory.state_dict())
     assert not warned
+
+
+@torch.no_grad()
+def test_files_of_version_0_2_load(tmp_path, warned):
+    """In them the mergings close stages, and there are no buffers."""
+    original = v2_files.random_state_dict(classification=False)
+    before = {
+        re.sub(r'^stages\.(\d)\.down', lambda m: f'stages.{int(m[1]) - 1}.down', key): value
+        for key, value in convert(original, 'openmmlab').items()
+        if 'relative' not in key
+    }
+    assert 'stages.0.downsample.norm.weight' in before
+    from_memory, detector = model(), nn.Module()
+    from_memory.load_state_dict(before, strict=True)
+    assert_gives_official_features(from_memory, original)
+    torch.save({'state_dict': before}, tmp_path / 'file.pth')
+    from_file = model(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'file.pth')))
+    from_file.init_weights()
+    assert_gives_official_features(from_file, original)
+    detector.backbone = model(out_indices=(0, 1))
+    whole = {f'backbone.{key}': v for key, v in before.items() if not key.startswith('norm')}
+    whole |= {
+        f'backbone.{key}': v for key, v in before.items() if key.startswith(('norm0', 'norm1'))
+    }
+    torch.save({'state_dict': whole, 'meta': {}}, tmp_path / 'detector.pth')
+    load_checkpoint(detector, str(tmp_path / 'detector.pth'), strict=True)
+    x = torch.randn(1, 3, 45, 70, dtype=torch.float64)
+    for out, expected in zip(detector.backbone(x), from_memory(x), strict=False):
+        assert torch.equal(out, expected)
+    assert not warned
+
+
+def test_an_optimizers_state_of_version_0_2_is_of_the_same_weights():
+    """It goes by the order of the parameters: mergings are between the stages, as before."""
+    names = [name for name, _ in model().named_parameters() if name.startswith('stages.')]
+    stages = [int(name.split('.')[1]) for name in names]
+    assert stages == sorted(stages)
+    merging = [i for i, name in enumerate(names) if 'downsample' in name]
+    for i in merging:
+        before = names[i - 1]
+        assert 'downsample' in before or before.startswith(f'stages.{stages[i] - 1}.blocks.')
 
 
 @torch.no_grad()
@@ -150,7 +191,7 @@ def test_what_does_not_fit_is_listed(tmp_path):
 @torch.no_grad()
 @pytest.mark.parametrize(
     ('windows', 'pretrained', 'told'),
-    [((4, 4, 4, 4), (0, 0, 0, 0), (4, 4, 4, 4)), ((6, 6, 6, 3), (5, 5, 5, 4), (5, 5, 5, 4))],
+    [((4, 4, 4, 4), (0, 0, 0, 0), (4, 4, 4, 4)), ((6, 6, 6, 3), (6, 6, 6, 4), (6, 6, 6, 4))],
 )
 @pytest.mark.parametrize('name', ['microsoft', 'torchvision'])
 def test_another_window_is_warned_of_once_and_put_right_by_an_option(
@@ -174,6 +215,36 @@ def test_another_window_is_warned_of_once_and_put_right_by_an_option(
     assert_gives_official_features(right, original, (5,) * 4, told)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize('name', ['microsoft', 'openmmlab'])
+def test_windows_that_shrank_to_their_maps_are_not_warned_of(name, warned):
+    """As those of the official files for 256 pixels and windows of 16: (16, 16, 16, 8)."""
+    windows = (6, 6, 6, 3)
+    weights = convert(v2_files.random_state_dict(windows), name)
+    alike, other = model(window_size=6), model(window_size=windows)
+    alike.load_state_dict(weights, strict=False)
+    other.load_state_dict(weights, strict=False)
+    assert not warned
+    x = torch.randn(1, 3, 96, 96, dtype=torch.float64)
+    for out, expected in zip(alike(x), other(x), strict=True):
+        torch.testing.assert_close(out, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        dict(window_size=8),  # of which the file's 6 is no map: the next stage's would be 3
+        dict(window_size=6, pad_small_map=True),
+        dict(window_size=6, pretrained_window_sizes=(6, 6, 6, 6)),
+        dict(window_size=(6, 6, 5, 6)),
+    ],
+    ids=str,
+)
+def test_windows_that_did_not_shrink_are_warned_of(arguments, warned):
+    model(**arguments).load_state_dict(v2_files.random_state_dict((6, 6, 6, 3)))
+    assert 'trained with windows of (6, 6, 6, 3)' in warned[0] and len(warned) == 1
+
+
 def test_files_that_do_not_tell_their_windows_are_not_warned_of(warned):
     model(window_size=8).load_state_dict(convert(v2_files.random_state_dict(), 'timm'))
     assert not warned
@@ -195,7 +266,7 @@ def test_variants_are_known_and_counted(arch):
     description = describe(dict(variant.state_dict()))
     assert (description.version, description.architecture) == (2, arch)
     assert description.extra_norm_every_n_blocks == (6 if arch in ('huge', 'giant') else 0)
-    assert description.window_size is None
+    assert description.window_size == 8
     assert description.parameters == sum(p.numel() for p in variant.parameters())
 
 

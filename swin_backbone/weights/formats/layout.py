@@ -3,7 +3,8 @@
 OpenMMLab's layout is the neutral one. Beside the backbone's own names (see ``swin.py`` and
 ``swin_v2.py``) the neutral layout has three that classifiers bring along: ``norm``, the norm before
 the classifier, ``head.fc``, the classifier, and ``mask_token``, which masked pretraining learns.
-There ``absolute_pos_embed`` may be (1, C, H, W), as detection files have it, which says what its
+V2's patch mergings open a stage there, as the modules do; V1's close one. There
+``absolute_pos_embed`` may be (1, C, H, W), as detection files have it, which says what its
 grid is; and V2's ``relative_coords_table`` stays where a file has it, as it says what the file's
 windows are (:mod:`..coordinates`).
 """
@@ -15,7 +16,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 
@@ -25,6 +26,8 @@ from ...layers.attention import relative_position_index
 from .. import coordinates
 from ..plain import is_plain
 from ..resize import as_map, as_sequence
+
+Value = TypeVar('Value')
 
 # Members of a block: OpenMMLab's names to those of the official code, which most layouts share.
 OFFICIAL_BLOCK = {
@@ -118,11 +121,18 @@ class Layout:
 
     def renamed(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         """Neutral names for the values as they are, without derived buffers."""
-        return {
+        named = {
             self._neutral_name(key): value
             for key, value in state_dict.items()
             if self._own_pattern.match(key) and not _DERIVED.search(key)
         }
+        return self._with_mergings_as_neutral(named)
+
+    def _with_mergings_as_neutral(self, named: dict[str, Any]) -> dict[str, Any]:
+        return with_mergings_moved(named, 1) if version_of(named) == 2 else named
+
+    def _with_mergings_as_own(self, neutral: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return with_mergings_moved(neutral, -1) if version_of(neutral) == 2 else neutral
 
     def from_openmmlab(
         self, state_dict: Mapping[str, Tensor], dropped: list[str] | None = None
@@ -141,7 +151,7 @@ class Layout:
         """
         translated = {}
         version = version_of(state_dict)
-        for key, value in state_dict.items():
+        for key, value in self._with_mergings_as_own(state_dict).items():
             if _DERIVED.search(key) or (key.endswith(coordinates.TABLE) and not self.index):
                 continue
             name = self._own_name(key)
@@ -164,7 +174,7 @@ class Layout:
         """The position index beside a table, which tells the window; None beside all else."""
         if key.endswith('.relative_position_bias_table'):
             window: int | None = (math.isqrt(len(value)) + 1) // 2
-        elif key.endswith(coordinates.TABLE) and not self.unfolds:  # OpenMMLab's models make theirs
+        elif key.endswith(coordinates.TABLE):
             window = coordinates.window_of(value)
         else:
             window = None
@@ -269,6 +279,15 @@ class WithClassifier(Layout):
 def version_of(keys: Mapping[str, Any]) -> int:
     """1 or 2: whether the attention is V1's or V2's, from the keys of a backbone in any layout."""
     return 2 if any(_V2.search(key) for key in keys) else 1
+
+
+def with_mergings_moved(named: Mapping[str, Value], by: int) -> dict[str, Value]:
+    """Neutral names, with the patch mergings' stages numbered higher by so many."""
+
+    def moved(match: re.Match) -> str:
+        return f'stages.{int(match[1]) + by}.downsample.'
+
+    return {re.sub(r'^stages\.([0-9]{1,4})\.downsample\.', moved, k): v for k, v in named.items()}
 
 
 def last_stage(neutral: Mapping[str, Any]) -> int:

@@ -1,7 +1,6 @@
 """mmpretrain's classifiers: OpenMMLab's names under ``backbone.``, and a classifier beside it.
 
-In its V2 the patch merging opens a stage instead of closing the one before. Source:
-``mmpretrain/models/backbones/swin_transformer.py`` and ``swin_transformer_v2.py``.
+Source: ``mmpretrain/models/backbones/swin_transformer.py`` and ``swin_transformer_v2.py``.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .layout import OFFICIAL_STEM, version_of, with_norm_of_last_output
-from .openmmlab import OPENMMLAB_BLOCK, OpenMMLab, with_mergings_moved
+from .layout import OFFICIAL_STEM, with_norm_of_last_output
+from .openmmlab import OPENMMLAB_BLOCK, OpenMMLab
 
 
 class MMPretrain(OpenMMLab):
@@ -25,10 +24,7 @@ class MMPretrain(OpenMMLab):
         self, state_dict: Mapping[str, Tensor], dropped: list[str] | None = None
     ) -> dict[str, Tensor]:
         """As for every layout; the norm before the classifier is the last output's here."""
-        state_dict = with_norm_of_last_output(state_dict)
-        if version_of(state_dict) == 2:
-            state_dict = with_mergings_moved(state_dict, 1)
-        return super().from_openmmlab(state_dict, dropped)
+        return super().from_openmmlab(with_norm_of_last_output(state_dict), dropped)
 
 
 MMPRETRAIN = MMPretrain(

@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-from .layout import OFFICIAL_BLOCK, OFFICIAL_STEM, Layout, version_of
+from torch import Tensor
 
-Value = TypeVar('Value')
+from .layout import OFFICIAL_BLOCK, OFFICIAL_STEM, Layout, version_of, with_mergings_moved
 
 
 class OpenMMLab(Layout):
     unfolds = True
     has_output_norms = True
 
-    def renamed(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        """As for every layout, from V2's as this package has it, and as mmpretrain has it.
+    def _with_mergings_as_neutral(self, named: dict[str, Any]) -> dict[str, Any]:
+        # Up to version 0.2 of this package V2's patch mergings closed a stage, as V1's do.
+        closing = any(key.startswith('stages.0.downsample.') for key in named)
+        return with_mergings_moved(named, 1) if closing and version_of(named) == 2 else named
 
-        In mmpretrain's V2 the patch merging opens a stage instead of closing the one before.
-        """
-        named = super().renamed(state_dict)
-        merging = {
-            m[1] for key in named if (m := re.match(r'stages\.([0-9]{1,4})\.downsample\.', key))
-        }
-        if version_of(named) == 1 or not merging or '0' in merging:
-            return named
-        return with_mergings_moved(named, -1)
+    def _with_mergings_as_own(self, neutral: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return neutral
 
     def _own_name(self, key: str) -> str | None:
         # This package's addition: no other layout has it.
         return key if key.startswith('global_attention.') else super()._own_name(key)
-
-
-def with_mergings_moved(named: Mapping[str, Value], by: int) -> dict[str, Value]:
-    """Neutral names, with the patch mergings' stages numbered higher by so many."""
-
-    def moved(match: re.Match) -> str:
-        return f'stages.{int(match[1]) + by}.downsample.'
-
-    return {re.sub(r'^stages\.([0-9]{1,4})\.downsample\.', moved, k): v for k, v in named.items()}
 
 
 # V2's largest variants have a third norm in some blocks.
