@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
+from abc import ABCMeta
 from collections.abc import Iterable, Mapping
 
 from mmengine.registry import MODELS, Registry
 
+from . import layers
 from .classification import ClassificationSwinTransformer, ClassificationSwinTransformerV2
 from .swin import SwinTransformer
 from .swin_v2 import SwinTransformerV2
@@ -20,6 +22,24 @@ FRAMEWORKS = ('mmdet', 'mmseg', 'mmpretrain')
 NAMES: dict[type, tuple[str, ...]] = {
     SwinTransformer: ('SwinTransformer', 'SwinBackbone'),
     SwinTransformerV2: ('SwinTransformerV2', 'SwinBackboneV2'),
+}
+# Where a framework defines its own Swin, and the building blocks that have a counterpart here.
+THEIR_MODULES: dict[str, tuple[str, ...]] = {
+    'mmdet': ('backbones.swin',),
+    'mmseg': ('backbones.swin',),
+    'mmpretrain': ('backbones.swin_transformer', 'backbones.swin_transformer_v2'),
+}
+BUILDING_BLOCKS: dict[str, tuple[type, ...]] = {
+    'WindowMSA': (layers.WindowMSA,),
+    'WindowMSAV2': (layers.WindowMSAV2,),
+    'ShiftWindowMSA': (layers.ShiftWindowMSA, layers.ShiftWindowMSAV2),
+    'SwinBlock': (layers.SwinBlock,),
+    'SwinBlockV2': (layers.SwinBlockV2,),
+    'SwinBlockSequence': (layers.SwinBlockSequence,),
+    'SwinBlockV2Sequence': (layers.SwinBlockV2Sequence,),
+    'FFN': (layers.FFN,),
+    'PatchEmbed': (layers.PatchEmbed,),
+    'PatchMerging': (layers.PatchMerging,),
 }
 # What is registered in their place in mmpretrain, whose arguments and defaults are others.
 IN_MMPRETRAIN: dict[type, type] = {
@@ -36,6 +56,7 @@ def register() -> None:
     """Registers the backbones in mmengine's and in every installed framework's registry.
 
     A framework's own models are imported first: registered later, they would collide with ours.
+    ``isinstance`` of its Swin's classes then holds for ours, too.
     What is not installed, or fails to import, is left out with one warning. Safe to call twice.
     """
     _register_in(MODELS)
@@ -61,6 +82,7 @@ def _register_in_frameworks(frameworks: Iterable[str]) -> dict[str, str]:
             importlib.import_module(f'{framework}.models')
             instead = IN_MMPRETRAIN if framework == 'mmpretrain' else {}
             _register_in(importlib.import_module(f'{framework}.registry').MODELS, instead)
+            _pass_for_those_of(framework, instead)
         except Exception as error:  # whatever a broken installation may raise
             skipped[framework] = f'broken: {type(error).__name__}: {error}'
     return skipped
@@ -81,3 +103,17 @@ def _register_in(registry: Registry, instead: Mapping[type, type] = {}) -> None:
     for backbone, names in NAMES.items():
         module = instead.get(backbone, backbone)
         registry.register_module(name=list(names), force=True, module=module)
+
+
+def _pass_for_those_of(framework: str, instead: Mapping[type, type]) -> None:
+    """Makes our classes virtual subclasses of a framework's classes of the same name."""
+    ours = dict(BUILDING_BLOCKS)
+    for backbone, (name, *_) in NAMES.items():
+        ours[name] = (instead.get(backbone, backbone),)
+    for path in THEIR_MODULES[framework]:
+        module = importlib.import_module(f'{framework}.models.{path}')
+        for name, classes in ours.items():
+            theirs = getattr(module, name, None)
+            if isinstance(theirs, ABCMeta):
+                for one in classes:
+                    theirs.register(one)

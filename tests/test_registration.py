@@ -36,6 +36,28 @@ for registry in (ROOT, DET, SEG):
 """
 
 
+@pytest.mark.parametrize('framework', ['mmdet', 'mmseg'])
+def test_ours_are_instances_of_the_frameworks_classes(framework):
+    """Code that looks for a framework's Swin, or its blocks, finds ours."""
+    run(
+        f"""
+        import swin_backbone
+        from {framework}.models.backbones import swin as theirs
+        swin_backbone.registration.register()  # a second time
+        model = swin_backbone.SwinTransformer(depths=(1, 1, 1, 1))
+        assert isinstance(model, theirs.SwinTransformer)
+        assert not isinstance(swin_backbone.SwinTransformerV2, theirs.SwinTransformer)
+        names = dict(PatchEmbed=1, PatchMerging=3, SwinBlockSequence=4, SwinBlock=4, FFN=4)
+        for name, number in dict(names, ShiftWindowMSA=4, WindowMSA=4).items():
+            kind = getattr(theirs, name)
+            assert sum(isinstance(module, kind) for module in model.modules()) == number, name
+        stock = theirs.SwinTransformer(depths=(1, 1, 1, 1))
+        assert not isinstance(stock, swin_backbone.SwinTransformer)
+        assert isinstance(stock, theirs.SwinTransformer)
+        """
+    )
+
+
 @pytest.mark.parametrize(
     'imports',
     [
