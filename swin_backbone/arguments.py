@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .argument_values import same, shown
@@ -38,10 +38,7 @@ def named_arguments(variants: Mapping[str, Mapping[str, Any]]) -> Callable[[Call
         @functools.wraps(init)
         def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
             owner = type(self).__name__
-            if len(args) >= len(signature.parameters):
-                most = len(signature.parameters) - 1
-                raise TypeError(f'{owner} takes up to {most} arguments, got {len(args)}')
-            given = dict(zip(list(signature.parameters)[1:], args, strict=False))
+            given = by_position(owner, list(signature.parameters)[1:], args)
             for name, value in kwargs.items():
                 canonical = ALIASES.get(name, name)
                 if canonical not in signature.parameters:
@@ -59,6 +56,17 @@ def named_arguments(variants: Mapping[str, Mapping[str, Any]]) -> Callable[[Call
         return wrapper
 
     return decorate
+
+
+def by_position(owner: str, names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    """Arguments that were given by position, by their names.
+
+    Raises:
+        TypeError: There are more than names.
+    """
+    if len(values) > len(names):
+        raise TypeError(f'{owner} takes up to {len(names)} arguments, got {len(values)}')
+    return dict(zip(names, values, strict=False))
 
 
 def _unknown(owner: str, name: str, signature: inspect.Signature) -> str:
@@ -79,14 +87,15 @@ def _variant(owner: str, given: Mapping, variants: Mapping) -> Mapping[str, Any]
         if not needed <= variant.keys() <= needed | extra.keys():
             more = f', and maybe {", ".join(extra)}' if extra else ''
             raise ArgumentError(
-                f'{owner}: arch={shown(own)} must be a dict of exactly {", ".join(needed)}{more}'
+                f'{owner}: arch={shown(own)}: Custom arch needs a dict of exactly '
+                f'{", ".join(needed)}{more}'
             )
     elif isinstance(arch, str) and arch.lower() in variants:
         variant = variants[arch.lower()]
     else:
         near = difflib.get_close_matches(shown(arch), variants, n=1, cutoff=0.0)
         raise ArgumentError(
-            f'{owner}: unknown arch={shown(arch)}; did you mean {near[0]!r}? '
+            f'{owner}: arch={shown(arch)} is not in default archs; did you mean {near[0]!r}? '
             f'It is one of {", ".join(variants)}, or a dict of {", ".join(variants[near[0]])}'
         )
     for name, value in variant.items():

@@ -109,7 +109,7 @@ class Backbone(BaseModule):
             raise ArgumentError(f"norm_cfg={shown(norm_cfg)} must be a dict, as dict(type='LN')")
         self.arch = arch
         self.use_abs_pos_embed = flag('use_abs_pos_embed', use_abs_pos_embed)
-        self.num_heads = num_heads
+        self.num_heads: Sequence[int] = num_heads
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
         self.num_features = [embed_dims * 2**i for i in range(stages)]
@@ -203,12 +203,17 @@ class Backbone(BaseModule):
     def init_weights(self) -> None:
         """Loads ``init_cfg``'s checkpoint, or draws weights as the official code does.
 
+        Other initialisers of ``init_cfg`` are applied as mmengine applies them. What is no layer's,
+        position biases and the absolute position embedding, is drawn all the same.
+
         Raises:
             CheckpointError: The checkpoint cannot be read or does not fit.
         """
         if is_pretrained(self.init_cfg):
             load_pretrained(self, self.init_cfg)
         elif self.init_cfg:
+            if not self.is_init:  # before a checkpoint that a list of initialisers may name
+                self._draw_position_embedding()
             super().init_weights()
         else:
             print_log(f'{type(self).__name__} starts from scratch: no init_cfg', logger='current')
@@ -217,14 +222,21 @@ class Backbone(BaseModule):
 
     def _init_from_scratch(self) -> None:
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_init(module, std=0.02, bias=0.0)
-            elif isinstance(module, nn.LayerNorm):
-                constant_init(module, 1.0)
-            elif isinstance(module, WindowMSA | WindowMSAV2):
+            if isinstance(module, WindowMSA | WindowMSAV2):
                 module.init_weights()
+            else:
+                self._init_layer(module)
         if self.global_attention is not None:
             self.global_attention.init_weights()
+        self._draw_position_embedding()
+
+    def _init_layer(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            trunc_normal_init(module, std=0.02, bias=0.0)
+        elif isinstance(module, nn.LayerNorm):
+            constant_init(module, 1.0)
+
+    def _draw_position_embedding(self) -> None:
         if self.use_abs_pos_embed:
             trunc_normal_(self.absolute_pos_embed, std=0.02)
 

@@ -2,7 +2,7 @@
 
 The same modules and the same weights. A classifier's defaults hold (the last stage's output alone,
 and small maps by the rule for classification), the arguments are mmpretrain's, and so is what each
-of them means.
+of them means: what is frozen, and how weights are drawn.
 """
 
 from __future__ import annotations
@@ -10,17 +10,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .argument_values import flag, integer, rate, same, shown
+from .arguments import by_position
 from .backbone import Backbone
 from .errors import ArgumentError
 from .layers import build_norm
-from .swin import SwinTransformer
+from .layers.attention import ShiftedWindows
+from .swin import VARIANTS, SwinTransformer
+from .swin_v2 import VARIANTS as VARIANTS_V2
 from .swin_v2 import SwinTransformerV2
 from .weights import translate_classifier
 
 _LN = dict(type='LN')
+# The arguments in mmpretrain's order, for those that are given by position.
+ORDER = (
+    *('arch', 'img_size', 'patch_size', 'in_channels', 'window_size', 'drop_rate'),
+    *('drop_path_rate', 'out_indices', 'out_after_downsample', 'use_abs_pos_embed'),
+    *('interpolate_mode', 'with_cp', 'frozen_stages', 'norm_eval', 'pad_small_map', 'norm_cfg'),
+    *('stage_cfgs', 'patch_cfg', 'init_cfg'),
+)
+ORDER_V2 = (
+    *(name for name in ORDER[:-1] if name != 'out_after_downsample'),
+    *('pretrained_window_sizes', 'init_cfg'),
+)
 # What mmpretrain's nested settings are here: the name of an argument, the settings one level
 # further down, or, in a tuple, the values that change nothing.
 _PATCH = dict(
@@ -29,7 +45,7 @@ _PATCH = dict(
 _SHARED = {name: name for name in ('window_size', 'with_cp', 'pad_small_map')}
 _BLOCK = _SHARED | dict(
     ffn_ratio='mlp_ratio',
-    norm_cfg=(_LN,),
+    norm_cfg='block_norm_cfg',
     attn_cfgs=dict(qkv_bias='qkv_bias', qk_scale='qk_scale', attn_drop='attn_drop_rate'),
     ffn_cfgs=dict(act_cfg='act_cfg', num_fcs=(2,), ffn_drop=(0, 0.0), add_identity=(True,)),
 )
@@ -49,6 +65,14 @@ _STAGE_V2 = _SHARED | dict(
 )
 
 
+def _zoo(variants: Mapping[str, Mapping[str, Any]], **extra: Any) -> dict[str, dict[str, Any]]:
+    """Variants in the form that mmpretrain has them in."""
+    return {
+        name: extra | {k: list(v) if isinstance(v, tuple) else v for k, v in variant.items()}
+        for name, variant in variants.items()
+    }
+
+
 class ClassificationBackbone(Backbone):
     """Gives a backbone mmpretrain's arguments, and what its classifiers ask of one; a mixin.
 
@@ -57,23 +81,37 @@ class ClassificationBackbone(Backbone):
         out_indices: Stages whose output is returned.
         drop_rate: Probability of dropping an element after the position embedding, and there only.
         frozen_stages: Freezes the patch embedding and the stages up to the one of this number,
-            which begins at 0; -1 freezes nothing.
-        norm_eval: Has no effect: it is about batch norm, and there is none.
-        norm_cfg: Normalisation of the outputs, and of these alone; None for none.
+            which begins at 0, with the norms of their outputs; -1 freezes nothing. The absolute
+            position embedding and the dropout behind it are never frozen.
+        norm_eval: Whether batch norms stay in evaluation mode.
+        norm_cfg: Normalisation of the outputs, and of these alone; None for none. As for the blocks
+            one of maps is taken, as batch norm, and raises when it is called.
         out_after_downsample: Must be False: outputs are those before the patch merging.
         interpolate_mode: Must be ``'bicubic'``: how position embeddings are resized.
         stage_cfgs: Settings of all stages, or a list of each one's, which have to be alike:
             ``window_size``, ``with_cp``, ``pad_small_map``, and under ``block_cfgs`` also
-            ``ffn_ratio``, ``attn_cfgs`` and ``ffn_cfgs``.
+            ``ffn_ratio``, ``norm_cfg``, ``attn_cfgs`` and ``ffn_cfgs``.
         patch_cfg: Settings of the patch embedding; those that change nothing are taken.
         **arguments: As for the backbone, also as mmpretrain spells them (``img_size``).
 
+    Attributes:
+        arch_zoo: The variants by name.
+        arch_settings: Those of this model: ``embed_dims``, ``depths`` and ``num_heads``, each also
+            an attribute of its own.
+        num_layers: Number of stages.
+        patch_resolution: (rows, columns) of the patches of an image of ``img_size``.
+        num_extra_tokens: 0: all tokens are patches.
+
     Raises:
-        ArgumentError: As for the backbone; or a setting that has no counterpart here.
+        ArgumentError: As for the backbone; or a setting that has no counterpart here. In the
+            forward pass also a map that is smaller than the window without ``pad_small_map``.
     """
 
     # A classifier's file has one norm, before the classifier: it is the last output's.
     takes_classifiers_norm: ClassVar[bool] = True
+    arch_zoo: ClassVar[dict[str, dict[str, Any]]]
+    num_extra_tokens: ClassVar[int] = 0
+    norm_eval = False
 
     def __init__(
         self,
@@ -99,23 +137,30 @@ class ClassificationBackbone(Backbone):
         if not same(interpolate_mode, 'bicubic'):
             raise ArgumentError(f"interpolate_mode={shown(interpolate_mode)} must be 'bicubic'")
         drop_rate = rate('drop_rate', drop_rate)
-        frozen_stages = integer('frozen_stages', frozen_stages, -1)
         # Innermost settings go first in mmpretrain, too.
         arguments |= _translated(stage_cfgs, self._stage_settings(), 'stage_cfgs')
+        block_norm_cfg = arguments.pop('block_norm_cfg', _LN)
         arguments.setdefault('strides', _strides(arch, arguments))
-        super().__init__(
-            arch=arch,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages + 1 if frozen_stages >= 0 else -1,
-            **arguments,
-        )
+        super().__init__(arch=arch, out_indices=out_indices, **arguments)
         self.drop_after_pos = nn.Dropout(drop_rate)
-        if not same(norm_cfg, _LN):
-            self._replace_output_norms(norm_cfg)
-        self.arch_settings = dict(
-            embed_dims=self.num_features[0],
-            depths=[len(stage.blocks) for stage in self.stages],
-            num_heads=list(self.num_heads),
+        self._set_position_grid(arguments.get('img_size', arguments.get('pretrain_img_size', 224)))
+        for module in self.modules():
+            if isinstance(module, ShiftedWindows):
+                module.shrinks = False
+        self._replace_norms(norm_cfg, block_norm_cfg)
+        stages = len(self.stages)
+        self.frozen_stages = integer('frozen_stages', frozen_stages, -1, stages - 1)
+        self.norm_eval = flag('norm_eval', norm_eval)
+        self._freeze_stages()
+
+        self.interpolate_mode = interpolate_mode
+        self.out_after_downsample = False
+        self.embed_dims = self.num_features[0]
+        self.depths = [len(stage.blocks) for stage in self.stages]
+        self.num_heads = list(self.num_heads)
+        self.num_layers = stages
+        self.arch_settings: dict[str, Any] = dict(
+            embed_dims=self.embed_dims, depths=self.depths, num_heads=self.num_heads
         )
 
     def forward(self, x: Tensor) -> Sequence[Tensor]:
@@ -152,12 +197,50 @@ class ClassificationBackbone(Backbone):
         """What is taken within ``stage_cfgs``."""
         return _STAGE
 
-    def _replace_output_norms(self, norm_cfg: dict | None) -> None:
+    def _set_position_grid(self, img_size: Any) -> None:
+        """mmpretrain pads images to whole patches, also for the absolute position embedding."""
+        size = tuple(img_size) if isinstance(img_size, list | tuple) else (img_size,)
+        patch = self.patch_embed.patch_size
+        rows, columns = -(-int(size[0]) // patch[0]), -(-int(size[-1]) // patch[1])
+        self.patch_resolution = rows, columns
+        if self.use_abs_pos_embed and self.patch_resolution != self.pretrain_grid:
+            self.pretrain_grid = self.patch_resolution
+            embedding = torch.zeros(1, rows * columns, self.num_features[0])
+            self.absolute_pos_embed = nn.Parameter(embedding)
+
+    def _replace_norms(self, norm_cfg: Any, block_norm_cfg: Any) -> None:
+        """Sets the outputs' and the blocks' norms, where they are not the usual ones."""
+        if not same(norm_cfg, _LN):
+            for i in self.out_indices:
+                absent = norm_cfg is None or same(norm_cfg, {})
+                norm = None if absent else _norm(norm_cfg, self.num_features[i])
+                self.add_module(f'norm{i}', norm or nn.Identity())
+        if not same(block_norm_cfg, _LN):
+            for stage, width in zip(self.stages, self.num_features, strict=True):
+                for block in stage.blocks:
+                    for name in ('norm1', 'norm2', 'norm3'):
+                        if getattr(block, name, None) is not None:
+                            block.add_module(name, _norm(block_norm_cfg, width))
+            self._retire_unused()
+
+    def _init_layer(self, module: nn.Module) -> None:
+        """Nothing: how layers are drawn, mmpretrain's classifiers say in their own ``init_cfg``."""
+
+    def _freeze_stages(self) -> None:
+        frozen: list[nn.Module] = []
+        if self.frozen_stages >= 0:
+            frozen = [self.patch_embed, *self.stages[: self.frozen_stages + 1]]
+        if self.global_attention is not None and self.frozen_stages == len(self.stages) - 1:
+            frozen.append(self.global_attention)
+        for module in frozen:
+            module.eval().requires_grad_(False)
         for i in self.out_indices:
-            absent = norm_cfg is None or same(norm_cfg, {})
-            norm = None if absent else build_norm(norm_cfg, self.num_features[i])
-            self.add_module(f'norm{i}', norm or nn.Identity())
-        self._freeze_stages()
+            if i <= self.frozen_stages:
+                getattr(self, f'norm{i}').requires_grad_(False)
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
 
     def _checkpoint_filter(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
         """mmpretrain's classifiers call it before they load, with their own state dict."""
@@ -165,30 +248,60 @@ class ClassificationBackbone(Backbone):
 
 
 class ClassificationSwinTransformer(ClassificationBackbone, SwinTransformer):
-    """:class:`SwinTransformer` with mmpretrain's arguments and defaults.
+    """:class:`SwinTransformer` with mmpretrain's arguments, in its order, and defaults.
 
-    A map that is no larger than the window is not shifted, and the window shrinks to it, unless
-    ``pad_small_map=True``. All other arguments are those of the two base classes.
+    Without ``pad_small_map`` a map of the window's size is not shifted, and a smaller one is an
+    error. All other arguments are those of the two base classes.
     """
 
-    def __init__(self, arch: str | dict | None = None, **arguments: Any) -> None:
-        super().__init__(arch, **{'pad_small_map': False, **arguments})
+    arch_zoo = _zoo(VARIANTS)
+
+    def __init__(self, *positional: Any, **arguments: Any) -> None:
+        given = _given(self, ORDER, positional, arguments)
+        super().__init__(**{'pad_small_map': False, **given})
 
 
 class ClassificationSwinTransformerV2(ClassificationBackbone, SwinTransformerV2):
-    """:class:`SwinTransformerV2` with mmpretrain's arguments and defaults.
+    """:class:`SwinTransformerV2` with mmpretrain's arguments, in its order, and defaults.
 
-    Windows have a side of 8, for images of 256 × 256, unless said otherwise. All other arguments
-    are those of the two base classes.
+    Windows have a side of 8, for images of 256 × 256, unless said otherwise. Small maps are as for
+    :class:`ClassificationSwinTransformer`. All other arguments are those of the two base classes.
+
+    Attributes:
+        window_sizes: The window's side in each stage.
+        extra_norm_every_n_blocks: Which blocks have an extra norm; 0 for none.
     """
 
-    def __init__(self, arch: str | dict | None = None, **arguments: Any) -> None:
-        if 'pretrain_img_size' not in arguments:
-            arguments.setdefault('img_size', 256)
-        super().__init__(arch, **{'window_size': 8, **arguments})
+    arch_zoo = _zoo(VARIANTS_V2, extra_norm_every_n_blocks=0)
+
+    def __init__(self, *positional: Any, **arguments: Any) -> None:
+        given = _given(self, ORDER_V2, positional, arguments)
+        if 'pretrain_img_size' not in given:
+            given.setdefault('img_size', 256)
+        super().__init__(**{'window_size': 8, **given})
+        windows = self.window_size
+        self.window_sizes = (
+            list(windows) if isinstance(windows, list | tuple) else [windows] * self.num_layers
+        )
+        self.arch_settings['extra_norm_every_n_blocks'] = self.extra_norm_every_n_blocks
 
     def _stage_settings(self) -> Mapping[str, Any]:
         return _STAGE_V2
+
+
+def _given(
+    backbone: nn.Module, order: Sequence[str], values: Sequence[Any], named: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All arguments by name, of which the first were given by position."""
+    owner = type(backbone).__name__
+    found = by_position(owner, order, values)
+    if twice := found.keys() & named.keys():
+        raise TypeError(f'{owner} got {", ".join(sorted(twice))} both by position and by name')
+    return found | dict(named)
+
+
+def _norm(norm_cfg: Any, width: int) -> nn.Module:
+    return build_norm(norm_cfg, width, of_maps=True)
 
 
 def _translated(settings: Any, table: Mapping[str, Any], path: str) -> dict[str, Any]:

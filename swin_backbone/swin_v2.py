@@ -150,6 +150,7 @@ class SwinTransformerV2(Backbone):
             arch=arch,
         )
         self.window_size = window_size
+        self.extra_norm_every_n_blocks = extra_norm_every_n_blocks
 
     def _init_from_scratch(self) -> None:
         super()._init_from_scratch()

@@ -12,6 +12,7 @@ import peers
 import pytest
 import torch
 from small import SMALL, randomized
+from torch import nn
 
 from swin_backbone import ArgumentError, SwinTransformer, SwinTransformerV2
 from swin_backbone.classification import (
@@ -21,6 +22,7 @@ from swin_backbone.classification import (
 
 HERE = Path(__file__).parent
 ARCH = {name: SMALL[name] for name in ('embed_dims', 'depths', 'num_heads')}
+KINDS = [ClassificationSwinTransformer, ClassificationSwinTransformerV2]
 OPTIONS = '-q -p with_mmpretrain -p no:xdist -p no:cacheprovider --noconftest'
 needs_mmpretrain = pytest.mark.skipif(
     not peers.APART.is_dir(), reason=f'no {peers.APART}: requirements/set_up.sh makes it'
@@ -136,10 +138,234 @@ def test_what_has_no_counterpart_is_named(arguments, message):
         build(**arguments)
 
 
-@pytest.mark.parametrize('arch', ['unknown', dict(embed_dims=96, depths=[2, 2, 18, 2])])
-def test_wrong_variants_are_assertion_errors_too(arch):
-    with pytest.raises(AssertionError):
-        ClassificationSwinTransformer(arch)
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize(
+    'arch, message',
+    [
+        ('tini', "not in default archs; did you mean 'tiny'?"),
+        (dict(embed_dims=96, depths=[2, 2, 18, 2]), 'Custom arch needs .* depths, num_heads'),
+    ],
+)
+def test_wrong_variants_are_assertion_errors_too(kind, arch, message):
+    with pytest.raises(AssertionError, match=message):
+        kind(arch)
+
+
+def test_arguments_by_position():
+    values = ARCH, 48, 2, 1, 4, 0.1, 0.2, (1, 3), False, True, 'bicubic', True, 1, True, True, None
+    model = ClassificationSwinTransformer(*values)
+    assert model.patch_embed.projection.weight.shape == (24, 1, 2, 2)
+    assert model.absolute_pos_embed.shape == (1, 24 * 24, 24)
+    assert model.drop_after_pos.p == 0.1 and model.out_indices == (1, 3)
+    assert model.frozen_stages == 1 and model.norm_eval
+    last = model.stages[3].blocks[1]
+    assert last.with_cp and last.attn.pad_small_map and last.attn.window_size == 4
+    assert last.attn.drop.drop_prob == pytest.approx(0.2)
+    assert isinstance(model.norm3, nn.Identity)
+
+    values = *values[:8], *values[9:], {}, {}, (0, 0, 0, 8)
+    model = ClassificationSwinTransformerV2(*values)
+    assert model.use_abs_pos_embed and model.frozen_stages == 1
+    assert model.stages[3].blocks[1].attn.w_msa.pretrained_window_size == 8
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_arguments_given_twice_or_too_many(kind):
+    with pytest.raises(TypeError, match='img_size both by position and by name'):
+        kind(ARCH, 64, img_size=64)
+    with pytest.raises(ArgumentError, match='two names of one argument'):
+        kind(ARCH, 64, pretrain_img_size=32)
+    with pytest.raises(TypeError, match='takes up to 19 arguments, got 20'):
+        kind(*[None] * 20)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_variants_are_read_as_mmpretrains(kind):
+    model = kind('T', 250, window_size=4)
+    assert model.arch_settings.items() >= kind.arch_zoo['tiny'].items()
+    assert (model.embed_dims, model.num_layers, model.num_extra_tokens) == (96, 4, 0)
+    assert model.depths == [2, 2, 6, 2] and model.num_heads == [3, 6, 12, 24]
+    assert model.patch_resolution == (63, 63) and model.interpolate_mode == 'bicubic'
+
+
+def test_v2_tells_its_windows_and_extra_norms():
+    zoo = ClassificationSwinTransformerV2.arch_zoo
+    assert zoo['huge']['extra_norm_every_n_blocks'] == 6
+    assert zoo['large']['extra_norm_every_n_blocks'] == 0
+    settings = dict(extra_norm_every_n_blocks=2)
+    model = ClassificationSwinTransformerV2(ARCH, window_size=[8, 8, 8, 4], stage_cfgs=settings)
+    assert model.window_sizes == [8, 8, 8, 4]
+    assert model.extra_norm_every_n_blocks == 2
+    assert model.arch_settings['extra_norm_every_n_blocks'] == 2
+    assert ClassificationSwinTransformerV2(ARCH).window_sizes == [8] * 4
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('size', [(30, 22), 30])
+def test_position_embedding_covers_images_of_no_whole_patches(kind, size):
+    model = kind(ARCH, size, window_size=4, use_abs_pos_embed=True, pad_small_map=True)
+    assert model.patch_resolution == model.pretrain_grid == (8, 6 if size == (30, 22) else 8)
+    rows, columns = model.patch_resolution
+    assert model.absolute_pos_embed.shape == (1, rows * columns, 24)
+    out = randomized(model).eval()(torch.randn(1, 3, 30, 22))[0]
+    assert out.shape == (1, 192, 1, 1) and torch.isfinite(out).all()
+
+
+# --- small maps -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_maps_smaller_than_the_window_are_errors(kind):
+    model = kind(ARCH, window_size=4)
+    assert model.eval()(torch.randn(1, 3, 128, 130))[0].shape == (1, 192, 4, 5)
+    expected = (
+        r'a map of 4×3 tokens .* the window size \(4\); set pad_small_map=True, .* window_size'
+    )
+    for mode in (True, False):
+        with pytest.raises(ArgumentError, match=expected):
+            model.train(mode)(torch.randn(1, 3, 128, 96))
+    with pytest.raises(ArgumentError, match='a map of 3×3'):
+        torch.compile(model, backend='eager')(torch.randn(1, 3, 96, 96))
+    padded = kind(ARCH, window_size=4, pad_small_map=True)
+    assert padded.eval()(torch.randn(1, 3, 128, 96))[0].shape == (1, 192, 4, 3)
+
+
+@pytest.mark.parametrize('kind', [SwinTransformer, SwinTransformerV2])
+def test_windows_of_the_other_classes_still_shrink(kind):
+    model = kind(**SMALL, out_indices=(3,), pad_small_map=False)
+    assert model(torch.randn(1, 3, 128, 96))[0].shape == (1, 192, 4, 3)
+
+
+# --- freezing -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('frozen', [-1, 0, 2, 3])
+def test_frozen_stages_count_from_zero(kind, frozen):
+    model = kind(
+        *(ARCH, 32),
+        frozen_stages=frozen,
+        window_size=4,
+        drop_rate=0.1,
+        use_abs_pos_embed=True,
+        out_indices=(0, 1, 2, 3),
+    )
+    for _ in range(2):  # in force before train() and after it
+        assert model.frozen_stages == frozen
+        assert model.absolute_pos_embed.requires_grad and model.drop_after_pos.training
+        for module, frozen_too in [
+            (model.patch_embed, frozen >= 0),
+            *[(stage, i <= frozen) for i, stage in enumerate(model.stages)],
+        ]:
+            assert module.training != frozen_too
+            assert all(p.requires_grad != frozen_too for p in module.parameters())
+        for i in range(4):
+            norm = getattr(model, f'norm{i}')
+            assert norm.training and norm.weight.requires_grad == (i > frozen)
+        model.train()
+
+
+def test_frozen_stages_that_are_too_many():
+    with pytest.raises(ArgumentError, match=r'frozen_stages=4 must be .* no more than 3'):
+        build(frozen_stages=4)
+
+
+# --- norms ----------------------------------------------------------------------------------------
+
+
+def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
+    return {k: m for k, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_batch_norms_of_blocks_and_outputs(kind):
+    settings = dict(block_cfgs=dict(norm_cfg=dict(type='BN')))
+    model = kind(ARCH, norm_cfg=dict(type='BN'), stage_cfgs=settings, norm_eval=True)
+    blocks = [block for stage in model.stages for block in stage.blocks]
+    assert len(batch_norms(model)) == 2 * len(blocks) + 1  # none in embedding and mergings
+    assert blocks[-1].norm1.num_features == model.norm3.num_features == 192
+    for _ in range(2):
+        assert not any(norm.training for norm in batch_norms(model).values())
+        assert model.training and blocks[0].attn.training
+        model.train()
+    model = kind(ARCH, norm_cfg=dict(type='BN'), stage_cfgs=settings)
+    assert all(norm.training for norm in batch_norms(model.train()).values())
+    with pytest.raises(ArgumentError, match=r'BatchNorm2d normalises maps .* tokens \(B, L, C\)'):
+        model(torch.randn(1, 3, 256, 256))
+
+
+def test_batch_norms_of_stages_that_no_output_needs_are_no_parameters():
+    settings = dict(block_cfgs=dict(norm_cfg=dict(type='BN')))
+    model = build(out_indices=(1,), stage_cfgs=settings, frozen_stages=0)
+    names = {name for name, _ in model.named_parameters() if name.startswith('stages')}
+    assert {name.split('.')[1] for name in names} == {'0', '1'}
+    assert 'stages.3.blocks.0.norm1.weight' in model.state_dict()
+    assert not model.stages[0].blocks[0].norm1.weight.requires_grad
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_layer_norms_of_blocks_with_settings(kind):
+    settings = dict(block_cfgs=dict(norm_cfg=dict(type='LN', eps=0.1)))
+    model = randomized(kind(ARCH, window_size=4, stage_cfgs=settings).double().eval())
+    assert model.patch_embed.norm.eps == model.norm3.eps == 1e-5
+    assert {block.norm2.eps for stage in model.stages for block in stage.blocks} == {0.1}
+    plain = kind(ARCH, window_size=4).double().eval()
+    plain.load_state_dict(model.state_dict())
+    x = torch.randn(1, 3, 128, 128, dtype=torch.float64)
+    assert (model(x)[0] - plain(x)[0]).abs().max() > 1e-3
+
+
+def test_batch_norm_is_refused_in_detectors():
+    with pytest.raises(ArgumentError, match='normalises maps'):
+        SwinTransformer(**SMALL, norm_cfg=dict(type='BN'))
+
+
+# --- first weights --------------------------------------------------------------------------------
+
+KAIMING = dict(type='Kaiming', layer='Conv2d', mode='fan_in', nonlinearity='linear')
+
+
+@pytest.mark.parametrize('init_cfg', [None, [], KAIMING, [KAIMING]])
+@pytest.mark.parametrize(
+    'kind', [*KINDS, SwinTransformer, SwinTransformerV2], ids=lambda kind: kind.__name__
+)
+def test_what_is_no_layers_is_drawn_whatever_the_initialisers(kind, init_cfg):
+    arguments = dict(SMALL, pretrain_img_size=64, use_abs_pos_embed=True, init_cfg=init_cfg)
+    model = kind(**arguments)
+    before = model.patch_embed.projection.weight.clone()
+    assert not model.absolute_pos_embed.any()
+    model.init_weights()
+    drawn = [model.absolute_pos_embed]
+    drawn += [p for k, p in model.named_parameters() if k.endswith('bias_table')]
+    assert all(0.012 < p.std() < 0.03 and p.abs().max() <= 2 for p in drawn)
+    redrawn = not torch.equal(model.patch_embed.projection.weight, before)
+    assert redrawn == bool(init_cfg)
+
+
+def test_initialisers_beside_a_checkpoint_leave_its_position_embedding(tmp_path):
+    arguments = dict(SMALL, pretrain_img_size=64, use_abs_pos_embed=True)
+    weights = randomized(SwinTransformer(**arguments)).state_dict()
+    torch.save(weights, tmp_path / 'file.pth')
+    pretrained = dict(type='Pretrained', checkpoint=str(tmp_path / 'file.pth'))
+    model = SwinTransformer(**arguments, init_cfg=[KAIMING, pretrained])
+    model.init_weights()
+    assert torch.equal(model.absolute_pos_embed, weights['absolute_pos_embed'])
+    model.init_weights()  # once more changes nothing
+    assert torch.equal(model.absolute_pos_embed, weights['absolute_pos_embed'])
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_layers_are_left_to_the_classifiers_initialisers(kind):
+    model = kind(ARCH)
+    layers = {k: p.clone() for k, p in model.named_parameters() if '.ffn.' in k or '.proj.' in k}
+    model.init_weights()
+    found = dict(model.named_parameters())
+    assert layers and all(torch.equal(found[k], p) for k, p in layers.items())
+    first = model.stages[0].blocks[0].norm1.weight
+    if kind is ClassificationSwinTransformerV2:  # at first each block is the identity
+        assert not first.any()
+    else:
+        assert torch.equal(first, torch.ones(24))
 
 
 @pytest.mark.parametrize(

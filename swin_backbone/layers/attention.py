@@ -150,7 +150,13 @@ class ShiftedWindows(BaseModule):
         pad_small_map: Whether a map that is no larger than the window is padded to it and shifted
             all the same, as in detection; else see :meth:`windows`.
         init_cfg: As for every mmengine module.
+
+    Attributes:
+        shrinks: Whether a map that is smaller than the window, and not padded to it, gets a smaller
+            window; else it is an error, as in mmpretrain.
     """
+
+    shrinks = True
 
     def __init__(
         self, window_size: int, shift_size: int, pad_small_map: bool, init_cfg: dict | None
@@ -169,10 +175,21 @@ class ShiftedWindows(BaseModule):
 
         Without ``pad_small_map`` a map whose smaller side is not larger than the window gets
         windows of that side, and no shift: the official rule for classification, and for V2.
+
+        Raises:
+            ArgumentError: The window would shrink, and ``shrinks`` is False.
         """
         if self.pad_small_map or min(hw_shape) > self.window_size:
             return self.window_size, self.shift_size
-        return min(hw_shape), 0
+        if self.shrinks:
+            return min(hw_shape), 0
+        if min(hw_shape) < self.window_size:
+            H, W = hw_shape
+            raise ArgumentError(
+                f'a map of {H}×{W} tokens is smaller than the window size ({self.window_size}); '
+                'set pad_small_map=True, or take a smaller window_size or larger images'
+            )
+        return self.window_size, 0
 
 
 class ShiftWindowMSA(ShiftedWindows):

@@ -12,23 +12,32 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..argument_values import shown
 from ..errors import ArgumentError
 
+_OF_MAPS = (
+    "normalises maps (B, C, H, W), and these are tokens (B, L, C); dict(type='LN') normalises those"
+)
 
-def build_norm(norm_cfg: Any, width: int) -> Any:
+
+def build_norm(norm_cfg: Any, width: int, *, of_maps: bool = False) -> Any:
     """The normalisation of tokens (B, L, ``width``) that a config names.
+
+    Args:
+        norm_cfg: The config.
+        width: Channels of a token.
+        of_maps: Whether a normalisation of maps, whose channels come second, is built as well. It
+            raises when it is called.
 
     Raises:
         ArgumentError: There is none of that name, it does not take the config's settings, or it is
-            one of maps, whose channels come second.
+            one of maps.
     """
     try:
         norm = build_norm_layer(norm_cfg, width)[1]
     except Exception as error:  # whatever a registered class may raise
         raise ArgumentError(_cannot('norm_cfg', norm_cfg, "dict(type='LN')", error)) from error
     if isinstance(norm, _BatchNorm | nn.GroupNorm):
-        raise ArgumentError(
-            f'norm_cfg={shown(norm_cfg)} normalises maps (B, C, H, W), and these are tokens '
-            "(B, L, C); dict(type='LN') normalises those"
-        )
+        if not of_maps:
+            raise ArgumentError(f'norm_cfg={shown(norm_cfg)} {_OF_MAPS}')
+        norm.register_forward_pre_hook(_refuse_tokens)
     if isinstance(norm, nn.LayerNorm) and not _is_small(norm.eps):
         raise ArgumentError(f'norm_cfg={shown(norm_cfg)}: eps must be a number from 0 on')
     return norm
@@ -47,6 +56,10 @@ def build_activation(act_cfg: Any) -> nn.Module:
     if not isinstance(activation, nn.Module):
         raise ArgumentError(f'act_cfg={shown(act_cfg)} is of no module')
     return activation
+
+
+def _refuse_tokens(norm: nn.Module, _: Any) -> None:
+    raise ArgumentError(f'{type(norm).__name__} {_OF_MAPS}')
 
 
 def _cannot(name: str, config: Any, example: str, error: Exception) -> str:
