@@ -37,7 +37,7 @@ from .layers import (
     WindowMSAV2,
     build_norm,
 )
-from .ops.sizes import recording
+from .ops.recording import recording
 from .weights import is_pretrained, load_pretrained, register_state_dict_translation
 
 
@@ -114,10 +114,15 @@ class Backbone(BaseModule):
         self.frozen_stages = frozen_stages
         self.num_features = [embed_dims * 2**i for i in range(stages)]
 
-        self.patch_embed = PatchEmbed(
-            in_channels, embed_dims, patch, norm_cfg=norm_cfg if patch_norm else None
-        )
         image_size = _image_size(pretrain_img_size)
+        self.patch_embed = PatchEmbed(
+            in_channels,
+            embed_dims,
+            kernel_size=patch,
+            stride=patch,
+            norm_cfg=norm_cfg if patch_norm else None,
+            input_size=image_size,
+        )
         if self.use_abs_pos_embed:
             self.pretrain_grid = _grid(image_size, patch)
             tokens = self.pretrain_grid[0] * self.pretrain_grid[1]

@@ -2,30 +2,93 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Integral
 from typing import Any
 
 import torch
-from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import trunc_normal_
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..errors import ArgumentError
+from ..ops.recording import TORCH, is_hooked, is_hooked_within, observed, recording
 from ..ops.window_attention import shifted_window_attention
+from ..ops.window_attention.reference import (
+    pad_to_windows,
+    shift_mask,
+    window_partition,
+    window_reverse,
+)
+from .from_config import build_dropout
+
+# The modules that windows go through.
+_CALLED = ('qkv', 'softmax', 'attn_drop', 'proj', 'proj_drop')
+# The methods that make windows of a map, and a map of windows.
+WINDOWS = frozenset({'window_partition', 'window_reverse'})
+# Where adapters and quantized layers are defined that map each token by itself, as a linear layer.
+_TOKENWISE = ('peft.', 'bitsandbytes.', 'torchao.', 'torch.ao.nn.')
+NO_DROP_PATH = dict(type='DropPath', drop_prob=0.0)
 
 
-def relative_position_index(window_size: int) -> Tensor:
+class WindowSize(tuple[int, int]):
+    """Height and width of a window in tokens, as OpenMMLab's modules have it.
+
+    A square one also stands for its side: it equals that int, and counts as one where Python wants
+    an int.
+    """
+
+    @classmethod
+    def of(cls, size: int | tuple[int, int]) -> WindowSize:
+        """From a side, or (height, width)."""
+        return cls(size if isinstance(size, tuple | list) else (size, size))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Integral):
+            return self[0] == self[1] == other
+        return tuple(self) == other
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __lt__(self, other: Any) -> bool:
+        return tuple(self) < WindowSize.of(other)
+
+    def __gt__(self, other: Any) -> bool:
+        return tuple(self) > WindowSize.of(other)
+
+    def __le__(self, other: Any) -> bool:
+        return tuple(self) <= WindowSize.of(other)
+
+    def __ge__(self, other: Any) -> bool:
+        return tuple(self) >= WindowSize.of(other)
+
+    __hash__ = tuple.__hash__
+
+    def __index__(self) -> int:
+        if self[0] != self[1]:
+            raise TypeError(f'a window of {self[0]}×{self[1]} tokens has no single side')
+        return self[0]
+
+    __int__ = __index__
+
+
+def relative_position_index(window_size: int | tuple[int, int]) -> Tensor:
     """Row of the bias table for each pair of tokens of a window (section 3.2, after equation 4).
 
+    Args:
+        window_size: Side of the window in tokens, or (height, width).
+
     Returns:
-        int64 (window_size², window_size²): for query i and key j, their offset in rows and in
+        int64 (N, N) for a window of N tokens: for query i and key j, their offset in rows and in
         columns, each shifted to start at 0, as one raster index.
     """
-    axis = torch.arange(window_size)
-    row, column = axis.repeat_interleave(window_size), axis.repeat(window_size)
-    rows = row[:, None] - row + window_size - 1
-    columns = column[:, None] - column + window_size - 1
-    return rows * (2 * window_size - 1) + columns
+    height, width = WindowSize.of(window_size)
+    row, column = torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)
+    rows = row[:, None] - row + height - 1
+    columns = column[:, None] - column + width - 1
+    return rows * (2 * width - 1) + columns
 
 
 def bias_of_pairs(table: Tensor, window_size: int) -> Tensor:
@@ -44,13 +107,125 @@ def bias_of_pairs(table: Tensor, window_size: int) -> Tensor:
     return pairs.reshape(len(table), window_size**2, window_size**2)
 
 
-class WindowMSA(BaseModule):
+class WindowAttention(BaseModule):
+    """Multi-head self-attention within windows: what V1 and V2 have in common.
+
+    A subclass has the projection, the position bias and the operator on maps.
+    """
+
+    num_heads: int
+    window_size: WindowSize
+    # nn.Linear, unless someone replaces them.
+    qkv: Any
+    proj: Any
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attends within windows, module by module.
+
+        Args:
+            x: Tokens of whole windows, (B * windows, N, C), or a map (B, H, W, C) to cut into
+                square windows that are not shifted.
+            mask: What is added to the scores of each window of an image, (windows, N, N).
+
+        Returns:
+            As ``x``.
+        """
+        if x.dim() == 4:
+            return self.attend_on_map(x, 0, int(self.window_size)).view(x.shape)
+        q, k, v = self.heads(self._project(x))
+        scores = q @ k.transpose(-2, -1) + self._bias_of(x.shape[1])
+        if mask is not None:
+            split = scores.view(len(scores) // len(mask), len(mask), *scores.shape[1:])
+            scores = (split + mask[:, None]).view(scores.shape)
+        weights = self.attn_drop(self.softmax(scores))
+        return self.proj_drop(self.proj((weights @ v).transpose(1, 2).flatten(2)))
+
+    forward_as_defined = forward  # to notice that a class, or a subclass, has another
+
+    def _project(self, x: Tensor) -> Tensor:
+        """Tokens (…, C) to their queries, keys and values, (…, 3C)."""
+        raise NotImplementedError
+
+    def _operator(self, qkv: Tensor, bias: Tensor, padding: Tensor | None, **rest: Any) -> Tensor:
+        """Attention on a map: (B, H, W, 3C) to (B, H, W, C)."""
+        raise NotImplementedError
+
+    def relative_position_bias(self, window_size: int | None = None) -> Tensor:
+        """The bias of every pair of tokens of a window, (heads, N, N)."""
+        raise NotImplementedError
+
+    def _padding(self) -> Tensor | None:
+        """What :meth:`_project` gives for a zero token where ``qkv`` is a plain linear layer."""
+        raise NotImplementedError
+
+    def heads(self, qkv: Tensor) -> tuple[Tensor, ...]:
+        """(windows, N, 3C) to queries, keys and values, each (windows, heads, N, C / heads).
+
+        The products of queries and keys are the scores.
+        """
+        return qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _bias_of(self, tokens: int) -> Tensor:
+        """The position bias of a window of so many tokens: the module's, or another square."""
+        whole = tokens == self.window_size[0] * self.window_size[1]
+        return self.relative_position_bias(None if whole else math.isqrt(tokens))
+
+    def attend_on_map(
+        self, x: Tensor, shift_size: int, window_size: int, bias: Tensor | None = None
+    ) -> Tensor:
+        """Attends within the shifted windows of a map, without making windows.
+
+        Args:
+            x: A map (B, H, W, C).
+            shift_size: Cyclic shift of the map up and left, below the window's side.
+            window_size: Side of the windows.
+            bias: Its :meth:`relative_position_bias`, where that has been computed before.
+
+        Returns:
+            Tokens (B, H * W, C), projected.
+        """
+        B, H, W, C = x.shape
+        qkv, padding = self.project_map(x, window_size)
+        x = self._operator(
+            qkv,
+            self.relative_position_bias(window_size) if bias is None else bias,
+            padding,
+            window_size=window_size,
+            shift_size=shift_size,
+            dropout_p=self.attn_drop.p if self.attn_drop.training else 0.0,
+        )
+        if not recording():  # else nothing was padded, but a compiler could not tell
+            x = x[:, :H, :W]
+        return self.proj_drop(self.proj(x.reshape(B, H * W, C)))
+
+    def project_map(self, x: Tensor, window_size: int) -> tuple[Tensor, Tensor | None]:
+        """Queries, keys and values of a map (B, H, W, C), and those of a padded token.
+
+        Only a plain linear layer is known to map a zero token to its bias. An adapter is given the
+        padded tokens too, in one call, since it may count or average; or, in a graph that is
+        recorded for other sizes, a zero token by itself.
+
+        Returns:
+            qkv (B, H, W, 3C) and (3C,) or None; from another module (B, H', W', 3C), with sides
+            that are multiples of ``window_size``, and None.
+        """
+        padding = None
+        if _is_plain(self.qkv):
+            padding = self._padding()
+        elif recording():
+            padding = self._project(x.new_zeros(1, 1, x.shape[-1])).flatten()
+        else:
+            x = pad_to_windows(x, window_size)
+        return self._project(x.flatten(1, 2)).unflatten(1, x.shape[1:3]), padding
+
+
+class WindowMSA(WindowAttention):
     """Multi-head self-attention within windows, with relative position bias (equation 4).
 
     Args:
         embed_dims: Width C of a token.
         num_heads: Attention heads; must divide ``embed_dims``.
-        window_size: Side M of a window, in tokens.
+        window_size: (height, width) of a window in tokens, or the side M of a square one.
         qkv_bias: Whether the query, key and value projection has a bias.
         qk_scale: Factor on the queries; (C / heads) ** -0.5 if None.
         attn_drop_rate: Probability of dropping an attention weight.
@@ -64,7 +239,7 @@ class WindowMSA(BaseModule):
         self,
         embed_dims: int,
         num_heads: int,
-        window_size: int,
+        window_size: int | tuple[int, int],
         qkv_bias: bool = True,
         qk_scale: float | None = None,
         attn_drop_rate: float = 0.0,
@@ -78,17 +253,19 @@ class WindowMSA(BaseModule):
             )
         self.embed_dims = embed_dims
         self.num_heads = num_heads
-        self.window_size = window_size
+        self.window_size = WindowSize.of(window_size)
         # `or`, as upstream: a scale of 0 would make attention uniform and is taken for unset.
         self.scale = qk_scale or (embed_dims // num_heads) ** -0.5
+        self._sides = height, width = tuple(self.window_size)  # which compilers know
         self.relative_position_bias_table = nn.Parameter(
-            torch.zeros((2 * window_size - 1) ** 2, num_heads)
+            torch.zeros((2 * height - 1) * (2 * width - 1), num_heads)
         )
-        self.register_buffer('relative_position_index', relative_position_index(window_size))
+        self.register_buffer('relative_position_index', relative_position_index(self.window_size))
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
         self.attn_drop = nn.Dropout(attn_drop_rate)
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop_rate)
+        self.softmax = nn.Softmax(dim=-1)
 
     def init_weights(self) -> None:
         """Draws the bias table from a truncated normal of deviation 0.02, as the official code.
@@ -106,39 +283,33 @@ class WindowMSA(BaseModule):
             self._index_is_usual = torch.equal(index.cpu(), usual)
 
     def relative_position_bias(self, window_size: int | None = None) -> Tensor:
-        """The bias of every pair of tokens, (heads, M², M²), of a window no larger than its own."""
-        M, table = self.window_size, self.relative_position_bias_table
-        size = window_size or M
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if self._index_is_usual and not traced:
-            grid = table.t().unflatten(1, (2 * M - 1,) * 2)
-            return bias_of_pairs(grid[:, M - size : M + size - 1, M - size : M + size - 1], size)
-        index = self.relative_position_index
-        if size != M:
-            index = index.view([M] * 4)[:size, :size, :size, :size].reshape(size**2, size**2)
-        return table[index].permute(2, 0, 1).contiguous()
-
-    def forward(self, x: Tensor, shift_size: int = 0, window_size: int | None = None) -> Tensor:
-        """Attends within shifted windows.
+        """The bias of every pair of tokens of a window, (heads, N, N).
 
         Args:
-            x: A map (B, H, W, C).
-            shift_size: Cyclic shift of the map up and left, below the window's side.
-            window_size: Side of the window, up to the module's, which it is if None.
-
-        Returns:
-            (B, H, W, C).
+            window_size: Side of a square window no larger than the module's; its own if None.
         """
-        x = shifted_window_attention(
-            self.qkv(x),
-            self.relative_position_bias(window_size),
-            window_size=window_size or self.window_size,
-            shift_size=shift_size,
-            scale=self.scale,
-            padding=self.qkv.bias,
-            dropout_p=self.attn_drop.p if self.attn_drop.training else 0.0,
-        )
-        return self.proj_drop(self.proj(x))
+        index, table = self.relative_position_index, self.relative_position_bias_table
+        M, width = self._sides
+        size = window_size or M
+        if width == M and self._index_is_usual and not recording():
+            grid = table.t().unflatten(1, (2 * M - 1,) * 2)
+            return bias_of_pairs(grid[:, M - size : M + size - 1, M - size : M + size - 1], size)
+        if size != M:
+            index = index.view([M, width] * 2)[:size, :size, :size, :size].reshape(size**2, size**2)
+        return table[index].permute(2, 0, 1).contiguous()
+
+    def _project(self, x: Tensor) -> Tensor:
+        return self.qkv(x)
+
+    def _padding(self) -> Tensor | None:
+        return self.qkv.bias
+
+    def heads(self, qkv: Tensor) -> tuple[Tensor, ...]:
+        q, k, v = super().heads(qkv)
+        return q * self.scale, k, v
+
+    def _operator(self, qkv: Tensor, bias: Tensor, padding: Tensor | None, **rest: Any) -> Tensor:
+        return shifted_window_attention(qkv, bias, padding=padding, scale=self.scale, **rest)
 
 
 class ShiftedWindows(BaseModule):
@@ -157,6 +328,7 @@ class ShiftedWindows(BaseModule):
     """
 
     shrinks = True
+    w_msa: Any  # a module of windows (B * windows, N, C) and their mask, WindowMSA's or another's
 
     def __init__(
         self, window_size: int, shift_size: int, pad_small_map: bool, init_cfg: dict | None
@@ -191,17 +363,69 @@ class ShiftedWindows(BaseModule):
             )
         return self.window_size, 0
 
+    def attend(
+        self, query: Tensor, hw_shape: tuple[int, int], bias: Tensor | None = None
+    ) -> Tensor:
+        """Attention within the windows of a map (H, W): tokens (B, H * W, C) to the same shape.
+
+        ``bias`` is the position bias of the map's windows, where that has been computed before.
+        """
+        window_size, shift_size = self.windows(hw_shape)
+        x = query.view(query.shape[0], *hw_shape, query.shape[-1])
+        if why_attend_by_windows(self) is None:
+            return self.w_msa.attend_on_map(x, shift_size, window_size, bias)
+        return self._attend_by_windows(x, shift_size, window_size)
+
+    def _attend_by_windows(self, x: Tensor, shift_size: int, window_size: int) -> Tensor:
+        """The same on copies of the windows, so that every module is called, as upstream."""
+        H, W = x.shape[1:3]
+        x = F.pad(x, (0, 0, 0, -W % window_size, 0, -H % window_size))
+        height, width = x.shape[1:3]
+        mask = None
+        if shift_size:
+            x = torch.roll(x, (-shift_size, -shift_size), (1, 2))
+            mask = shift_mask(height, width, window_size, shift_size, x)
+        # A subclass's methods may know the module's own window alone, as upstream.
+        side = () if window_size == self.window_size else (window_size,)
+        windows = self.window_partition(x, *side).flatten(1, 2)
+        windows = self.w_msa(windows, mask=mask).unflatten(1, (window_size, window_size))
+        x = self.window_reverse(windows, height, width, *side)
+        if shift_size:
+            x = torch.roll(x, (shift_size, shift_size), (1, 2))
+        return x[:, :H, :W].flatten(1, 2)
+
+    def window_partition(self, x: Tensor, window_size: int | None = None) -> Tensor:
+        """A map (B, H, W, C) of whole windows to (B * windows, M, M, C)."""
+        side = window_size or self.window_size
+        return window_partition(x, side).unflatten(1, (side, side))
+
+    def window_reverse(
+        self, windows: Tensor, H: int, W: int, window_size: int | None = None
+    ) -> Tensor:
+        """The inverse of :meth:`window_partition`, to a map (B, H, W, C)."""
+        side = window_size or self.window_size
+        B = len(windows) // (H // side * (W // side))
+        return window_reverse(windows.flatten(1, 2), side, (B, H, W))
+
+    partition_as_defined = window_partition, window_reverse
+
 
 class ShiftWindowMSA(ShiftedWindows):
     """W-MSA or, where ``shift_size`` is not 0, SW-MSA (section 3.2), with drop path.
 
+    Where nobody can tell, ``w_msa`` is not called: its projections are, on the whole map, around
+    one operator. A hook on ``w_msa`` or within it, or a replaced method or function, has it called
+    on windows, as upstream.
+
     Args:
         embed_dims: Width C of a token.
         num_heads: Attention heads.
-        window_size, shift_size, pad_small_map: As for :class:`ShiftedWindows`.
+        window_size: Side M of a window, in tokens.
+        shift_size: Cyclic shift of the map up and left, 0 <= shift_size < window_size.
         qkv_bias, qk_scale, attn_drop_rate, proj_drop_rate: As for :class:`WindowMSA`.
-        drop_path: Probability of dropping the whole path for a sample.
+        dropout_layer: What is applied to the result: drop path, or another registered layer.
         init_cfg: As for every mmengine module.
+        pad_small_map: As for :class:`ShiftedWindows`.
     """
 
     def __init__(
@@ -214,9 +438,10 @@ class ShiftWindowMSA(ShiftedWindows):
         qk_scale: float | None = None,
         attn_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
-        drop_path: float = 0.0,
-        pad_small_map: bool = True,
+        dropout_layer: dict | None = NO_DROP_PATH,
         init_cfg: dict | None = None,
+        *,
+        pad_small_map: bool = True,
     ) -> None:
         super().__init__(window_size, shift_size, pad_small_map, init_cfg)
         self.w_msa = WindowMSA(
@@ -228,11 +453,48 @@ class ShiftWindowMSA(ShiftedWindows):
             attn_drop_rate=attn_drop_rate,
             proj_drop_rate=proj_drop_rate,
         )
-        self.drop = DropPath(drop_path)
+        self.drop = build_dropout(dropout_layer)
 
     def forward(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Tokens (B, H * W, C) of a map (H, W) to the same shape."""
-        window_size, shift_size = self.windows(hw_shape)
-        x = query.view(query.shape[0], *hw_shape, query.shape[-1])
-        x = self.w_msa(x, shift_size, window_size)
-        return self.drop(x.flatten(1, 2))
+        return self.drop(self.attend(query, hw_shape))
+
+
+def why_attend_by_windows(attention: ShiftedWindows) -> str | None:
+    """Why ``attention.w_msa`` must be called on windows; None where nobody can tell."""
+    kind, msa = type(attention), attention.w_msa
+    msa_kind = type(msa)
+    partition = kind.window_partition, kind.window_reverse
+    if partition != ShiftedWindows.partition_as_defined or attention.__dict__.keys() & WINDOWS:
+        return 'windows are made by another method'
+    if (
+        not isinstance(msa, WindowAttention)
+        or msa_kind.forward is not msa_kind.forward_as_defined
+        or msa_kind.__call__ is not nn.Module.__call__
+    ):
+        return f'w_msa is {msa_kind.__name__}, whose forward is another'
+    if not isinstance(getattr(msa, 'scale', 1.0), int | float):
+        return 'w_msa.scale is no number'
+    if is_hooked(msa) or any(is_hooked_within(getattr(msa, name)) for name in _CALLED):
+        return 'w_msa or a module within it has a hook'
+    for name, usual in (('softmax', nn.Softmax), ('attn_drop', nn.Dropout)):
+        if not TORCH.is_as_defined(getattr(msa, name), usual):
+            return f'w_msa.{name} is another module'
+    if msa.softmax.dim != -1:
+        return 'w_msa.softmax is of another dimension'
+    if not recording():  # a graph of windows would be of one size
+        for name in ('qkv', 'proj', 'proj_drop'):
+            if not _is_tokenwise(getattr(msa, name)):
+                return f'w_msa.{name} is another module, which may see which tokens are a window'
+    return observed()
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module is a linear layer and nothing else."""
+    return TORCH.is_as_defined(module, nn.Linear) and type(module.weight) in (Tensor, nn.Parameter)
+
+
+def _is_tokenwise(module: nn.Module) -> bool:
+    """Whether a module is known to map each token by itself, whatever others there are."""
+    known = isinstance(module, nn.Linear | nn.Dropout | nn.Identity)
+    return known or type(module).__module__.startswith(_TOKENWISE)

@@ -7,15 +7,22 @@ import math
 from typing import Any
 
 import torch
-from mmcv.cnn.bricks import DropPath
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ArgumentError
-from ..ops.window_attention import shifted_window_cosine_attention
-from .attention import ShiftedWindows, bias_of_pairs, relative_position_index
+from ..ops.recording import TORCH, is_hooked_within, observed
+from ..ops.window_attention import MAX_LOGIT_SCALE, cosine, shifted_window_cosine_attention
+from .attention import (
+    NO_DROP_PATH,
+    ShiftedWindows,
+    WindowAttention,
+    WindowSize,
+    bias_of_pairs,
+    relative_position_index,
+)
 from .computed_once import ComputedOnce, may_be_kept
+from .from_config import build_dropout
 
 HIDDEN = 512  # width of the position bias's network
 
@@ -39,7 +46,7 @@ def log_spaced_coordinates(
     return torch.stack([axis.repeat_interleave(length), axis.repeat(length)], -1)
 
 
-class WindowMSAV2(BaseModule):
+class WindowMSAV2(WindowAttention):
     """Multi-head self-attention by scaled cosines within windows, with continuous position bias.
 
     Args:
@@ -72,7 +79,7 @@ class WindowMSAV2(BaseModule):
             )
         self.embed_dims = embed_dims
         self.num_heads = num_heads
-        self.window_size = window_size
+        self.window_size = WindowSize.of(window_size)
         self.pretrained_window_size = pretrained_window_size
         self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10)))
         for name in ('q_bias', 'v_bias'):  # a bias of the keys would be normalised away unlearnt
@@ -99,7 +106,7 @@ class WindowMSAV2(BaseModule):
             ``relative_coords_table``, float32 (1, 2M - 1, 2M - 1, 2), and
             ``relative_position_index``, int64 (M², M²).
         """
-        window_size = self.window_size
+        window_size = int(self.window_size)
         table = log_spaced_coordinates(window_size, self.pretrained_window_size, device)
         return dict(
             relative_coords_table=table.unflatten(0, (2 * window_size - 1,) * 2)[None],
@@ -138,57 +145,51 @@ class WindowMSAV2(BaseModule):
         Without gradients and in evaluation it is computed once, for as long as its network stays as
         it is.
         """
-        window_size = window_size or self.window_size
+        window_size = window_size or int(self.window_size)
         if torch.compiler.is_compiling():
             return self._computed_bias(window_size)
         sources = [*self.cpb_mlp.parameters(), *self.cpb_mlp.buffers()]
-        if self.training or not may_be_kept(sources):
+        if self.training or not (self._network_is_usual() and may_be_kept(sources)):
             self._kept.clear()
             return self._computed_bias(window_size)
         return self._kept.get(window_size, sources, lambda: self._computed_bias(window_size))
 
-    def _computed_bias(self, window_size: int) -> Tensor:
-        weight: Any = self.cpb_mlp[0].weight
-        coordinates = log_spaced_coordinates(
-            window_size, self.pretrained_window_size, weight.device
+    def _network_is_usual(self) -> bool:
+        """Whether the position bias follows from the network's parameters alone, unobserved."""
+        network = self.cpb_mlp
+        return (
+            type(network) is nn.Sequential
+            and tuple(map(type, network)) == (nn.Linear, nn.ReLU, nn.Linear)
+            and not is_hooked_within(network)
+            and observed() is None
         )
+
+    def _computed_bias(self, window_size: int) -> Tensor:
+        like = self.logit_scale  # the network may be another's module, without a weight
+        coordinates = log_spaced_coordinates(window_size, self.pretrained_window_size, like.device)
         # Autocast's precision would be too little for what is added to the scores, up to 16.
-        with _without_autocast(weight.device.type):
-            table = 16 * self.cpb_mlp(coordinates.to(weight.dtype)).sigmoid()
+        with _without_autocast(like.device.type):
+            table = 16 * self.cpb_mlp(coordinates.to(like.dtype)).sigmoid()
         return bias_of_pairs(table.t().unflatten(1, (2 * window_size - 1,) * 2), window_size)
 
-    def forward(
-        self,
-        x: Tensor,
-        shift_size: int = 0,
-        window_size: int | None = None,
-        bias: Tensor | None = None,
-    ) -> Tensor:
-        """Attends within shifted windows.
+    def _project(self, x: Tensor) -> Tensor:
+        bias = self._padding()
+        if TORCH.is_as_defined(self.qkv, nn.Linear):
+            return F.linear(x, self.qkv.weight, bias)
+        return self.qkv(x) if bias is None else self.qkv(x) + bias
 
-        Args:
-            x: A map (B, H, W, C).
-            shift_size: Cyclic shift of the map up and left, below the window's side.
-            window_size: Side of the window; the module's if None.
-            bias: Its :meth:`relative_position_bias`, where that has been computed before.
+    def _padding(self) -> Tensor | None:
+        if self.q_bias is None:
+            return None
+        return torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
 
-        Returns:
-            (B, H, W, C).
-        """
-        window_size = window_size or self.window_size
-        qkv_bias = None
-        if self.q_bias is not None:
-            qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
-        x = shifted_window_cosine_attention(
-            F.linear(x, self.qkv.weight, qkv_bias),
-            self.relative_position_bias(window_size) if bias is None else bias,
-            self.logit_scale,
-            window_size=window_size,
-            shift_size=shift_size,
-            padding=qkv_bias,
-            dropout_p=self.attn_drop.p if self.attn_drop.training else 0.0,
-        )
-        return self.proj_drop(self.proj(x))
+    def heads(self, qkv: Tensor) -> tuple[Tensor, ...]:
+        scale = self.logit_scale.flatten()
+        scale = scale.to(torch.promote_types(scale.dtype, torch.float32))
+        return super().heads(cosine.reference(qkv, scale.clamp(max=MAX_LOGIT_SCALE).exp()))
+
+    def _operator(self, qkv: Tensor, bias: Tensor, padding: Tensor | None, **rest: Any) -> Tensor:
+        return shifted_window_cosine_attention(qkv, bias, self.logit_scale, padding=padding, **rest)
 
 
 def _without_autocast(device: str) -> contextlib.AbstractContextManager:
@@ -205,11 +206,14 @@ class ShiftWindowMSAV2(ShiftedWindows):
     Args:
         embed_dims: Width C of a token.
         num_heads: Attention heads.
-        window_size, shift_size, pad_small_map: As for :class:`ShiftedWindows`.
+        window_size: Side M of a window, in tokens.
+        shift_size: Cyclic shift of the map up and left, 0 <= shift_size < window_size.
         pretrained_window_size, qkv_bias, attn_drop_rate, proj_drop_rate: As for
             :class:`WindowMSAV2`.
-        drop_path: Probability of dropping the whole path for a sample.
+        dropout_layer: What the block applies to the result once it is normalised, drop path for
+            one.
         init_cfg: As for every mmengine module.
+        pad_small_map: As for :class:`ShiftedWindows`.
     """
 
     def __init__(
@@ -222,9 +226,10 @@ class ShiftWindowMSAV2(ShiftedWindows):
         qkv_bias: bool = True,
         attn_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
-        drop_path: float = 0.0,
-        pad_small_map: bool = False,
+        dropout_layer: dict | None = NO_DROP_PATH,
         init_cfg: dict | None = None,
+        *,
+        pad_small_map: bool = False,
     ) -> None:
         super().__init__(window_size, shift_size, pad_small_map, init_cfg)
         self.w_msa = WindowMSAV2(
@@ -236,7 +241,7 @@ class ShiftWindowMSAV2(ShiftedWindows):
             attn_drop_rate=attn_drop_rate,
             proj_drop_rate=proj_drop_rate,
         )
-        self.drop = DropPath(drop_path)
+        self.drop = build_dropout(dropout_layer)
 
     def relative_position_bias(self, hw_shape: tuple[int, int]) -> Tensor:
         """The bias of the windows on a map (H, W): (heads, M², M²)."""
@@ -249,7 +254,6 @@ class ShiftWindowMSAV2(ShiftedWindows):
 
         ``bias`` is :meth:`relative_position_bias`, where that has been computed before.
         """
-        window_size, shift_size = self.windows(hw_shape)
-        x = query.view(query.shape[0], *hw_shape, query.shape[-1])
-        x = self.w_msa(x, shift_size, window_size, bias)
-        return x.flatten(1, 2)
+        return self.attend(query, hw_shape, bias)
+
+    forward_as_defined = forward

@@ -59,8 +59,8 @@ class SwinBlock(BaseModule):
         norm_cfg: Normalisation.
         with_cp: What to recompute in the backward pass, which saves memory: True or ``'block'``,
             the block; ``'attention'`` or ``'mlp'``, that half of it.
-        pad_small_map: As for :class:`ShiftWindowMSA`.
         init_cfg: As for every mmengine module.
+        pad_small_map: As for :class:`ShiftWindowMSA`.
     """
 
     def __init__(
@@ -78,8 +78,9 @@ class SwinBlock(BaseModule):
         act_cfg: dict = dict(type='GELU'),
         norm_cfg: dict = dict(type='LN'),
         with_cp: bool | str = False,
-        pad_small_map: bool = True,
         init_cfg: dict | None = None,
+        *,
+        pad_small_map: bool = True,
     ) -> None:
         super().__init__(init_cfg)
         self.with_cp = with_cp
@@ -93,7 +94,7 @@ class SwinBlock(BaseModule):
             qk_scale=qk_scale,
             attn_drop_rate=attn_drop_rate,
             proj_drop_rate=drop_rate,
-            drop_path=drop_path_rate,
+            dropout_layer=dict(type='DropPath', drop_prob=drop_path_rate),
             pad_small_map=pad_small_map,
         )
         self.norm2 = build_norm(norm_cfg, embed_dims)
@@ -102,7 +103,7 @@ class SwinBlock(BaseModule):
             feedforward_channels,
             act_cfg=act_cfg,
             ffn_drop=drop_rate,
-            drop_path=drop_path_rate,
+            dropout_layer=dict(type='DropPath', drop_prob=drop_path_rate),
         )
 
     def forward(self, x: Tensor, hw_shape: Grid) -> Tensor:
@@ -256,8 +257,9 @@ class SwinBlockSequence(Stage):
         act_cfg: dict = dict(type='GELU'),
         norm_cfg: dict = dict(type='LN'),
         with_cp: bool | str = False,
-        pad_small_map: bool = True,
         init_cfg: dict | None = None,
+        *,
+        pad_small_map: bool = True,
     ) -> None:
         rates = drop_path_rate if isinstance(drop_path_rate, Sequence) else [drop_path_rate] * depth
         blocks = [

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from mmengine.model import BaseModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..ops.post_norm import FeedForward, Norm, feed_forward, norm_add
-from .attention_v2 import ShiftWindowMSAV2
+from ..ops.recording import is_hooked
+from .attention_v2 import ShiftWindowMSAV2, WindowMSAV2
 from .block import Grid, Stage, path_factors, recomputed
 from .from_config import build_norm
 from .in_one_piece import why_paths_not_in_one_piece
@@ -37,8 +39,8 @@ class SwinBlockV2(BaseModule):
         norm_cfg: Normalisation.
         with_cp: What to recompute in the backward pass, which saves memory: True or ``'block'``,
             the block; ``'attention'`` or ``'mlp'``, that half of it.
-        pad_small_map: As for :class:`ShiftedWindows`.
         init_cfg: As for every mmengine module.
+        pad_small_map: As for :class:`ShiftedWindows`.
     """
 
     def __init__(
@@ -57,11 +59,13 @@ class SwinBlockV2(BaseModule):
         act_cfg: dict = dict(type='GELU'),
         norm_cfg: dict = dict(type='LN'),
         with_cp: bool | str = False,
-        pad_small_map: bool = False,
         init_cfg: dict | None = None,
+        *,
+        pad_small_map: bool = False,
     ) -> None:
         super().__init__(init_cfg)
         self.with_cp = with_cp
+        self.extra_norm = extra_norm
         self.attn = ShiftWindowMSAV2(
             embed_dims,
             num_heads,
@@ -71,7 +75,7 @@ class SwinBlockV2(BaseModule):
             qkv_bias=qkv_bias,
             attn_drop_rate=attn_drop_rate,
             proj_drop_rate=drop_rate,
-            drop_path=drop_path_rate,
+            dropout_layer=dict(type='DropPath', drop_prob=drop_path_rate),
             pad_small_map=pad_small_map,
         )
         self.norm1 = build_norm(norm_cfg, embed_dims)
@@ -80,7 +84,7 @@ class SwinBlockV2(BaseModule):
             feedforward_channels,
             act_cfg=act_cfg,
             ffn_drop=drop_rate,
-            drop_path=drop_path_rate,
+            dropout_layer=dict(type='DropPath', drop_prob=drop_path_rate),
             add_identity=False,
         )
         self.norm2 = build_norm(norm_cfg, embed_dims)
@@ -89,15 +93,32 @@ class SwinBlockV2(BaseModule):
     def forward(self, x: Tensor, hw_shape: Grid, bias: Tensor | None = None) -> Tensor:
         """Tokens (B, H * W, C) of a map (H, W) to the same shape.
 
-        ``bias`` is the attention's position bias, where that has been computed before.
+        ``bias`` is :meth:`early_bias`, where that has been computed before.
         """
-        if bias is None:  # here, so that it is not computed again with the rest
-            bias = self.attn.relative_position_bias(hw_shape)
+        if bias is None and self.with_cp:
+            bias = self.early_bias(hw_shape)
         if self.with_cp in (True, 'block'):
             return recomputed(self._halves, x, hw_shape, bias)
         return self._halves(x, hw_shape, bias)
 
-    def _halves(self, x: Tensor, hw_shape: Grid, bias: Tensor) -> Tensor:
+    forward_as_defined = forward
+
+    def early_bias(self, hw_shape: Grid) -> Tensor | None:
+        """The attention's position bias, which is not computed again where the block is.
+
+        None where the attention is another's, replaced or hooked: it takes two arguments.
+        """
+        kind = type(self.attn)
+        if (
+            not isinstance(self.attn, ShiftWindowMSAV2)
+            or kind.forward is not kind.forward_as_defined
+            or not isinstance(self.attn.w_msa, WindowMSAV2)
+            or is_hooked(self.attn)
+        ):
+            return None
+        return self.attn.relative_position_bias(hw_shape)
+
+    def _halves(self, x: Tensor, hw_shape: Grid, bias: Tensor | None) -> Tensor:
         if self.with_cp == 'attention':
             x = recomputed(self._attention, x, hw_shape, bias)
         else:
@@ -105,11 +126,11 @@ class SwinBlockV2(BaseModule):
         x = recomputed(self._mlp, x) if self.with_cp == 'mlp' else self._mlp(x)
         return x if self.norm3 is None else self.norm3(x)
 
-    def _attention(self, x: Tensor, hw_shape: Grid, bias: Tensor) -> Tensor:
-        path = self.attn(x, hw_shape, bias)
+    def _attention(self, x: Tensor, hw_shape: Grid, bias: Tensor | None = None) -> Tensor:
+        path = self.attn(x, hw_shape) if bias is None else self.attn(x, hw_shape, bias)
         if why_paths_not_in_one_piece(self, x) is None:
             return norm_add(x, path, _norm(self.norm1), _path_factors(self.attn.drop, x))
-        return x + self.attn.drop(self.norm1(path))
+        return x + _drop_within(self.attn, ShiftWindowMSAV2, 'drop')(self.norm1(path))
 
     def _mlp(self, x: Tensor) -> Tensor:
         if why_paths_not_in_one_piece(self, x) is None:
@@ -117,7 +138,8 @@ class SwinBlockV2(BaseModule):
             weights = fc1.weight, fc1.bias, fc2.weight, fc2.bias
             factors = _path_factors(self.ffn.dropout_layer, x)
             return feed_forward(x, FeedForward(*weights, _norm(self.norm2)), factors)
-        return x + self.ffn.dropout_layer(self.norm2(self.ffn(x)))
+        drop = _drop_within(self.ffn, PostNormFFN, 'dropout_layer')
+        return x + drop(self.norm2(self.ffn(x)))
 
 
 def _path_factors(drop: Any, x: Tensor) -> Tensor | None:
@@ -126,6 +148,26 @@ def _path_factors(drop: Any, x: Tensor) -> Tensor | None:
         return None
     # Drawn in the dtype that a norm's output would have.
     return path_factors(drop, x, x.dtype)
+
+
+def _takes_bias(block: Any) -> bool:
+    """Whether a block takes a third argument without anybody seeing it."""
+    kind = type(block)
+    usual = isinstance(block, SwinBlockV2) and kind.forward is kind.forward_as_defined
+    return usual and not is_hooked(block)
+
+
+def _drop_within(module: nn.Module, kind: type, name: str) -> Callable[[Tensor], Tensor]:
+    """The drop path that the block applies for a module, which may be a wrapper's own module.
+
+    Nothing for another's module, which applies its own.
+    """
+    ours = next((inner for inner in module.modules() if isinstance(inner, kind)), None)
+    return _same if ours is None else getattr(ours, name)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
 
 
 def _norm(module: Any) -> Norm:
@@ -167,8 +209,9 @@ class SwinBlockV2Sequence(Stage):
         act_cfg: dict = dict(type='GELU'),
         norm_cfg: dict = dict(type='LN'),
         with_cp: bool | str = False,
-        pad_small_map: bool = False,
         init_cfg: dict | None = None,
+        *,
+        pad_small_map: bool = False,
     ) -> None:
         every = extra_norm_every_n_blocks
         width = embed_dims if downsample is None else downsample.out_channels
@@ -214,10 +257,12 @@ class SwinBlockV2Sequence(Stage):
         """Tokens (B, H * W, C) of a map (H, W) to the same shape."""
         if self.with_cp != 'stage':
             return super().through_blocks(x, hw_shape)
-        biases = [block.attn.relative_position_bias(hw_shape) for block in self.blocks]
+        biases = [
+            block.early_bias(hw_shape) if _takes_bias(block) else None for block in self.blocks
+        ]
         return recomputed(self._blocks, x, hw_shape, biases)
 
-    def _blocks(self, x: Tensor, hw_shape: Grid, biases: Sequence[Tensor] = ()) -> Tensor:
-        for i, block in enumerate(self.blocks):
-            x = block(x, hw_shape, *biases[i : i + 1])
+    def _blocks(self, x: Tensor, hw_shape: Grid, biases: Sequence[Tensor | None] = ()) -> Tensor:
+        for block, bias in zip_longest(self.blocks, biases):
+            x = block(x, hw_shape) if bias is None else block(x, hw_shape, bias)
         return x

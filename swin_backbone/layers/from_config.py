@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from mmcv.cnn import build_activation_layer, build_norm_layer
+from mmcv.cnn.bricks.drop import build_dropout as _build_dropout
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -69,3 +70,18 @@ def _cannot(name: str, config: Any, example: str, error: Exception) -> str:
 
 def _is_small(eps: Any) -> bool:
     return isinstance(eps, int | float) and 0 <= eps < math.inf
+
+
+def build_dropout(dropout_layer: Any) -> nn.Module:
+    """The layer that a ``dropout_layer`` names, drop path for one; the identity if it is None.
+
+    Raises:
+        ArgumentError: There is none of that name, or it does not take the config's settings.
+    """
+    if dropout_layer is None:
+        return nn.Identity()
+    try:
+        return _build_dropout(dropout_layer)
+    except Exception as error:  # whatever a registered class may raise
+        example = "dict(type='DropPath', drop_prob=0.1)"
+        raise ArgumentError(_cannot('dropout_layer', dropout_layer, example, error)) from error

@@ -78,7 +78,7 @@ class GlobalAttentionBlock(BaseModule):
             feedforward_channels,
             act_cfg=act_cfg,
             ffn_drop=drop_rate,
-            drop_path=drop_path_rate,
+            dropout_layer=dict(type='DropPath', drop_prob=drop_path_rate),
         )
         # Here too, since a checkpoint without the layer leaves it as it was built.
         self.init_weights()

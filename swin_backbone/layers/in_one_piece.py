@@ -6,16 +6,17 @@ import functools
 from typing import NamedTuple, cast
 
 import torch
-from mmcv.cnn.bricks import DropPath
+from mmcv.cnn.bricks import DropPath, drop
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..ops import block as ops_block
 from ..ops import merging as ops_merging
 from ..ops import post_norm as ops_post_norm
 from ..ops.dtypes import autocast_dtype
-from .attention import ShiftWindowMSA, WindowMSA
+from ..ops.recording import Definitions, counted, is_hooked, observed, recording, transformed
+from .attention import WINDOWS, ShiftWindowMSA, WindowMSA
+from .embedding import AdaptivePadding
 from .mlp import FFN, PostNormFFN
 
 # What a block consists of, by the names of its modules, where the configuration is the usual one.
@@ -27,6 +28,7 @@ USUAL = {
     'attn.w_msa.attn_drop': nn.Dropout,
     'attn.w_msa.proj': nn.Linear,
     'attn.w_msa.proj_drop': nn.Dropout,
+    'attn.w_msa.softmax': nn.Softmax,
     'attn.drop': DropPath,
     'norm2': nn.LayerNorm,
     'ffn': FFN,
@@ -38,8 +40,19 @@ USUAL = {
     'ffn.layers.1': nn.Linear,
     'ffn.layers.2': nn.Dropout,
     'ffn.dropout_layer': DropPath,
+    'ffn.gamma2': nn.Identity,
 }
 MAY_LACK_BIAS = ('qkv', 'reduction')
+# Methods and functions of these modules, besides PyTorch's, that a block in one piece leaves out.
+OWN = Definitions(
+    *(
+        (kind, name)
+        for kind in (DropPath, FFN, PostNormFFN, ShiftWindowMSA, WindowMSA)
+        for name in ('forward', '__call__', '_call_impl')
+    ),
+    *((ShiftWindowMSA, name) for name in WINDOWS),
+    (drop, 'drop_path'),
+)
 
 
 class _Usual(NamedTuple):
@@ -65,7 +78,14 @@ USUAL_PATHS = _tree(
     {name: kind for name, kind in USUAL.items() if name.split('.')[0] in ('norm1', 'norm2', 'ffn')}
     | {'ffn': PostNormFFN}
 ) | {'attn.drop': _Usual(DropPath, {})}
-USUAL_MERGING = _tree({'norm': nn.LayerNorm, 'reduction': nn.Linear})
+USUAL_MERGING = _tree(
+    {
+        'adap_padding': AdaptivePadding,
+        'sampler': nn.Unfold,
+        'norm': nn.LayerNorm,
+        'reduction': nn.Linear,
+    }
+)
 
 
 def why_block_not_in_one_piece(
@@ -75,13 +95,25 @@ def why_block_not_in_one_piece(
     if (reason := _why_unusual(block._modules, USUAL_BLOCK, x)) is not None:
         return reason
     attn, ffn = cast(ShiftWindowMSA, block.attn), cast(FFN, block.ffn)
+    if not ffn.add_identity:
+        return 'ffn does not add its input'
+    if not isinstance(attn.w_msa.scale, int | float):
+        return 'attn.w_msa.scale is no number'
+    if attn.__dict__.keys() & WINDOWS:
+        return 'attn makes its windows by another method'
     window_size, _ = attn.windows(hw_shape)
     return ops_block.why_not(x, attn.w_msa.num_heads, window_size, ffn.feedforward_channels)
 
 
 def why_merging_not_in_one_piece(merging: nn.Module, x: Tensor) -> str | None:
     """As :func:`why_block_not_in_one_piece`, of a patch merging."""
-    return _why_unusual(merging._modules, USUAL_MERGING, x) or ops_merging.why_not(x)
+    if not merging.has_pairs or merging.use_post_norm:
+        return 'it is not what section 3.1 describes'
+    if (reason := _why_unusual(merging._modules, USUAL_MERGING, x)) is not None:
+        return reason
+    if cast(nn.Linear, merging.reduction).bias is not None:
+        return 'reduction has a bias'
+    return ops_merging.why_not(x)
 
 
 def why_paths_not_in_one_piece(block: nn.Module, x: Tensor) -> str | None:
@@ -97,12 +129,16 @@ def _why_unusual(
     modules: dict[str, nn.Module | None], usual: dict[str, _Usual], x: Tensor
 ) -> str | None:
     """Why modules by these names are not to be left out."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return 'a compiler or tracer looks on'
-    if torch._C._are_functorch_transforms_active() or _get_current_dispatch_mode() is not None:
-        return 'a transformation or counter looks on'
+    if recording():
+        return 'a compiler or tracer is active'
+    if transformed() or counted():
+        return 'a transformation or counter is active'
     if torch_module._has_any_global_hook():
         return 'there are hooks on all modules'
+    if (reason := observed()) is not None:
+        return reason
+    if (name := OWN.replaced()) is not None:
+        return f'{name} is replaced'
     return _why_unusual_within(modules, usual, '', _dtypes(x), x.device)
 
 
@@ -119,16 +155,12 @@ def _why_unusual_within(
         kind, modules = usual[name]
         if inner is None or type(inner) is not kind:
             return f'{path}{name} is {type(inner).__name__}'
-        if (
-            inner._forward_hooks
-            or inner._forward_pre_hooks
-            or inner._backward_hooks
-            or inner._backward_pre_hooks
-            or 'forward' in inner.__dict__
-        ):
+        if is_hooked(inner):
             return f'{path}{name} has a hook or a forward of its own'
         if kind is nn.Dropout and inner.p and inner.training:
             return f'{path}{name} drops elements'
+        if kind is nn.Softmax and inner.dim != -1:
+            return f'{path}{name} is of another dimension'
         if kind is nn.GELU and inner.approximate != 'none':
             return f'{path}{name} is approximated'
         for what, tensor in (*inner._parameters.items(), *inner._buffers.items()):

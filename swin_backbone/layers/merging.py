@@ -9,15 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops.merging import patch_merging
-from ..ops.sizes import ceil_div, recording
+from ..ops.recording import TORCH, Definitions, observed, recording
+from .embedding import AdaptivePadding, Pair, covered_grid, pair
 from .from_config import build_norm
 from .in_one_piece import why_merging_not_in_one_piece
+
+DEFINED = Definitions((AdaptivePadding, 'forward'))
 
 
 class PatchMerging(BaseModule):
     """Concatenates 2×2 neighbouring tokens, normalises and projects them (section 3.1).
 
-    V2 projects first and normalises then.
+    V2 projects first and normalises then. The arguments and their defaults are mmdet's.
 
     A map whose sides do not fit is padded with zero tokens at the bottom and right. The
     concatenated channels are in the order of ``nn.Unfold``, OpenMMLab's: input channel first, then
@@ -26,74 +29,96 @@ class PatchMerging(BaseModule):
     Args:
         in_channels: Width of the tokens.
         out_channels: Width of the merged tokens.
-        stride: Step between merged neighbourhoods, in tokens.
-        norm_cfg: Normalisation of the 4 * in_channels concatenated channels, or None.
-        use_post_norm: Whether it is that of the out_channels projected ones instead.
+        kernel_size: Side of a merged neighbourhood in tokens, or (height, width).
+        stride: Step between neighbourhoods, likewise; ``kernel_size`` if None.
+        padding: How many zero tokens are added on each side, or the mode of
+            :class:`AdaptivePadding`.
+        dilation: Distance of a neighbourhood's tokens.
+        bias: Whether the projection has a bias.
+        norm_cfg: Normalisation of the concatenated channels, or None.
         init_cfg: As for every mmengine module.
+        use_post_norm: Whether it is that of the out_channels projected ones instead.
     """
-
-    kernel_size = 2
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        stride: int = 2,
+        kernel_size: int | Pair = 2,
+        stride: int | Pair | None = None,
+        padding: int | Pair | str = 'corner',
+        dilation: int | Pair = 1,
+        bias: bool = False,
         norm_cfg: dict | None = dict(type='LN'),
-        use_post_norm: bool = False,
         init_cfg: dict | None = None,
+        *,
+        use_post_norm: bool = False,
     ) -> None:
         super().__init__(init_cfg)
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.stride = stride
         self.use_post_norm = use_post_norm
-        merged = self.kernel_size**2 * in_channels
+        rows, columns = kernel_size = pair(kernel_size)
+        stride, dilation = pair(stride or kernel_size), pair(dilation)
+        self.stride = stride[0]
+        pairs = (2, 2), (2, 2), (1, 1), 'corner'
+        self.has_pairs = (kernel_size, stride, dilation, padding) == pairs
+        self.adap_padding: Any = None
+        if isinstance(padding, str):
+            self.adap_padding = AdaptivePadding(kernel_size, stride, dilation, padding)
+            padding = 0
+        self.sampler = nn.Unfold(kernel_size, dilation, pair(padding), stride)
+        merged = rows * columns * in_channels
         normed = out_channels if use_post_norm else merged
         self.norm = build_norm(norm_cfg, normed) if norm_cfg else None
-        self.reduction = nn.Linear(merged, out_channels, bias=False)
+        self.reduction = nn.Linear(merged, out_channels, bias=bias)
 
-    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens (B, H * W, in_channels) to (B, H' * W', out_channels) and their grid (H', W')."""
-        H, W = hw_shape
-        if self._plain and why_merging_not_in_one_piece(self, x) is None:
-            x = self._in_one_piece(x.unflatten(1, hw_shape))
+    def forward(self, x: Tensor, input_size: Pair) -> tuple[Tensor, Pair]:
+        """Tokens (B, H * W, in_channels) of a map ``input_size``, (H, W), and their merged grid.
+
+        Returns:
+            (B, H' * W', out_channels) and (H', W').
+        """
+        if why_merging_not_in_one_piece(self, x) is None:
+            x = self._in_one_piece(x.unflatten(1, input_size))
             return x.flatten(1, 2), (x.shape[1], x.shape[2])
-        x = x.view(x.shape[0], H, W, x.shape[-1])
-        rows, columns = ceil_div(H, self.stride), ceil_div(W, self.stride)
-        bottom, right = self._padding(rows, H), self._padding(columns, W)
-        # A recorded graph pads by what may be nothing: it would else be one graph for each case.
-        if recording() or bottom or right:
-            x = F.pad(x, (0, 0, 0, right, 0, bottom))
-        x = self._neighbours(x, rows, columns).flatten(1, 2)
+        x, grid = (self._pairs if self._merges_pairs() else self._sampled)(x, input_size)
         if self.use_post_norm:
             x = self.reduction(x)
         if self.norm is not None:
             x = self.norm(x)
-        return x if self.use_post_norm else self.reduction(x), (rows, columns)
-
-    @property
-    def _plain(self) -> bool:
-        """Whether it is what section 3.1 describes."""
-        plain = self.stride == self.kernel_size and not self.use_post_norm
-        return plain and self.norm is not None and self.reduction.bias is None
+        return x if self.use_post_norm else self.reduction(x), grid
 
     def _in_one_piece(self, x: Tensor) -> Tensor:
         norm: Any = self.norm
         return patch_merging(x, norm.weight, norm.bias, self.reduction.weight, eps=norm.eps)
 
-    def _neighbours(self, x: Tensor, rows: int, columns: int) -> Tensor:
-        """The channels of 2×2 tokens each: a map (B, H, W, C) that fits to (B, H', W', 4C)."""
-        if self.stride != self.kernel_size:
-            # (B, H', W', C, 2, 2) is a view until it is flattened.
-            x = x.unfold(1, self.kernel_size, self.stride).unfold(2, self.kernel_size, self.stride)
-            return x.flatten(3)
-        # The same in two copies, first of whole tokens, which is faster than one of lone elements.
-        x = x.unflatten(1, (rows, 2)).unflatten(3, (columns, 2)).transpose(2, 3)
-        return x.flatten(3, 4).transpose(3, 4).flatten(3)
+    def _merges_pairs(self) -> bool:
+        """Whether the neighbourhoods are 2×2 and apart, and nobody observes how they are made."""
+        return (
+            self.has_pairs
+            and TORCH.is_as_defined(self.sampler, nn.Unfold)
+            and TORCH.is_as_defined(self.adap_padding, AdaptivePadding)
+            and DEFINED.replaced() is None
+            and observed() is None
+        )
 
-    def _padding(self, steps: int, length: int) -> int:
-        """Tokens that an axis lacks for so many steps; none where it has tokens to spare."""
-        if self.stride == self.kernel_size:
-            return steps * self.stride - length
-        return max((steps - 1) * self.stride + self.kernel_size - length, 0)
+    def _sampled(self, x: Tensor, input_size: Pair) -> tuple[Tensor, Pair]:
+        """The concatenated channels of each neighbourhood, and their grid, by the sampler."""
+        x = x.unflatten(1, input_size).permute(0, 3, 1, 2)
+        if self.adap_padding is not None:
+            x = self.adap_padding(x)
+        grid = covered_grid(self.sampler, x.shape[2], x.shape[3])
+        return self.sampler(x).transpose(1, 2), grid
+
+    def _pairs(self, x: Tensor, input_size: Pair) -> tuple[Tensor, Pair]:
+        """The same for 2×2 tokens, faster: the map stays as it is, with channels last."""
+        x = x.unflatten(1, input_size)
+        bottom, right = self.adap_padding.get_pad_shape(input_size)
+        # A recorded graph pads by what may be nothing: it would else be one graph for each case.
+        if recording() or bottom or right:
+            x = F.pad(x, (0, 0, 0, right, 0, bottom))
+        rows, columns = (input_size[0] + bottom) // 2, (input_size[1] + right) // 2
+        # Two copies, first of whole tokens, are faster than one of lone elements.
+        x = x.unflatten(1, (rows, 2)).unflatten(3, (columns, 2)).transpose(2, 3)
+        return x.flatten(3, 4).transpose(3, 4).flatten(3).flatten(1, 2), (rows, columns)

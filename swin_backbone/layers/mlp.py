@@ -4,58 +4,74 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from .from_config import build_activation
+from ..argument_values import integer
+from .from_config import build_activation, build_dropout
 
 
 class FFN(BaseModule):
-    """Two linear layers with an activation between them, added to the identity (equation 3).
+    """Linear layers with an activation between them, added to the identity (equation 3).
 
-    In V2, where a norm comes between, they are not added here.
+    The arguments, their defaults and the state dict are mmcv's. In V2, where a norm comes between,
+    the result is not added here.
 
     Args:
         embed_dims: Width C of a token.
-        feedforward_channels: Width of the hidden layer.
+        feedforward_channels: Width of the hidden layers.
+        num_fcs: Linear layers, 2 or more.
         act_cfg: Activation.
         ffn_drop: Probability of dropping an element after each linear layer.
-        drop_path: Probability of dropping the whole path for a sample.
+        dropout_layer: What is applied to the result before it is added, drop path for one.
         add_identity: Whether the result is added to the identity.
         init_cfg: As for every mmengine module.
+        layer_scale_init_value: Initial value of a learnt factor on each channel of the result; 0
+            for no such factor.
     """
 
     layers: Any  # nn.Sequential, whose items torch's types take for bare modules
 
     def __init__(
         self,
-        embed_dims: int,
-        feedforward_channels: int,
-        act_cfg: dict = dict(type='GELU'),
+        embed_dims: int = 256,
+        feedforward_channels: int = 1024,
+        num_fcs: int = 2,
+        act_cfg: dict = dict(type='ReLU', inplace=True),
         ffn_drop: float = 0.0,
-        drop_path: float = 0.0,
+        dropout_layer: dict | None = None,
         add_identity: bool = True,
         init_cfg: dict | None = None,
+        layer_scale_init_value: float = 0.0,
     ) -> None:
         super().__init__(init_cfg)
         self.embed_dims = embed_dims
         self.feedforward_channels = feedforward_channels
-        hidden = nn.Sequential(
-            nn.Linear(embed_dims, feedforward_channels),
-            build_activation(act_cfg),
-            nn.Dropout(ffn_drop),
-        )
+        self.num_fcs = integer('num_fcs', num_fcs, 2)
+        layers: list[nn.Module] = []
+        for width in [embed_dims] + [feedforward_channels] * (num_fcs - 2):
+            layers.append(
+                nn.Sequential(
+                    nn.Linear(width, feedforward_channels),
+                    build_activation(act_cfg),
+                    nn.Dropout(ffn_drop),
+                )
+            )
         # The nesting is that of mmcv's FFN, whose key names checkpoints carry.
         self.layers = nn.Sequential(
-            hidden, nn.Linear(feedforward_channels, embed_dims), nn.Dropout(ffn_drop)
+            *layers, nn.Linear(feedforward_channels, embed_dims), nn.Dropout(ffn_drop)
         )
-        self.dropout_layer = DropPath(drop_path)
+        self.dropout_layer = build_dropout(dropout_layer)
         self.add_identity = add_identity
+        self.gamma2: nn.Module = nn.Identity()
+        if layer_scale_init_value > 0:
+            from mmcv.cnn.bricks.scale import LayerScale  # not in the oldest mmcv 2
+
+            self.gamma2 = LayerScale(embed_dims, scale=layer_scale_init_value)
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         """(B, L, C) to (B, L, C); ``identity`` is what the path is added to, ``x`` if None."""
-        out = self.dropout_layer(self.layers(x))
+        out = self.dropout_layer(self.gamma2(self.layers(x)))
         if not self.add_identity:
             return out
         return (x if identity is None else identity) + out
@@ -66,4 +82,4 @@ class PostNormFFN(FFN):
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         """(B, L, C) to (B, L, C), not added to anything; ``identity`` has no effect."""
-        return self.layers(x)
+        return self.gamma2(self.layers(x))

@@ -29,8 +29,3 @@ def lacking(length: int, step: int) -> int:
 def padded_tokens(B: int, H: int, W: int, window_size: int) -> int:
     """Tokens of B maps (H, W) that are padded to whole windows."""
     return B * ceil_div(H, window_size) * ceil_div(W, window_size) * window_size**2
-
-
-def recording() -> bool:
-    """Whether a compiler, exporter or tracer makes a graph of what runs, for other sizes too."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()

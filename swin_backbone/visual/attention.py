@@ -11,10 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..layers import SwinBlock, SwinBlockV2, WindowMSA, WindowMSAV2
-from ..ops.window_attention import MAX_LOGIT_SCALE, cosine
+from ..layers import SwinBlock, SwinBlockV2, WindowMSAV2
 from ..ops.window_attention.reference import MASKED, pad_to_windows
 
 Box = tuple[int, int, int, int]
@@ -94,15 +92,16 @@ class BlockAttention:
         self.grid = grid
         self.window_size, self.shift = attention.windows(grid)
         msa = attention.w_msa
-        second = isinstance(msa, WindowMSAV2)
         # V1 normalises before the attention, V2 after it.
-        qkv, padding, scale = (_cosines if second else _products)(
-            msa, (tokens if second else block.norm1(tokens)).unflatten(1, grid)
-        )
+        x = tokens if isinstance(msa, WindowMSAV2) else block.norm1(tokens)
+        qkv, padding = msa.project_map(x.unflatten(1, grid), self.window_size)
         qkv = pad_to_windows(qkv, self.window_size, padding)
         self.padded_grid = qkv.shape[1], qkv.shape[2]
-        queries, self._keys, self.values = qkv[0].unflatten(-1, (3, msa.num_heads, -1)).unbind(2)
-        self._queries = queries * scale
+        self._queries, self._keys, self.values = (
+            # (1, heads, H' * W', d) -> (H', W', heads, d)
+            x[0].transpose(0, 1).unflatten(0, self.padded_grid)
+            for x in msa.heads(qkv.flatten(1, 2))
+        )
         self._bias = msa.relative_position_bias(self.window_size)
 
     def at(self, row: int, column: int) -> TokenAttention:
@@ -157,21 +156,6 @@ class BlockAttention:
         position = torch.arange(self.window_size) + window[axis] * self.window_size
         length = self.padded_grid[axis]
         return (position >= length - self.window_size).long() + (position >= length - self.shift)
-
-
-def _products(msa: WindowMSA, x: Tensor) -> tuple[Tensor, Tensor | None, float]:
-    """V1: qkv of a map, that of padding, and the factor on queries."""
-    return msa.qkv(x), msa.qkv.bias, float(msa.scale)
-
-
-def _cosines(msa: WindowMSAV2, x: Tensor) -> tuple[Tensor, Tensor | None, float]:
-    """V2: the same with lengths 1 and the factor in the queries already."""
-    bias = None
-    if msa.q_bias is not None:
-        bias = torch.cat((msa.q_bias, torch.zeros_like(msa.v_bias), msa.v_bias))
-    scale = msa.logit_scale.flatten().float().clamp(max=MAX_LOGIT_SCALE).exp()
-    qkv = cosine.reference(F.linear(x, msa.qkv.weight, bias), scale)
-    return qkv, None if bias is None else cosine.reference(bias, scale), 1.0
 
 
 def _runs(places: np.ndarray) -> list[tuple[int, int]]:

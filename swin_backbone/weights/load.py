@@ -135,7 +135,7 @@ def _warn_of_other_windows(model: BaseModule, weights: Mapping[str, Tensor]) -> 
     told = coordinates.pretrained_windows(weights)
     stages = [i for i, stage in enumerate(model.stages) if len(stage.blocks)] if told else []
     attentions = [model.stages[i].blocks[0].attn for i in stages]
-    own = tuple(a.w_msa.pretrained_window_size or a.w_msa.window_size for a in attentions)
+    own = tuple(a.w_msa.pretrained_window_size or a.window_size for a in attentions)
     if told == own or len(told) != len(own):
         return
     advice = f'with pretrained_window_sizes={told} it gives what they were trained to give'
@@ -169,7 +169,7 @@ def _shrunk(
     Returns:
         They are ``told`` where the first that is smaller than the model's is its stage's map.
     """
-    windows = [a.w_msa.pretrained_window_size or a.w_msa.window_size for a in attentions]
+    windows = [a.w_msa.pretrained_window_size or a.window_size for a in attentions]
     smaller = [i for i, window in enumerate(windows) if told[i] < window]
     if not smaller:
         return tuple(windows)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...errors import ArgumentError
 from ..backends import checked, requested_backend
 from ..dtypes import products_dtype
-from ..sizes import recording
+from ..recording import recording, transformed
 from . import cosine, reference
 from .dispatch import Choice, chosen, explain_backend
 from .operator import attention_op, load
@@ -75,7 +75,7 @@ def shifted_window_attention(
     )
     if torch.jit.is_tracing():
         name = 'indexed'
-    elif _transformed():
+    elif transformed():
         name = 'reference'
     else:
         # All that a choice depends on. A module's attribute itself is no constant to a compiler.
@@ -120,7 +120,7 @@ def shifted_window_cosine_attention(
     exact = torch.promote_types(logit_scale.dtype, torch.float32)
     scale = logit_scale.flatten().to(exact).clamp(max=MAX_LOGIT_SCALE).exp()
     # What compilers fuse and differentiate themselves is left to them.
-    plain = recording() or _transformed()
+    plain = recording() or transformed()
     if plain or (checked(backend, 'backend') or requested_backend()) == 'reference':
         prepared = cosine.reference
     else:
@@ -138,11 +138,6 @@ def shifted_window_cosine_attention(
         dropout_p=dropout_p,
         backend=backend,
     )
-
-
-def _transformed() -> bool:
-    """Whether functorch looks on, which knows PyTorch's own operators only."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def _check(
