@@ -69,7 +69,7 @@ def test_variants(arch, width):
 
 @pytest.mark.parametrize('kind', [ClassificationSwinTransformer, ClassificationSwinTransformerV2])
 def test_outputs_are_a_tuple_as_in_mmpretrain(kind):
-    assert type(kind(ARCH, window_size=4)(torch.randn(1, 3, 64, 64))) is tuple
+    assert type(kind(ARCH, window_size=4)(torch.randn(1, 3, 128, 128))) is tuple
 
 
 def test_small_maps_are_not_shifted():

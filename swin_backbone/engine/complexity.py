@@ -17,6 +17,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import ArgumentError
+from ..layers import WindowMSAV2
 from ..ops.backends import use_backend
 from ..ops.sizes import padded_tokens
 from ..ops.window_attention.operator import attention_flops
@@ -135,12 +137,17 @@ def complexity(model: nn.Module, shape: Sequence[int]) -> Complexity:
         for handle in _watch(module, part, published, executed)
     ]
     model.eval()  # mmdet's own Swin returns nothing from it
+    networks = [module for module in model.modules() if isinstance(module, WindowMSAV2)]
+    for module in networks:
+        module.__dict__['relative_position_bias'] = partial(_uncounted_bias, module)
     try:
         with published, executed, torch.device('meta'), torch.no_grad(), use_backend('sdpa'):
             _run(model, torch.empty(1, *shape))
     finally:
         for handle in handles:
             handle.remove()
+        for module in networks:
+            del module.__dict__['relative_position_bias']
     return Complexity(tuple(shape), [part for part in parts if part.params or part.flops])
 
 
@@ -247,6 +254,12 @@ def _attention_of_padded_map(
     width = channels // 3
     attention = attention_flops(qkv_shape, bias_shape, padding_shape, window_size)
     return attention + 2 * padded * (channels + width) * width
+
+
+def _uncounted_bias(module: WindowMSAV2, window_size: int | None = None) -> Tensor:
+    """A position bias without its network, which depends on no image: published counts lack it."""
+    tokens = (window_size or int(module.window_size)) ** 2
+    return module.logit_scale.new_empty(module.num_heads, tokens, tokens)
 
 
 def _watch(
