@@ -77,6 +77,7 @@ def test_wheel_holds_the_package_and_every_config(wheel):
     wanted = {name for name in own_files() if name.startswith('swin_backbone/')}
     wanted |= {f'swin_backbone/{n}' for n in own_files() if n.startswith('configs/')}
     wanted.add('swin_backbone/checkpoints/catalog.yml')
+    wanted |= {'_swin_backbone_startup.py', 'swin_backbone.pth'}
     assert 'swin_backbone/py.typed' in wanted
     stray = {name for name in names - wanted if '.dist-info/' not in name}
     assert (wanted - names, stray) == (set(), set())
@@ -151,12 +152,19 @@ def test_an_installed_user_finds_the_configs(wheel, tmp_path):
     assert {path.name for path in (ROOT / 'configs').glob('*.py')} == read
 
 
-def test_runtime_dependencies_are_the_four(wheel):
+def test_runtime_dependencies_are_the_three(wheel):
     required = metadata_of(wheel).get_all('Requires-Dist')
     plain = {line.split('>')[0] for line in required if 'extra ==' not in line}
-    assert plain == {'torch', 'numpy', 'mmengine', 'mmcv'}
+    assert plain == {'torch', 'numpy', 'mmengine'}
     extras = set(metadata_of(wheel).get_all('Provides-Extra'))
-    assert {'det', 'seg', 'cls', 'all', 'cli', 'weights'} <= extras
+    assert {'det', 'seg', 'cls', 'all', 'cli', 'weights', 'lite'} <= extras
+
+
+def test_one_extra_alone_brings_mmcv_and_it_is_the_one_without_a_build(wheel):
+    required = metadata_of(wheel).get_all('Requires-Dist')
+    brings = {line.partition('extra == ')[2].strip('"\'') for line in required if 'mmcv' in line}
+    assert brings == {'lite'}
+    assert all(line.startswith('mmcv-lite') for line in required if 'mmcv' in line)
 
 
 def test_the_wheel_brings_the_command_line(wheel):
