@@ -1,9 +1,9 @@
 """mmcv's compiled operators in torch and torchvision, for an mmcv that was not compiled.
 
-``startup.py`` makes this package importable as ``mmcv._ext`` where mmcv has no compiled extension of
-that name, so that ``mmcv.ops`` works with ``mmcv-lite``. The functions have the names, the argument
-order and the in-place results of the compiled module's, which ``mmcv.ops`` calls. A function that is
-not here is replaced by one that raises NotImplementedError and says how to get it.
+``startup.py`` makes this package importable as ``mmcv._ext`` where mmcv has no compiled extension,
+so that ``mmcv.ops`` works with ``mmcv-lite``. The functions have the names, the argument order and
+the in-place results of the compiled module's, which ``mmcv.ops`` calls. In place of a function that
+is not here, one raises NotImplementedError and says how to get it.
 
 The package imports torch alone (and torchvision's compiled operators, if they load), by relative
 imports: as ``mmcv._ext`` it must not import ``swin_backbone``, which would register the backbones.
@@ -17,10 +17,9 @@ from typing import Any
 import torch
 
 ABSENT = (
-    "mmcv's operator {name} needs a compiled mmcv: this mmcv has no compiled operators, and "
-    'swin_backbone does not replace this one. Build mmcv with its operators as its documentation '
-    'says (MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0, with a C++ compiler, after '
-    'pip uninstall mmcv-lite).'
+    "mmcv's operator {name} needs a compiled mmcv: the one installed has no compiled operators, "
+    'and swin_backbone does not replace this one. With a C++ compiler: pip uninstall mmcv-lite, '
+    'then MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0.'
 )
 
 
