@@ -5,10 +5,10 @@ PYTEST_WORKERS ?= 2
 .PHONY: help demo test test-all test-matrix lint format docs dist clean
 
 help:
-	@echo 'make demo      train and test a detector and a segmentor on little drawn scenes (about 8 minutes)'
-	@echo 'make test      the suite without its slow tests (15 to 35 minutes)'
+	@echo 'make demo      train and test a detector and a segmentor on little drawn scenes (about 5 minutes)'
+	@echo 'make test      the suite without its slow tests (about 12 minutes)'
 	@echo 'make test-all  every test; those marked slow take minutes each'
-	@echo 'make test-matrix  the suite on either stack and on Python 3.10, 3.11 and 3.12, as far as they can be had'
+	@echo 'make test-matrix  the suite on both stacks and on Python 3.10 to 3.13, as far as they can be had'
 	@echo 'make lint      formatting, lint and type checks'
 	@echo 'make docs      the documentation as a site, in site/; begin at site/index.html'
 	@echo 'make dist      sdist and wheel, in dist/'
@@ -25,7 +25,7 @@ demo: .venv
 PYTEST = .venv/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --durations 15
 
 test: .venv
-	@echo '==> The quick tests, $(PYTEST_WORKERS) at a time: 15 to 35 minutes on 2 cores'
+	@echo '==> The quick tests, $(PYTEST_WORKERS) at a time: about 12 minutes on 2 cores'
 	@$(PYTEST) -m 'not slow' $(TESTS)
 
 test-all: .venv
@@ -37,7 +37,8 @@ NOX = .cache/nox/bin/nox
 $(NOX):
 	@$${PYTHON:-python3} -m venv .cache/nox && .cache/nox/bin/python -m pip install -q nox==2026.10.20
 
-# make test-matrix SESSIONS='onedl-3.11 cuda-3.11'; without, all but cuda-…: a CUDA build of torch.
+# make test-matrix SESSIONS='onedl-3.11 cuda-3.11'; without, all that need neither a compiled mmcv nor
+# a CUDA build of torch: those are compiled-…, cuda-… and newest-….
 test-matrix: $(NOX)
 	@$(NOX) $(if $(SESSIONS),--session $(SESSIONS)) $(if $(TESTS),-- $(TESTS))
 

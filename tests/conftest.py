@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 import torch
@@ -14,8 +15,27 @@ from swin_backbone import SwinTransformer
 # Two xdist workers on two cores: more threads than that only get in each other's way.
 torch.set_num_threads(1 if 'PYTEST_XDIST_WORKER' in os.environ else 2)
 
+UNTIL = pytest.StashKey[float | None]()
+
 settings.register_profile('suite', deadline=None, derandomize=True, print_blob=True)
 settings.load_profile('suite')
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        '--minutes', type=float, help='skip the tests that have not begun after so many minutes'
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    minutes = config.getoption('--minutes')
+    config.stash[UNTIL] = None if minutes is None else time.monotonic() + 60 * minutes
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    until = item.config.stash[UNTIL]
+    if until is not None and time.monotonic() > until:
+        pytest.skip('the minutes allowed are over')
 
 
 @pytest.fixture(autouse=True)
