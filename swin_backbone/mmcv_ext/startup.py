@@ -20,14 +20,15 @@ class OperatorsWithoutBuild:
         if name != NAME:
             return None
         from importlib.util import find_spec, spec_from_file_location
+        from os.path import isfile, join
 
         package = find_spec('swin_backbone')  # finds the folder, imports nothing
         for folder in (package and package.submodule_search_locations) or ():
-            folder = f'{folder}/mmcv_ext'
-            # A package of its own, not an alias: importing swin_backbone would register backbones.
-            return spec_from_file_location(
-                NAME, f'{folder}/__init__.py', submodule_search_locations=[folder]
-            )
+            folder = join(folder, 'mmcv_ext')
+            file = join(folder, '__init__.py')
+            if isfile(file):
+                # Not an alias of swin_backbone.mmcv_ext, whose import would register the backbones.
+                return spec_from_file_location(NAME, file, submodule_search_locations=[folder])
         return None
 
 
