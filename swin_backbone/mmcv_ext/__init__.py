@@ -1,9 +1,9 @@
 """mmcv's compiled operators in torch and torchvision, for an mmcv that was not compiled.
 
-``startup.py`` makes this package importable as ``mmcv._ext`` where mmcv has no compiled extension of
-that name, so that ``mmcv.ops`` works with ``mmcv-lite``. The functions have the names, the argument
-order and the in-place results of the compiled module's, which ``mmcv.ops`` calls. A function that is
-not here is replaced by one that raises NotImplementedError and says how to get it.
+``startup.py`` makes this package importable as ``mmcv._ext`` where mmcv has no compiled extension
+of that name, so that ``mmcv.ops`` works with ``mmcv-lite``. The functions have the names, the
+argument order and the in-place results of the compiled module's, which ``mmcv.ops`` calls. A
+function that is not here is replaced by one that raises NotImplementedError and says how to get it.
 
 The package imports torch alone (and torchvision's compiled operators, if they load), by relative
 imports: as ``mmcv._ext`` it must not import ``swin_backbone``, which would register the backbones.
@@ -16,11 +16,77 @@ from typing import Any
 
 import torch
 
+from .batch_norm import (
+    sync_bn_backward_data,
+    sync_bn_backward_param,
+    sync_bn_forward_mean,
+    sync_bn_forward_output,
+    sync_bn_forward_var,
+)
+from .deformable import (
+    deform_conv_backward_input,
+    deform_conv_backward_parameters,
+    deform_conv_forward,
+    modulated_deform_conv_backward,
+    modulated_deform_conv_forward,
+)
+from .deformable_attention import ms_deform_attn_backward, ms_deform_attn_forward
+from .deformable_pooling import deform_roi_pool_backward, deform_roi_pool_forward
+from .focal import (
+    sigmoid_focal_loss_backward,
+    sigmoid_focal_loss_forward,
+    softmax_focal_loss_backward,
+    softmax_focal_loss_forward,
+)
+from .masks import (
+    masked_col2im_forward,
+    masked_im2col_forward,
+    psamask_backward,
+    psamask_forward,
+)
+from .reassembly import (
+    carafe_backward,
+    carafe_forward,
+    carafe_naive_backward,
+    carafe_naive_forward,
+)
+
+__all__ = [
+    'carafe_backward',
+    'carafe_forward',
+    'carafe_naive_backward',
+    'carafe_naive_forward',
+    'deform_conv_backward_input',
+    'deform_conv_backward_parameters',
+    'deform_conv_forward',
+    'deform_roi_pool_backward',
+    'deform_roi_pool_forward',
+    'get_compiler_version',
+    'get_compiling_cuda_version',
+    'masked_col2im_forward',
+    'masked_im2col_forward',
+    'modulated_deform_conv_backward',
+    'modulated_deform_conv_forward',
+    'ms_deform_attn_backward',
+    'ms_deform_attn_forward',
+    'psamask_backward',
+    'psamask_forward',
+    'sigmoid_focal_loss_backward',
+    'sigmoid_focal_loss_forward',
+    'softmax_focal_loss_backward',
+    'softmax_focal_loss_forward',
+    'sync_bn_backward_data',
+    'sync_bn_backward_param',
+    'sync_bn_forward_mean',
+    'sync_bn_forward_output',
+    'sync_bn_forward_var',
+]
+
 ABSENT = (
     "mmcv's operator {name} needs a compiled mmcv: this mmcv has no compiled operators, and "
     'swin_backbone does not replace this one. Build mmcv with its operators as its documentation '
-    'says (MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0, with a C++ compiler, after '
-    'pip uninstall mmcv-lite).'
+    'says (MMCV_WITH_OPS=1 pip install --no-build-isolation mmcv==2.1.0, with a C++ compiler, '
+    'after pip uninstall mmcv-lite).'
 )
 
 

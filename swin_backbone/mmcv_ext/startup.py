@@ -1,10 +1,10 @@
 """Makes ``mmcv._ext`` mean ``swin_backbone.mmcv_ext`` where mmcv has no compiled operators.
 
 The wheel has a copy of this file beside its packages, ``_swin_backbone_startup.py``, and a ``.pth``
-file that imports it when Python starts: ``mim train mmdet`` imports ``mmcv.ops`` before it reads any
-config. It appends one finder to ``sys.meta_path``. A compiled ``mmcv/_ext.*.so`` is found before
-that finder is asked, nothing is written into mmcv's folder, and uninstalling swin_backbone removes
-all of it. Standard library only, and little of it: this runs at every start of Python.
+file that imports it when Python starts: ``mim train mmdet`` imports ``mmcv.ops`` before it reads
+any config. It appends one finder to ``sys.meta_path``. A compiled ``mmcv/_ext.*.so`` is found
+before that finder is asked, nothing is written into mmcv's folder, and uninstalling swin_backbone
+removes all of it. Standard library only, and little of it: this runs at every start of Python.
 """
 
 import sys
@@ -16,7 +16,7 @@ class OperatorsWithoutBuild:
     """A finder, the last to be asked, of ``mmcv._ext``."""
 
     @staticmethod
-    def find_spec(name, path=None, target=None):
+    def find_spec(name: str, path: object = None, target: object = None) -> object:
         if name != NAME:
             return None
         from importlib.util import find_spec, spec_from_file_location
@@ -31,9 +31,12 @@ class OperatorsWithoutBuild:
         return None
 
 
-def install():
+def install() -> None:
     """Appends the finder, unless it is there. Safe to call twice."""
-    if not any(getattr(finder, '__name__', '') == OperatorsWithoutBuild.__name__ for finder in sys.meta_path):
+    if not any(
+        getattr(finder, '__name__', '') == OperatorsWithoutBuild.__name__
+        for finder in sys.meta_path
+    ):
         sys.meta_path.append(OperatorsWithoutBuild)
 
 
