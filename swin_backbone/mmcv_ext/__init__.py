@@ -16,6 +16,23 @@ from typing import Any
 
 import torch
 
+from .overlaps import bbox_overlaps as bbox_overlaps
+from .pooling import roi_pool_backward as roi_pool_backward
+from .pooling import roi_pool_forward as roi_pool_forward
+from .regions import roi_align_backward as roi_align_backward
+from .regions import roi_align_forward as roi_align_forward
+from .regions import roi_align_rotated_backward as roi_align_rotated_backward
+from .regions import roi_align_rotated_forward as roi_align_rotated_forward
+from .rotated import box_iou_rotated as box_iou_rotated
+from .rotated import nms_rotated as nms_rotated
+from .suppression import nms as nms
+from .suppression import nms_match as nms_match
+from .suppression import softnms as softnms
+from .torchvision_ops import load as _load_torchvision
+
+# Before anything imports torchvision, which may need operators declared.
+_load_torchvision()
+
 ABSENT = (
     "mmcv's operator {name} needs a compiled mmcv: this mmcv has no compiled operators, and "
     'swin_backbone does not replace this one. Build mmcv with its operators as its documentation '
