@@ -44,14 +44,30 @@ from .masks import (
     psamask_backward,
     psamask_forward,
 )
+from .overlaps import bbox_overlaps
+from .pooling import roi_pool_backward, roi_pool_forward
 from .reassembly import (
     carafe_backward,
     carafe_forward,
     carafe_naive_backward,
     carafe_naive_forward,
 )
+from .regions import (
+    roi_align_backward,
+    roi_align_forward,
+    roi_align_rotated_backward,
+    roi_align_rotated_forward,
+)
+from .rotated import box_iou_rotated, nms_rotated
+from .suppression import nms, nms_match, softnms
+from .torchvision_ops import load as _load_torchvision
+
+# Before anything imports torchvision, which may need operators declared.
+_load_torchvision()
 
 __all__ = [
+    'bbox_overlaps',
+    'box_iou_rotated',
     'carafe_backward',
     'carafe_forward',
     'carafe_naive_backward',
@@ -69,12 +85,22 @@ __all__ = [
     'modulated_deform_conv_forward',
     'ms_deform_attn_backward',
     'ms_deform_attn_forward',
+    'nms',
+    'nms_match',
+    'nms_rotated',
     'psamask_backward',
     'psamask_forward',
+    'roi_align_backward',
+    'roi_align_forward',
+    'roi_align_rotated_backward',
+    'roi_align_rotated_forward',
+    'roi_pool_backward',
+    'roi_pool_forward',
     'sigmoid_focal_loss_backward',
     'sigmoid_focal_loss_forward',
     'softmax_focal_loss_backward',
     'softmax_focal_loss_forward',
+    'softnms',
     'sync_bn_backward_data',
     'sync_bn_backward_param',
     'sync_bn_forward_mean',

@@ -9,6 +9,10 @@ removes all of it. Standard library only, and little of it: this runs at every s
 
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
 NAME = 'mmcv._ext'
 
 
@@ -16,7 +20,7 @@ class OperatorsWithoutBuild:
     """A finder, the last to be asked, of ``mmcv._ext``."""
 
     @staticmethod
-    def find_spec(name: str, path: object = None, target: object = None) -> object:
+    def find_spec(name: str, path: object = None, target: object = None) -> 'ModuleSpec | None':
         if name != NAME:
             return None
         from importlib.util import find_spec, spec_from_file_location
