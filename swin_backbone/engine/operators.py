@@ -26,7 +26,7 @@ def regions() -> Problem:
     import torch
     from mmcv.ops import roi_align
 
-    maps, rois = torch.ones(1, 64, 64, 64), torch.tensor([[0.0, 8, 8, 40, 56]]).repeat(100, 1)
+    maps, rois = torch.ones(1, 16, 64, 64), torch.tensor([[0.0, 8, 8, 40, 56]]).repeat(100, 1)
     return lambda: roi_align(maps, rois, 7), lambda out: torch.allclose(out, maps.new_ones(1))
 
 
@@ -57,7 +57,7 @@ def losses() -> Problem:
 # By operator: the problem's size, torchvision's operator that may solve it, and the problem.
 PROBLEMS: dict[str, tuple[str, str | None, Callable[[], Problem]]] = {
     'nms': ('1000 boxes', 'nms', boxes),
-    'roi_align': ('100 regions', 'roi_align', regions),
+    'roi_align': ('100 regions of 16 channels', 'roi_align', regions),
     'deform_conv2d': ('32 channels of 32 × 32', None, convolution),
     'sigmoid_focal_loss': ('1000 × 80', None, losses),
 }

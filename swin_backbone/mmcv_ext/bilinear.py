@@ -19,55 +19,61 @@ def pixels(maps: Tensor) -> Tensor:
     return F.pad(rows, (0, 0, 0, 1))
 
 
-def corners(
-    y: Tensor, x: Tensor, height: Tensor | int, width: Tensor | int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The four pixels around each position, where pixels beyond the map's edge count as zeros.
+def samples(
+    y: Tensor,
+    x: Tensor,
+    height: Tensor | int,
+    width: Tensor | int,
+    first: Tensor,
+    none: int,
+    factor: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The rows of the four pixels around each position and their weights, (..., 4) both.
 
-    A position at -1 or below, or at the map's size or above, is outside and has no pixels. So has
-    one that is not a number.
+    Pixels beyond a map's edge count as zeros, and so does what lies around a position at -1 or
+    below, at the map's size or above, or at what is not a number.
 
     Args:
-        y: Rows (...), pixel centres being integers. Autograd may follow the weights back to it.
-        x: Columns (...).
-        height: Of the maps; a tensor that broadcasts, or a number.
+        y: Vertical positions (...), pixels' centres being integers. Autograd may follow the weights
+            back to them.
+        x: Horizontal positions (...).
+        height: Of the maps; a tensor that broadcasts to the positions, or a number.
         width: Of the maps.
-
-    Returns:
-        Rows and columns (..., 4), int64, whether each is a pixel of the map, and its weight.
+        first: The row of each position's map's first pixel, int64; it broadcasts.
+        none: The row that stands for none.
+        factor: Of each position's weights (...), or None.
     """
     inside = (y > -1) & (y < height) & (x > -1) & (x < width)
-    y, x = torch.where(inside, y, 0), torch.where(inside, x, 0)
-    top, left = y.detach().floor(), x.detach().floor()
-    below, right = y - top, x - left
-    weights = torch.stack(
-        [(1 - below) * (1 - right), (1 - below) * right, below * (1 - right), below * right], -1
-    )
-    top, left = top.long(), left.long()
-    rows = torch.stack([top, top, top + 1, top + 1], -1)
-    columns = torch.stack([left, left + 1, left, left + 1], -1)
-    if isinstance(height, Tensor):
-        height = height[..., None]
-    if isinstance(width, Tensor):
-        width = width[..., None]
-    there = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    return rows, columns, there & inside[..., None], weights
+    rows, by_rows, in_rows = _neighbours(torch.where(inside, y, 0), height)
+    columns, by_columns, in_columns = _neighbours(torch.where(inside, x, 0), width)
+    if factor is not None:
+        by_rows = by_rows * factor[..., None]
+    rows = rows * (width[..., None] if isinstance(width, Tensor) else width) + first[..., None]
+    there = (in_rows & inside[..., None])[..., None] & in_columns[..., None, :]
+    rows = torch.where(there, rows[..., None] + columns[..., None, :], none)
+    weights = by_rows[..., None] * by_columns[..., None, :]
+    return rows.flatten(-2), weights.flatten(-2)
 
 
-def bag_sums(
-    table: Tensor, rows: Tensor, there: Tensor, weights: Tensor, first: Tensor | None = None
-) -> Tensor:
+def _neighbours(position: Tensor, size: Tensor | int) -> tuple[Tensor, Tensor, Tensor]:
+    """Two pixels along an axis, their weights, and whether they are of the map, (..., 2) each."""
+    low = position.detach().floor()
+    part = position - low
+    pixels = torch.stack([low, low + 1], -1).long()
+    size = size[..., None] if isinstance(size, Tensor) else size
+    return pixels, torch.stack([1 - part, part], -1), (pixels >= 0) & (pixels < size)
+
+
+def bag_sums(table: Tensor, rows: Tensor, weights: Tensor, first: Tensor | None = None) -> Tensor:
     """Weighted sums of rows: (bags, C).
 
     Args:
         table: Rows, the last of which stands for none, (R + 1, C).
         rows: The rows of each bag (bags, entries), int64; or of one bag after the other (entries,).
-        there: Whether to add an entry, of the same shape.
         weights: Of the same shape and of the table's dtype.
         first: Where each bag begins (bags,), if ``rows`` has one dimension.
     """
     none = table.shape[0] - 1
-    rows = torch.where(there, rows, none)
     return F.embedding_bag(
         rows, table, first, mode='sum', per_sample_weights=weights, padding_idx=none
     )

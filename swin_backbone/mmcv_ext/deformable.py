@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .bilinear import bag_sums, corners, pixels
+from .bilinear import bag_sums, pixels, samples
 from .calling import batches, operator, wide
 
 
@@ -105,8 +105,8 @@ def deform_conv_backward_parameters(
     here.check(input, gradWeight, offset, None)
     total = torch.zeros_like(here.kernel(gradWeight))
     for part in here.parts(input, offset):
-        samples = here.columns(wide(input[part]), wide(offset[part]), None)
-        total += here.grouped(samples).mT @ here.rows(gradOutput[part])
+        sampled = here.columns(wide(input[part]), wide(offset[part]), None)
+        total += here.grouped(sampled).mT @ here.rows(gradOutput[part])
     gradWeight += scale * here.like_weight(total, gradWeight)
 
 
@@ -240,15 +240,14 @@ class _Geometry:
         G, (kh, kw) = self.deform_groups, self.window
         offset = offset.reshape(B, G, kh, kw, 2, h, w).permute(0, 5, 6, 2, 3, 1, 4)
         y, x = (self._starts(i, offset) + offset[..., i] for i in range(2))  # (B, h, w, kh, kw, G)
-        rows, columns, there, weights = corners(y, x, H, W)  # (B, h, w, kh, kw, G, 4)
-        if mask is not None:
-            factors = mask.reshape(B, G, kh, kw, h, w).permute(0, 4, 5, 2, 3, 1)
-            weights = weights * factors[..., None]
-        maps = torch.arange(B * G, device=images.device).view(B, 1, 1, 1, 1, G, 1)
-        rows = (maps * H + rows) * W + columns
+        factors = None if mask is None else mask.reshape(B, G, kh, kw, h, w)
+        if factors is not None:
+            factors = factors.permute(0, 4, 5, 2, 3, 1)
         table = pixels(images.reshape(B * G, C // G, H, W))
-        bags = (bag.reshape(-1, 4) for bag in (rows, there, weights))
-        return bag_sums(table, *bags).view(B * h * w, kh * kw, C)
+        first = torch.arange(B * G, device=images.device).view(B, 1, 1, 1, 1, G) * (H * W)
+        rows, weights = samples(y, x, H, W, first, len(table) - 1, factors)
+        sums = bag_sums(table, rows.reshape(-1, 4), weights.reshape(-1, 4))
+        return sums.view(B * h * w, kh * kw, C)
 
     def _starts(self, i: int, offset: Tensor) -> Tensor:
         """Where the windows' places lie without offsets, on axis ``i``; broadcasts to theirs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .bilinear import bag_sums, corners
+from .bilinear import bag_sums, samples
 from .calling import batches, operator, wide
 
 
@@ -72,12 +72,13 @@ def _sampled(
     height, width = (shapes.to(value.device)[:, i].view(L, 1) for i in range(2))
     y = locations[..., 1] * height - 0.5  # (B, Q, heads, L, P)
     x = locations[..., 0] * width - 0.5
-    rows, columns, there, weights = corners(y, x, height, width)  # (B, Q, heads, L, P, 4)
-    pixel = starts.to(value.device).view(L, 1, 1) + rows * width[..., None] + columns
-    image = torch.arange(B, device=value.device).view(B, 1, 1, 1, 1, 1)
-    head = torch.arange(heads, device=value.device).view(heads, 1, 1, 1)
-    rows = (image * keys + pixel) * heads + head
     table = torch.cat([value.reshape(-1, D), value.new_zeros(1, D)])
-    bags = (rows, there, weights * attention[..., None])
-    sums = bag_sums(table, *(bag.reshape(B * Q * heads, L * P * 4) for bag in bags))
-    return sums.view(B, Q, heads * D)
+    # A pixel has a row for each head; a map's pixel after the next is so many rows on.
+    image = torch.arange(B, device=value.device).view(B, 1, 1, 1, 1) * keys
+    first = image + starts.to(value.device).view(L, 1)
+    none = len(table) - 1
+    rows, weights = samples(y, x, height, width, first, none, attention)
+    head = torch.arange(heads, device=value.device).view(heads, 1, 1, 1)
+    rows = torch.where(rows == none, none, rows * heads + head)
+    bags = (bag.reshape(B * Q * heads, L * P * 4) for bag in (rows, weights))
+    return bag_sums(table, *bags).view(B, Q, heads * D)

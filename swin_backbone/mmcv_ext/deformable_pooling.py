@@ -123,9 +123,9 @@ class _Regions:
                 begin = begin + shift[:, 1 - axis].reshape(-1)[bag] * length
             position.append(begin + which * side + inside)
         entries, there, weights = self._entries(position, self.map[part][region], size)
+        entries = torch.where(there[:, None], entries, len(table) - 1)
         weights = weights / count[region][:, None]
-        entries, there, weights = (x.reshape(-1) for x in (entries, there, weights))
-        sums = bag_sums(table, entries, there, weights, 4 * first)
+        sums = bag_sums(table, entries.view(-1), weights.view(-1), 4 * first)
         return sums.view(n, rows, columns, -1).permute(0, 3, 1, 2)
 
     @staticmethod
@@ -134,8 +134,8 @@ class _Regions:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The four pixels around each position (samples, 4), whether they count, their weights.
 
-        A position up to one pixel off the map is moved onto the map's edge, as in RoIAlign; one
-        farther off has none.
+        A position up to one pixel off the map is moved onto the map's edge, as in RoIAlign; the
+        pixels of one farther off do not count.
         """
         there = torch.ones_like(maps, dtype=torch.bool)
         for at, length in zip(position, size, strict=True):
@@ -151,4 +151,4 @@ class _Regions:
         columns = torch.stack([left, right, left, right], -1)
         weights = torch.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], -1)
         entries = (maps[:, None] * size[0] + rows) * size[1] + columns
-        return entries, there[:, None].expand(entries.shape), weights
+        return entries, there, weights

@@ -117,8 +117,9 @@ def _reassembled(features: Tensor, masks: Tensor, k: int, groups: int, scale: in
     rows = (maps * H + y) * W + x  # (B * groups, h, w, k, k)
     weights = masks.reshape(B * groups, k * k, h, w).permute(0, 2, 3, 1)
     table = pixels(features.reshape(B * groups, C // groups, H, W))
-    bags = (bag.reshape(-1, k * k) for bag in (rows, there.expand(rows.shape), weights))
-    sums = bag_sums(table, *bags).view(B, groups, h, w, C // groups)
+    rows = torch.where(there, rows, len(table) - 1)
+    sums = bag_sums(table, rows.view(-1, k * k), weights.reshape(-1, k * k))
+    sums = sums.view(B, groups, h, w, C // groups)
     return sums.permute(0, 1, 4, 2, 3).reshape(B, C, h, w)
 
 
