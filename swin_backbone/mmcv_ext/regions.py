@@ -211,13 +211,14 @@ class Regions:
     def mean(self, x: Tensor, out: Tensor) -> None:
         """Writes the means of samples to ``out`` ``(N, C, bins, bins)``."""
         table = _table(x)
-        pooled = table.new_zeros(len(self), self.bins[0] * self.bins[1], x.shape[1])
+        if self.sampling_ratio <= 0:
+            out.zero_()  # bins without samples
         for regions, cells, weights in self.bags():
             sums = F.embedding_bag(
                 cells.flatten(0, 1), table, mode='sum', per_sample_weights=weights.flatten(0, 1)
             )
-            pooled[regions] = sums.view(*cells.shape[:2], -1)
-        _write(out, pooled)
+            sums = sums.view(-1, *self.bins, x.shape[1]).permute(0, 3, 1, 2)
+            out[regions] = sums.to(out.dtype)
 
     def mean_backward(self, grad: Tensor, grad_input: Tensor) -> None:
         """Adds the gradient of the means to ``grad_input`` ``(B, C, H, W)``."""
@@ -264,10 +265,10 @@ def _ascending(x: Tensor) -> Tensor:
 def _compiled(name: str, x: Tensor, sampling_ratio: int) -> Any:
     """torchvision's operator where it computes the same on a tensor's device, else None.
 
-    It rounds the number of samples in the type of the regions, mmcv in float32; and its gradient on
-    CUDA has no deterministic form.
+    It rounds the number of samples in the type of the regions, mmcv in float32. Its gradient on
+    CUDA has no deterministic form; this module's has no other.
     """
-    if x.is_cpu or (x.dtype == torch.float64 and sampling_ratio <= 0):
+    if x.dtype == torch.float64 and sampling_ratio <= 0:
         return None
     return None if torch.are_deterministic_algorithms_enabled() else operator(name, x)
 
