@@ -17,6 +17,9 @@ from typing import Any
 import torch
 
 from .overlaps import bbox_overlaps as bbox_overlaps
+from .polygons import box_iou_quadri as box_iou_quadri
+from .polygons import nms_quadri as nms_quadri
+from .polygons import points_in_polygons_forward as points_in_polygons_forward
 from .pooling import roi_pool_backward as roi_pool_backward
 from .pooling import roi_pool_forward as roi_pool_forward
 from .regions import roi_align_backward as roi_align_backward

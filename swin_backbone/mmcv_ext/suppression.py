@@ -139,7 +139,7 @@ def softnms(
         The indices of the boxes that were taken, ``(M,)``. Rows of ``dets`` after M stay as they
         were.
     """
-    boxes, scores = widened(boxes).cpu(), scores.cpu()
+    boxes, scores = widened(boxes).detach().cpu(), scores.detach().cpu()
     left = len(boxes)
     table = np.empty((7, left), boxes.numpy().dtype)
     table[:4], table[4] = boxes.numpy().T, scores.numpy()

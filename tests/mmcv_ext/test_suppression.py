@@ -167,4 +167,5 @@ def test_public_functions_call_these():
         assert len(arrays[0]) == len(arrays[1]) and arrays[0].shape[1] == 5
         assert mmcv.ops.nms(empty, none, 0.5)[0].shape == (0, 5)
         assert mmcv.ops.soft_nms(empty, none)[0].shape == (0, 5)
+        assert len(mmcv.ops.soft_nms(boxes, scores.requires_grad_())[0])
         assert sum(map(len, mmcv.ops.nms_match(dets, 0.3))) == 9
