@@ -45,6 +45,7 @@ from .masks import (
     psamask_forward,
 )
 from .overlaps import bbox_overlaps
+from .polygons import box_iou_quadri, nms_quadri, points_in_polygons_forward
 from .pooling import roi_pool_backward, roi_pool_forward
 from .reassembly import (
     carafe_backward,
@@ -67,6 +68,7 @@ _load_torchvision()
 
 __all__ = [
     'bbox_overlaps',
+    'box_iou_quadri',
     'box_iou_rotated',
     'carafe_backward',
     'carafe_forward',
@@ -87,7 +89,9 @@ __all__ = [
     'ms_deform_attn_forward',
     'nms',
     'nms_match',
+    'nms_quadri',
     'nms_rotated',
+    'points_in_polygons_forward',
     'psamask_backward',
     'psamask_forward',
     'roi_align_backward',

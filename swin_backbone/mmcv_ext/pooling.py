@@ -11,7 +11,7 @@ from torch import Tensor
 from .overlaps import rounded, widened
 
 # Numbers that a part of the regions holds at once.
-NUMBERS = 1 << 22
+NUMBERS = 1 << 20
 
 
 def _edges(start: Tensor, bin_size: Tensor, bins: int, size: int) -> tuple[Tensor, Tensor]:
@@ -86,18 +86,20 @@ def _maxima(
         right: The columns after the last.
     """
     _, height, width, channels = table.shape
+    table = table.view(-1, channels)
     first = top.amin(1, keepdim=True)
     rows = int((bottom.amax(1, keepdim=True) - first).clamp(min=1).max())
     lines = first + torch.arange(rows, device=top.device)  # (M, rows)
     lines = lines.clamp(max=height - 1)[:, :, None]
-    image = image[:, None, None]
+    lines = (lines + image[:, None, None] * height) * width
     shape = (len(top), rows, left.shape[1], channels)
     lowest = torch.finfo(torch.float32).min
     best = table.new_full(shape, lowest)
     at = torch.full(shape, -1, dtype=torch.int32, device=table.device)
     for step in range(int((right - left).max())):
         x = left + step
-        values = table[image, lines, x.clamp(max=width - 1)[:, None]]
+        cells = lines + x.clamp(max=width - 1)[:, None]
+        values = table.index_select(0, cells.flatten()).view(best.shape)
         x = x.masked_fill(x >= right, width)
         higher = (x < width)[:, None, :, None] & (values > best)
         best = torch.where(higher, values, best)

@@ -139,11 +139,14 @@ class Regions:
     def __len__(self) -> int:
         return len(self.image)
 
-    def groups(self) -> Iterator[tuple[Any, int, int]]:
-        """Regions with the same number of samples in a bin: an index of them, rows, columns."""
+    def groups(self, most: int | None = None) -> Iterator[tuple[Any, int, int]]:
+        """Regions with the same number of samples in a bin: an index of them, rows, columns.
+
+        Groups are of ``most`` regions at most, by default of as many as have ``TAPS`` cells.
+        """
         number = self.sampling_ratio
         if number > 0:
-            yield from self._parts(slice(0, len(self)), number, number)
+            yield from self._parts(slice(0, len(self)), number, number, most)
             return
         # The compiled operators round in float32.
         grids = torch.stack([self.bin_h, self.bin_w], 1).float().ceil().int().cpu().numpy()
@@ -152,11 +155,13 @@ class Regions:
         for i, (rows, columns) in enumerate(kinds.tolist()):
             if rows > 0 and columns > 0:
                 index = torch.from_numpy(np.flatnonzero(kind == i)).to(self.x.device)
-                yield from self._parts(index, rows, columns)
+                yield from self._parts(index, rows, columns, most)
 
-    def _parts(self, index: Any, rows: int, columns: int) -> Iterator[tuple[Any, int, int]]:
+    def _parts(
+        self, index: Any, rows: int, columns: int, most: int | None
+    ) -> Iterator[tuple[Any, int, int]]:
         """Parts of a group that bound memory."""
-        step = max(1, TAPS // (4 * rows * columns * self.bins[0] * self.bins[1]))
+        step = most or max(1, TAPS // (4 * rows * columns * self.bins[0] * self.bins[1]))
         count = len(self) if isinstance(index, slice) else len(index)
         for start in range(0, count, step):
             part = slice(start, min(start + step, count))
@@ -211,13 +216,14 @@ class Regions:
     def mean(self, x: Tensor, out: Tensor) -> None:
         """Writes the means of samples to ``out`` ``(N, C, bins, bins)``."""
         table = _table(x)
-        pooled = table.new_zeros(len(self), self.bins[0] * self.bins[1], x.shape[1])
+        if self.sampling_ratio <= 0:
+            out.zero_()  # bins without samples
         for regions, cells, weights in self.bags():
             sums = F.embedding_bag(
                 cells.flatten(0, 1), table, mode='sum', per_sample_weights=weights.flatten(0, 1)
             )
-            pooled[regions] = sums.view(*cells.shape[:2], -1)
-        _write(out, pooled)
+            sums = sums.view(-1, *self.bins, x.shape[1]).permute(0, 3, 1, 2)
+            out[regions] = sums.to(out.dtype)
 
     def mean_backward(self, grad: Tensor, grad_input: Tensor) -> None:
         """Adds the gradient of the means to ``grad_input`` ``(B, C, H, W)``."""
@@ -264,10 +270,10 @@ def _ascending(x: Tensor) -> Tensor:
 def _compiled(name: str, x: Tensor, sampling_ratio: int) -> Any:
     """torchvision's operator where it computes the same on a tensor's device, else None.
 
-    It rounds the number of samples in the type of the regions, mmcv in float32; and its gradient on
-    CUDA has no deterministic form.
+    It rounds the number of samples in the type of the regions, mmcv in float32. Its gradient on
+    CUDA has no deterministic form; this module's has no other.
     """
-    if x.is_cpu or (x.dtype == torch.float64 and sampling_ratio <= 0):
+    if x.dtype == torch.float64 and sampling_ratio <= 0:
         return None
     return None if torch.are_deterministic_algorithms_enabled() else operator(name, x)
 
@@ -359,7 +365,10 @@ def _maximum(regions: Regions, x: Tensor, out: Tensor, argmax_y: Tensor, argmax_
     shape = (len(regions), *regions.bins, channels)
     best = table.new_full(shape, lowest)
     best_y, best_x = table.new_full(shape, -1), table.new_full(shape, -1)
-    for index, rows, columns in regions.groups():
+    # Few numbers at once stay in a CPU's cache, while samples are compared.
+    numbers = 1 << 17 if x.is_cpu else TAPS
+    most = max(1, numbers // (regions.bins[0] * regions.bins[1] * channels))
+    for index, rows, columns in regions.groups(most):
         ys, xs = regions.points(index, rows, columns)
         image = regions.image[index][:, None] * height
         value, at_y, at_x = best[index], best_y[index], best_x[index]
@@ -371,7 +380,9 @@ def _maximum(regions: Regions, x: Tensor, out: Tensor, argmax_y: Tensor, argmax_
                 y_cell = ((image + y_cell) * width)[:, :, None]
                 for x_cell, x_weight in ((x_low, x_low_weight), (x_high, x_high_weight)):
                     weight = y_weight[:, :, None] * x_weight[:, None]
-                    sample += weight[..., None] * table[y_cell + x_cell[:, None]]
+                    cells = (y_cell + x_cell[:, None]).flatten()
+                    # Not fused: a tie would be broken otherwise than by the compiled operators.
+                    sample += weight[..., None] * table.index_select(0, cells).view(sample.shape)
             higher = sample > value
             value = torch.where(higher, sample, value)
             at_y = torch.where(higher, y[:, :, None, None], at_y)

@@ -8,6 +8,7 @@ absolute tolerances of 1e-6: they are wrong for boxes with sides of about 0.001 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -78,14 +79,26 @@ def box_iou_rotated(
         mode_flag: 0 for intersection over union, 1 for intersection over the area of ``boxes1``.
         aligned: Whether box i of one is compared with box i of the other alone.
     """
+    write_shares(_shares, boxes1, boxes2, ious, mode_flag == 1, aligned)
+
+
+def write_shares(
+    shares: Callable[[Tensor, Tensor, bool], Tensor],
+    boxes1: Tensor,
+    boxes2: Tensor,
+    ious: Tensor,
+    foreground: bool,
+    aligned: bool,
+) -> None:
+    """Writes what a function returns of pairs of boxes, some pairs at a time."""
     if not ious.numel():
         return
     rows = PAIRS if aligned else max(1, PAIRS // len(boxes2))
     ious = ious.view(len(boxes1), -1)
     for start in range(0, len(boxes1), rows):
         part = slice(start, start + rows)
-        first = boxes1[part, None]
-        ious[part] = _shares(first, boxes2[part, None] if aligned else boxes2, mode_flag == 1)
+        second = boxes2[part, None] if aligned else boxes2
+        ious[part] = shares(boxes1[part, None], second, foreground).to(ious.dtype)
 
 
 @torch.no_grad()
@@ -106,7 +119,7 @@ def nms_rotated(
     Args:
         dets: Boxes ``(N, 5)``, or ``(N, 6)`` with labels in the last column.
         scores: Scores ``(N,)``.
-        order: The order of descending scores.
+        order: The order of descending scores, which is sorted again here.
         dets_sorted: The boxes in that order.
         labels: Not looked at.
         iou_threshold: Intersection over union from which on (on a CPU), or above which, a box is
@@ -116,19 +129,23 @@ def nms_rotated(
     Returns:
         Indices in descending order of scores.
     """
-    if not len(dets):
-        return torch.empty(0, dtype=torch.long, device=dets.device)
-    if dets.is_cpu:
-        # What the compiled operator of a CPU sorts itself.
-        order = scores.contiguous().sort(0, descending=True)[1]
-        dets_sorted = dets[order]
+    return suppress(box_iou_rotated, dets[:, :5], scores, iou_threshold)
+
+
+def suppress(
+    overlaps: Callable[..., None], boxes: Tensor, scores: Tensor, iou_threshold: float
+) -> Tensor:
+    """Suppression by an operator that writes the overlaps of boxes."""
+    if not len(boxes):
+        return torch.empty(0, dtype=torch.long, device=boxes.device)
+    order = scores.contiguous().sort(0, descending=True)[1]
+    boxes = boxes[order]
     threshold = rounded(iou_threshold)
-    boxes = dets_sorted[:, :5]
 
     def suppresses(rows: np.ndarray[Any, Any], columns: np.ndarray[Any, Any]) -> np.ndarray:
         first, second = (boxes[torch.from_numpy(i).to(boxes.device)] for i in (rows, columns))
         shares = boxes.new_empty(len(rows) * len(columns))
-        box_iou_rotated(first, second, shares, 0, False)
+        overlaps(first, second, shares, 0, False)
         hit = shares >= threshold if boxes.is_cpu else shares > threshold
         return hit.view(len(rows), len(columns)).cpu().numpy()
 

@@ -69,7 +69,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     order = scores.sort(0, descending=True)[1]
     boxes = widened(boxes)[order]
     threshold = rounded(iou_threshold)
-    compiled = None if boxes.is_cpu or offset else operator('nms', boxes)
+    compiled = None if offset else operator('nms', boxes)
     if compiled is not None:
         # torchvision's order of equal scores is another: it is given ranks.
         ranks = torch.arange(len(boxes), 0, -1, device=boxes.device, dtype=torch.float64)
@@ -139,19 +139,19 @@ def softnms(
         The indices of the boxes that were taken, ``(M,)``. Rows of ``dets`` after M stay as they
         were.
     """
-    boxes, scores = widened(boxes).cpu(), scores.cpu()
-    table = np.concatenate([boxes.numpy(), scores.to(boxes.dtype).numpy()[:, None]], 1).T.copy()
+    boxes, scores = widened(boxes).detach().cpu(), scores.detach().cpu()
+    left = len(boxes)
+    table = np.empty((7, left), boxes.numpy().dtype)
+    table[:4], table[4] = boxes.numpy().T, scores.numpy()
+    x1, y1, x2, y2, score, areas, index = table
     kind = table.dtype.type
-    x1, y1, x2, y2, score = table
-    areas = (x2 - x1 + kind(offset)) * (y2 - y1 + kind(offset))
+    areas[:] = (x2 - x1 + kind(offset)) * (y2 - y1 + kind(offset))
+    index[:] = np.arange(left)  # exact in float32: nobody has 16 million boxes
     threshold, width, lowest = (kind(rounded(v)) for v in (iou_threshold, sigma, min_score))
-    index = np.arange(len(score))
-    left = len(score)
     taken = 0
     while taken < left:
-        swap = [taken, taken + _highest(score[taken:left])]
-        for values in (*table, areas, index):
-            values[swap] = values[swap[::-1]]
+        best = taken + _highest(score[taken:left])
+        table[:, [taken, best]] = table[:, [best, taken]]
         i, rest = taken, slice(taken + 1, left)
         taken += 1
         w = np.minimum(x2[i], x2[rest]) - np.maximum(x1[i], x1[rest]) + kind(offset)
@@ -171,11 +171,10 @@ def softnms(
             stay = np.flatnonzero(~dropped)
             holes = np.flatnonzero(dropped[: len(stay)])
             last = stay[len(stay) - len(holes) :][::-1]
-            for values in (*table, areas, index):
-                values[taken + holes] = values[taken + last]
+            table[:, taken + holes] = table[:, taken + last]
             left = taken + len(stay)
-    dets[:left].copy_(torch.from_numpy(table[:, :left].T.copy()))
-    return torch.from_numpy(index[:left].copy()).to(dets.device)
+    dets[:left].copy_(torch.from_numpy(table[:5, :left].T.copy()))
+    return torch.from_numpy(index[:left].astype(np.int64)).to(dets.device)
 
 
 def _highest(scores: np.ndarray) -> int:
