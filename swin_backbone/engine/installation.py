@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .operators import PROBLEMS, Problem, try_out
+
 # By import name: what must be installed, from OpenMMLab or, instead, from OneDL, whose maintained
 # forks have other names and are imported by the same.
 REQUIRED = {
     'torch': ('torch>=2.6',),
     'mmengine': ('mmengine>=0.10.4', 'onedl-mmengine>=0.10.12'),
-    'mmcv': ('mmcv>=2.0.0,<2.2.0', 'onedl-mmcv>=2.3.0'),
+    'mmcv': ('mmcv>=2.0.0,<2.2.0', 'mmcv-lite>=2.0.1,<2.2.0', 'onedl-mmcv>=2.3.0'),
 }
 OPTIONAL = {
     'mmdet': ('mmdet>=3.0.0', 'onedl-mmdetection>=3.5.0'),
@@ -30,6 +32,8 @@ OPTIONAL = {
     'triton': ('triton',),
 }
 NEED_OPERATORS = ('mmdet', 'mmseg')
+# mmcv without compiled operators, for which swin_backbone.mmcv_ext has others.
+LITE = "pip install 'swin_backbone[lite]'"
 VARIABLES = ('SWIN_BACKEND', 'SWIN_CHECKPOINTS', 'SWIN_COCO128', 'SWIN_MIRROR', 'SWIN_OFFLINE')
 
 
@@ -95,7 +99,7 @@ def versions() -> Iterator[Finding]:
 
 def _version(module: str) -> Finding:
     distribution, released, wanted = _source(module)
-    install = f"pip install '{wanted}'"
+    install = _install(module)
     both = _overwritten(module)
     if both is not None:
         return both
@@ -111,7 +115,8 @@ def _version(module: str) -> Finding:
     version = released or str(getattr(imported, '__version__', 'of unknown version'))
     if _older(version, wanted):
         return Finding('versions', module, False, f'{version}, but it must be {wanted}', install)
-    detail = f'{version} ({distribution})' if distribution.startswith('onedl-') else version
+    named = distribution.startswith(('onedl-', 'mmcv-'))  # another than OpenMMLab's own
+    detail = f'{version} ({distribution})' if named else version
     return Finding('versions', module, True, detail)
 
 
@@ -121,8 +126,8 @@ def _overwritten(module: str) -> Finding | None:
     found = {name: version for name in names if (version := _distributed(name))}
     if len(found) < 2:
         return None
-    # OneDL's is the one that was chosen: the other comes along with whatever asks for it by name.
-    kept = names[-1]
+    # The later was chosen: the other comes along with whatever asks for it by name.
+    kept = list(found)[-1]
     detail = ' and '.join(f'{name} {version}' for name, version in found.items())
     return Finding(
         *('versions', module, False, f'{detail} are both installed, and overwrite each other'),
@@ -131,37 +136,138 @@ def _overwritten(module: str) -> Finding | None:
 
 
 def mmcv_operators() -> Iterator[Finding]:
-    """Whether mmcv's compiled operators load, give what they should, and know the GPU."""
+    """Whose operators mmcv's functions run, whether they give what they should, and how fast."""
     import torch
 
-    needed = [name for name in NEED_OPERATORS if _installed(name)]
+    try:
+        operators = importlib.import_module('mmcv._ext')
+        importlib.import_module('mmcv.ops')
+    except Exception as error:  # whatever a broken installation may raise
+        yield _not_loading(error)
+        return
+    stand_in = hasattr(operators, '__path__')  # a package, and no library
+    whose = 'of swin_backbone.mmcv_ext' if stand_in else f'compiled: {operators.__file__}'
+    yield Finding('mmcv operators', 'in use', True, whose)
+    for name, (size, faster, problem) in PROBLEMS.items():
+        by = ''
+        if stand_in:
+            by = ", torchvision's" if _by_torchvision(faster, 'cpu') else ', ours'
+        yield _tried(name, f'{size} on the CPU{by}', problem, LITE if stand_in else _compile())
+    yield from (_stands_in() if stand_in else _compiled_for(torch.version.cuda))
+
+
+def _not_loading(error: Exception) -> Finding:
+    import torch
+
+    needed = any(_installed(name) for name in NEED_OPERATORS)
+    missing = isinstance(error, ModuleNotFoundError) and error.name == 'mmcv._ext'
+    fix: str | None
+    if missing:
+        reason, fix = _without_hook()
+        why = f'mmcv has no compiled operators, and ours are not found: {reason}'
+    else:
+        why = (
+            f'they do not load: {_said(error)}; they must be compiled for the installed torch '
+            f'{torch.__version__}, or replaced: pip uninstall -y {_source("mmcv")[0]} && {LITE}'
+        )
+        fix = _fix_of(error, _compile())
+    if not needed:
+        why += ' (the backbone alone does without)'
+    return Finding('mmcv operators', 'loading', False if needed else None, why, fix)
+
+
+def _tried(name: str, where: str, problem: Callable[[], Problem], fix: str) -> Finding:
+    try:
+        right, milliseconds = try_out(problem)
+    except Exception as error:
+        # mmcv has compiled some for GPUs alone. The frameworks have other code for CPUs then.
+        lacking = 'implementation for device cpu' in str(error)
+        detail = 'has no kernel for CPUs' if lacking else _said(error)
+        result = None if lacking else False
+        return Finding('mmcv operators', name, result, detail, None if lacking else fix)
+    detail = f'{where}: {milliseconds:.1f} ms' if right else f'{where}: the result is wrong'
+    return Finding('mmcv operators', name, right, detail, None if right else fix)
+
+
+def _compiled_for(cuda: str | None) -> Iterator[Finding]:
+    """Whether compiled operators know the GPU."""
+    import torch
+    from mmcv.ops import get_compiling_cuda_version
+
+    built = get_compiling_cuda_version()
+    lacking = torch.cuda.is_available() and built == 'not available'
+    detail = f'built for CUDA: {built}; torch: {cuda or "not available"}'
+    yield Finding('mmcv operators', 'CUDA', not lacking, detail, _compile() if lacking else None)
+
+
+def _stands_in() -> Iterator[Finding]:
+    """Whether ours are found wherever Python starts, and torchvision's are at hand."""
+    import torch
+
+    if HOOK not in sys.modules:
+        why, fix = _without_hook()
+        detail = f'{why}; `mim train` imports mmcv.ops before swin_backbone, and does not find them'
+        yield Finding('mmcv operators', 'start-up hook', False, detail, fix)
+    if not _installed('torchvision'):
+        return
+    devices = ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
+    lacking = [device for device in devices if not _by_torchvision('roi_align', device)]
+    detail = 'its operators are used where they are faster'
+    if lacking:
+        why = _torchvision_error() or 'it was built without them'
+        detail = f'its operators for {" and ".join(lacking)} do not load, and are not used: {why}'
+    fix = 'pip install --force-reinstall --no-deps torchvision  # the one for this torch'
+    yield Finding(
+        'mmcv operators', 'torchvision', None if lacking else True, detail, fix if lacking else None
+    )
+
+
+HOOK = '_swin_backbone_startup'  # the module that the wheel's .pth file imports
+
+
+def _without_hook() -> tuple[str, str]:
+    """Why Python did not run the start-up hook, and the command that makes it."""
+    package = Path(__file__).parents[1]
+    if _distributed('swin_backbone') is None:
+        checkout = (package.parent / 'pyproject.toml').exists()
+        fix = f"pip install '{package.parent}[lite]'" if checkout else LITE
+        return f'swin_backbone is imported from {package}, but not installed', fix
+    why = 'Python did not process the .pth file that pip installs with swin_backbone'
+    return f'{why}{" (it was started with -S)" if sys.flags.no_site else ""}', LITE
+
+
+def _by_torchvision(name: str | None, device: str) -> bool:
+    """Whether ours call an operator of torchvision for a device."""
+    import torch
+
+    if name is None or (name, device) == ('nms', 'cpu'):  # where ours is the faster
+        return False
+    found = importlib.import_module('mmcv._ext.torchvision_ops')
+    return found.operator(name, torch.empty(0, device=device)) is not None
+
+
+def _torchvision_error() -> str | None:
+    """Why torchvision's library does not load."""
+    import torch
+
+    spec = importlib.util.find_spec('torchvision')
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for library in Path(folder).glob('_C*.so'):
+            try:
+                torch.ops.load_library(library)
+            except OSError as error:
+                return _said(error)
+    return None
+
+
+def _compile() -> str:
+    """The command that compiles the installed mmcv again."""
     distribution, version, wanted = _source('mmcv')
     same = f'{distribution}=={version}' if version else wanted
-    fix = (
+    return (
         f'MMCV_WITH_OPS=1 pip install --force-reinstall --no-deps --no-cache-dir '
         f"--no-build-isolation --no-binary {distribution} '{same}'"
     )
-    try:
-        from mmcv.ops import get_compiling_cuda_version, nms
-
-        boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]])
-        kept = nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5)[1].tolist()
-    except Exception as error:  # whatever a broken installation may raise
-        why = (
-            f'they do not load: {_said(error)}; {same} must be compiled for the installed '
-            f'torch {torch.__version__}'
-        )
-        if not needed:
-            why += ' (the backbone alone does without)'
-        remedy = _fix_of(error, fix)
-        yield Finding('mmcv operators', 'loading', False if needed else None, why, remedy)
-        return
-    right = kept == [0, 2]
-    yield Finding('mmcv operators', 'nms', right, 'right' if right else f'kept {kept}', fix)
-    cuda = get_compiling_cuda_version()
-    built = f'built for CUDA: {cuda}; torch: {torch.version.cuda or "not available"}'
-    lacking = torch.cuda.is_available() and cuda == 'not available'
-    yield Finding('mmcv operators', 'CUDA', not lacking, built, fix if lacking else None)
 
 
 def registries(plugins: Iterable[str] = ()) -> Iterator[Finding]:
@@ -347,6 +453,13 @@ def _source(module: str) -> tuple[str, str | None, str]:
     return _name(wanted), None, wanted
 
 
+def _install(module: str) -> str:
+    """The command that installs a module that is missing or too old."""
+    distribution, version, wanted = _source(module)
+    lite = module == 'mmcv' and (distribution == 'mmcv-lite' or version is None)
+    return LITE if lite and not distribution.startswith('onedl-') else f"pip install '{wanted}'"
+
+
 def _name(requirement: str) -> str:
     return requirement.partition('>=')[0]
 
@@ -387,4 +500,4 @@ def _fix_of(error: Exception, otherwise: str | None = None) -> str | None:
     if missing == 'pkg_resources':  # which newer setuptools do without
         return "pip install 'setuptools<81'"
     known = missing in {**REQUIRED, **OPTIONAL}
-    return f"pip install '{_source(missing)[-1]}'" if known else f'pip install {missing}'
+    return _install(missing) if known else f'pip install {missing}'

@@ -9,6 +9,10 @@ swin_backbone removes the hook. It runs at every start of Python, so it imports 
 
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
 NAME = 'mmcv._ext'
 
 
@@ -16,7 +20,7 @@ class OperatorsWithoutBuild:
     """A finder, the last to be asked, of ``mmcv._ext``."""
 
     @staticmethod
-    def find_spec(name, path=None, target=None):
+    def find_spec(name: str, path: object = None, target: object = None) -> 'ModuleSpec | None':
         if name != NAME:
             return None
         from importlib.util import find_spec, spec_from_file_location
@@ -32,7 +36,7 @@ class OperatorsWithoutBuild:
         return None
 
 
-def install():
+def install() -> None:
     """Appends the finder, unless it is there. Safe to call twice."""
     if not any(
         getattr(finder, '__name__', '') == OperatorsWithoutBuild.__name__

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
-from swin_backbone import SwinTransformer
+from swin_backbone import SwinTransformer, mmcv_ext
 from swin_backbone.engine import installation
 from swin_backbone.engine.installation import Finding
+from swin_backbone.mmcv_ext import torchvision_ops
 from swin_backbone.registration import register
 
 
@@ -49,7 +52,7 @@ def test_a_missing_framework_is_not_wrong_and_a_missing_dependency_is(monkeypatc
     )
     found = by_name(installation.versions())
     assert found['mmdet'].ok is None and found['mmcv'].ok is False
-    assert found['mmcv'].fix == f"pip install '{installation._source('mmcv')[-1]}'"
+    assert found['mmcv'].fix == installation._install('mmcv')
 
 
 @pytest.fixture
@@ -135,16 +138,119 @@ def test_another_module_takes_the_name(monkeypatch, tmp_path):
     assert all(f.ok for f in installation.registries() if 'Swin' in f.name)
 
 
+def operators() -> dict[str, Finding]:
+    return by_name(installation.mmcv_operators())
+
+
+def as_ours(monkeypatch):
+    """Our operators in the place of mmcv's, as the start-up hook finds them."""
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', mmcv_ext)
+    monkeypatch.setitem(sys.modules, 'mmcv._ext.torchvision_ops', torchvision_ops)
+    for name, module in list(sys.modules.items()):
+        if name.startswith('mmcv.ops.') and hasattr(module, 'ext_module'):
+            monkeypatch.setattr(module, 'ext_module', mmcv_ext)
+    monkeypatch.setitem(sys.modules, installation.HOOK, mmcv_ext)
+
+
+def as_compiled(monkeypatch):
+    """A compiled module in mmcv's place, whatever its functions are."""
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', ModuleType('mmcv._ext'))
+    sys.modules['mmcv._ext'].__file__ = '/somewhere/_ext.so'
+
+
+def test_operators_of_ours(monkeypatch):
+    as_ours(monkeypatch)
+    found = operators()
+    assert found['in use'].detail == 'of swin_backbone.mmcv_ext'
+    for name in ('nms', 'deform_conv2d', 'sigmoid_focal_loss'):
+        assert found[name].ok and ', ours: ' in found[name].detail
+        assert found[name].detail.endswith(' ms')
+    assert found['roi_align'].ok and 'start-up hook' not in found
+
+
+def test_operators_of_mmcv(monkeypatch):
+    as_compiled(monkeypatch)
+    found = operators()
+    assert found['in use'].detail == 'compiled: /somewhere/_ext.so'
+    assert found['nms'].ok and found['nms'].detail.startswith('1000 boxes on the CPU: ')
+    assert found['CUDA'].ok and 'torchvision' not in found
+
+
+def test_an_operator_for_gpus_alone(monkeypatch):
+    def lacking(*_):
+        raise RuntimeError('sigmoid_focal_loss_forward_impl: implementation for device cpu:0 not')
+
+    monkeypatch.setattr('mmcv.ops.sigmoid_focal_loss', lacking)
+    found = operators()['sigmoid_focal_loss']
+    assert found.ok is None and found.detail == 'has no kernel for CPUs'
+
+
+@pytest.mark.parametrize('installed', [False, True])
+def test_ours_without_the_start_up_hook(monkeypatch, installed):
+    as_ours(monkeypatch)
+    monkeypatch.delitem(sys.modules, installation.HOOK)
+    monkeypatch.setattr(installation, '_distributed', lambda name: '1.0' if installed else None)
+    found = operators()['start-up hook']
+    assert found.ok is False and '`mim train` imports mmcv.ops before' in found.detail
+    folder = Path(installation.__file__).parents[1]
+    if installed:
+        assert '.pth' in found.detail and found.fix == "pip install 'swin_backbone[lite]'"
+    else:
+        assert f'imported from {folder}, but not installed' in found.detail
+        assert found.fix == f"pip install '{folder.parent}[lite]'"
+
+
+def test_no_operators_at_all(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', None)
+    found = operators()
+    assert list(found) == ['loading'] and found['loading'].ok is False
+    assert 'mmcv has no compiled operators, and ours are not found' in found['loading'].detail
+    assert '[lite]' in found['loading'].fix
+
+
+def test_a_torchvision_for_another_torch(monkeypatch, tmp_path):
+    as_ours(monkeypatch)
+    (tmp_path / 'torchvision').mkdir()
+    (tmp_path / 'torchvision' / '__init__.py').touch()
+    (tmp_path / 'torchvision' / '_C.so').write_bytes(b'no library')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, 'torchvision', raising=False)
+    monkeypatch.setattr(torchvision_ops, 'operator', lambda name, tensor: None)
+    found = operators()
+    assert found['torchvision'].ok is None and 'not used: OSError' in found['torchvision'].detail
+    assert 'torchvision' in found['torchvision'].fix
+    assert ', ours: ' in found['roi_align'].detail
+    monkeypatch.setattr(torchvision_ops, 'operator', lambda name, tensor: name)
+    found = operators()
+    assert found['torchvision'].ok and ", torchvision's: " in found['roi_align'].detail
+
+
 def test_operators_built_without_cuda(monkeypatch):
+    as_compiled(monkeypatch)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr('mmcv.ops.get_compiling_cuda_version', lambda: 'not available')
-    found = by_name(installation.mmcv_operators())['CUDA']
+    found = operators()['CUDA']
     assert found.ok is False and 'MMCV_WITH_OPS=1 pip install' in found.fix
 
 
 def test_operators_that_give_something_else(monkeypatch):
     monkeypatch.setattr('mmcv.ops.nms', lambda boxes, *_: (boxes, torch.tensor([0, 1])))
-    assert by_name(installation.mmcv_operators())['nms'].ok is False
+    found = operators()['nms']
+    assert found.ok is False and found.detail.endswith('the result is wrong') and found.fix
+
+
+def test_mmcv_lite_is_mmcv(distributed):
+    assert installation._install('mmcv') == "pip install 'mmcv>=2.0.0,<2.2.0'"
+    del distributed['mmcv']
+    assert installation._install('mmcv') == "pip install 'swin_backbone[lite]'"
+    distributed['mmcv-lite'] = '2.1.0'
+    assert installation._source('mmcv')[:2] == ('mmcv-lite', '2.1.0')
+    distributed['mmcv'] = '2.1.0'
+    found = by_name(installation.versions())['mmcv']
+    assert found.ok is False and 'mmcv 2.1.0 and mmcv-lite 2.1.0 are both' in found.detail
+    assert found.fix == (
+        "pip uninstall -y mmcv mmcv-lite && pip install --no-deps 'mmcv-lite==2.1.0'"
+    )
 
 
 @pytest.fixture

@@ -1,0 +1,138 @@
+"""Columns at the pixels of a mask, and the masks of point-wise spatial attention (PSANet)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .calling import operator
+
+COLLECT = 0
+
+
+@operator
+def masked_im2col_forward(
+    im: Tensor,
+    mask_h_idx: Tensor,
+    mask_w_idx: Tensor,
+    col: Tensor,
+    kernel_h: int,
+    kernel_w: int,
+    pad_h: int,
+    pad_w: int,
+) -> None:
+    """Writes the columns of M windows of an image (1, C, H, W) into ``col`` (C * K, M).
+
+    Args:
+        im: The image; beyond it are zeros.
+        mask_h_idx: Row of each window in the convolution's output, int64 (M,).
+        mask_w_idx: Column of each window.
+        col: Overwritten: for each channel the kernel's K places, row by row.
+        kernel_h: Kernel's height, and so on. The stride is 1.
+        kernel_w: Kernel's width.
+        pad_h: Zeros above and below.
+        pad_w: Zeros left and right.
+    """
+    device = im.device
+    rows = torch.arange(kernel_h, device=device).view(-1, 1, 1) + mask_h_idx
+    columns = torch.arange(kernel_w, device=device).view(-1, 1) + mask_w_idx
+    image = F.pad(im[0], (pad_w, pad_w, pad_h, pad_h))
+    col.copy_(image[:, rows, columns].view_as(col))  # (C, kernel_h, kernel_w, M) before
+
+
+@operator
+def masked_col2im_forward(
+    col: Tensor,
+    mask_h_idx: Tensor,
+    mask_w_idx: Tensor,
+    im: Tensor,
+    height: int,
+    width: int,
+    channels: int,
+) -> None:
+    """Writes columns (channels, M) into the pixels of ``im`` (1, channels, height, width)."""
+    im[0, :, mask_h_idx, mask_w_idx] = col.view(channels, -1)
+
+
+@operator
+def psamask_forward(
+    input: Tensor,
+    output: Tensor,
+    psa_type: int,
+    num_: int,
+    h_feature: int,
+    w_feature: int,
+    h_mask: int,
+    w_mask: int,
+    half_h_mask: int,
+    half_w_mask: int,
+) -> None:
+    """Writes each pixel's mask, which is centred at the pixel, onto the pixels of the map.
+
+    Args:
+        input: Mask of each pixel (B, h_mask * w_mask, H, W).
+        output: (B, H * W, H, W). For ``psa_type`` 0 (collect) the channels are the pixels that the
+            mask covers, and for 1 (distribute) they are the masks. What no mask covers is kept.
+        psa_type: 0 or 1.
+        num_: B.
+        h_feature: H.
+        w_feature: W.
+        h_mask: Masks' height.
+        w_mask: Masks' width.
+        half_h_mask: Row of the masks' centre.
+        half_w_mask: Column of the masks' centre.
+    """
+    sizes = (h_feature, w_feature), (h_mask, w_mask), (half_h_mask, half_w_mask)
+    places, covered = _covered(*sizes, input.device)
+    spread = input.flatten(2).gather(1, places.expand(num_, -1, -1))
+    if psa_type != COLLECT:
+        spread, covered = spread.mT, covered.mT
+    old = output.view(num_, *covered.shape)
+    output.copy_(torch.where(covered, spread, old).view_as(output))
+
+
+@operator
+def psamask_backward(
+    grad_output: Tensor,
+    grad_input: Tensor,
+    psa_type: int,
+    num_: int,
+    h_feature: int,
+    w_feature: int,
+    h_mask: int,
+    w_mask: int,
+    half_h_mask: int,
+    half_w_mask: int,
+) -> None:
+    """Writes the masks' gradient, keeping what lies off the map; see :func:`psamask_forward`."""
+    sizes = (h_feature, w_feature), (h_mask, w_mask), (half_h_mask, half_w_mask)
+    places, covered = _covered(*sizes, grad_output.device)
+    grad = grad_output.reshape(num_, *covered.shape)
+    if psa_type != COLLECT:
+        grad = grad.mT
+    # A mask's place is on one pixel at most, so that nothing is written twice.
+    image, covered_pixel, pixel = covered.expand(num_, -1, -1).nonzero(as_tuple=True)
+    row, column = pixel // w_feature, pixel % w_feature
+    place = places[covered_pixel, pixel]
+    grad_input[image, place, row, column] = grad[image, covered_pixel, pixel]
+
+
+def _covered(
+    feature: tuple[int, int], mask: tuple[int, int], half: tuple[int, int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """For each pixel covered and each pixel whose mask it is, (H * W, H * W): the mask's place.
+
+    Returns:
+        The places, and whether there is one; where there is none, the place is 0.
+    """
+    row, column = (
+        torch.arange(size, device=device) - torch.arange(size, device=device)[:, None]
+        for size in feature
+    )
+    row, column = half[0] - row, half[1] - column  # (covered, pixel)
+    H, W = feature
+    row, column = row.view(H, 1, H, 1), column.view(1, W, 1, W)
+    there = (row >= 0) & (row < mask[0]) & (column >= 0) & (column < mask[1])
+    places = torch.where(there, row * mask[1] + column, 0)
+    return places.view(H * W, H * W), there.view(H * W, H * W)
