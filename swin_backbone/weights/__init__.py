@@ -21,7 +21,6 @@ LAYOUTS = (
 )
 
 __all__ = [
-    'LAYOUTS',
     'Conversion',
     'Description',
     'allow_mmengine_checkpoints',
