@@ -3,7 +3,12 @@
 # batch normalisation in neck and heads makes up for the missing pretraining.
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', 'mmdet::_base_/default_runtime.py']
 custom_imports = dict(
-    imports=['swin_backbone', 'swin_backbone.engine.runner', 'swin_backbone.demo.detection']
+    imports=[
+        'swin_backbone',
+        'swin_backbone.engine.runner',
+        'swin_backbone.engine.quiet',
+        'swin_backbone.demo.detection',
+    ]
 )
 
 width = 64

@@ -6,7 +6,12 @@ _base_ = [
     __import__('mmseg').__path__[0] + '/.mim/configs/_base_/default_runtime.py',
 ]
 custom_imports = dict(
-    imports=['swin_backbone', 'swin_backbone.engine.runner', 'swin_backbone.demo.segmentation']
+    imports=[
+        'swin_backbone',
+        'swin_backbone.engine.runner',
+        'swin_backbone.engine.quiet',
+        'swin_backbone.demo.segmentation',
+    ]
 )
 
 classes = 5

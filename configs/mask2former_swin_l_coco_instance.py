@@ -18,6 +18,7 @@ model = dict(
 )
 
 data_root = '{{$COCO_ROOT:data/coco}}'
+data_roots = dict(COCO_ROOT=data_root)  # by the variable, which an error can name then
 # Sixteen GPUs with one image each; mmdet's config also asks for the panoptic maps, which it does
 # not read.
 train_dataloader = dict(

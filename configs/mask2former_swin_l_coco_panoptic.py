@@ -9,6 +9,7 @@ _base_ = [
 model = dict(backbone=dict(init_cfg=dict(checkpoint={{_base_.weights.large_22k_384}})))
 
 data_root = '{{$COCO_ROOT:data/coco}}'
+data_roots = dict(COCO_ROOT=data_root)  # by the variable, which an error can name then
 train_dataloader = dict(dataset=dict(data_root=data_root))
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader

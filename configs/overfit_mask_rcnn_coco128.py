@@ -7,7 +7,9 @@ on those same eight must pass 0.5 (``docs/results.md``). Any COCO dataset with `
 
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', 'mmdet::_base_/default_runtime.py']
 
-custom_imports = dict(imports=['swin_backbone', 'swin_backbone.engine.runner'])
+custom_imports = dict(
+    imports=['swin_backbone', 'swin_backbone.engine.runner', 'swin_backbone.engine.quiet']
+)
 
 # Half of Swin-T's width and a third of its blocks, and heads to go with it: sized for CPU cores.
 embed_dims = 48

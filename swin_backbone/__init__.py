@@ -2,25 +2,22 @@
 
 Importing the package registers them: ``custom_imports = dict(imports=['swin_backbone'])`` in a
 config is all it takes. It also lets torch open mmengine's checkpoints without running code.
+
+Neither imports anything heavy. A framework that is imported, before or after, gets the backbones
+as soon as its own models are there.
 """
 
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .errors import ArgumentError, CheckpointError
+from .errors import ArgumentError, CheckpointError, RegistrationWarning
+from .imports import lazy_attributes
+from .startup import start
 from .version import __version__
 
-_COMMAND_LINE = Path(sys.argv[0] if sys.argv else '').stem == 'swin-backbone'
-try:
-    from .registration import RegistrationWarning, register
+if TYPE_CHECKING:
     from .swin import SwinTransformer
     from .swin_v2 import SwinTransformerV2
-    from .weights import allow_mmengine_checkpoints
-except Exception:  # whatever broken dependencies may raise: `swin-backbone doctor` looks for it
-    if not _COMMAND_LINE:
-        raise
-else:
-    allow_mmengine_checkpoints()
 
 __all__ = [
     'ArgumentError',
@@ -32,6 +29,15 @@ __all__ = [
     'configs_dir',
 ]
 
+__getattr__, __dir__ = lazy_attributes(
+    __name__,
+    {'SwinTransformer': 'swin', 'SwinTransformerV2': 'swin_v2'},
+    submodules=(
+        *('argument_values', 'arguments', 'backbone', 'classification', 'layers', 'ops'),
+        *('registration', 'swin', 'swin_v2', 'weights'),
+    ),
+)
+
 
 def configs_dir() -> Path:
     """The folder of the configs: within the installed package, or beside it in a checkout."""
@@ -40,6 +46,4 @@ def configs_dir() -> Path:
     return inside if inside.is_dir() else here.parent / 'configs'
 
 
-# The command line registers when it builds a config: importing the frameworks takes seconds.
-if not _COMMAND_LINE:
-    register()
+start()

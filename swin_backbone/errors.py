@@ -10,3 +10,7 @@ class ArgumentError(ValueError, AssertionError):
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be read, or does not fit the model; the message says what was found."""
+
+
+class RegistrationWarning(UserWarning):
+    """A framework was left out; the message says which and why."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import warnings
 from abc import ABCMeta
 from collections.abc import Iterable, Mapping
 
@@ -12,16 +11,25 @@ from mmengine.registry import MODELS, Registry
 
 from . import layers
 from .classification import ClassificationSwinTransformer, ClassificationSwinTransformerV2
+from .errors import RegistrationWarning
+from .startup import FRAMEWORKS, warn_of
+from .startup import NAMES as NAMES_OF
 from .swin import SwinTransformer
 from .swin_v2 import SwinTransformerV2
 
-# A framework's module that registers its own models, beside its registry.
-FRAMEWORKS = ('mmdet', 'mmseg', 'mmpretrain')
+__all__ = [
+    'FRAMEWORKS',
+    'NAMES',
+    'RegistrationWarning',
+    'register',
+    'register_in',
+    'register_in_mmengine',
+    'registered',
+]
 
-# Names under which a class is registered: the frameworks' own, then one that is ours alone.
+# Names under which a class is registered.
 NAMES: dict[type, tuple[str, ...]] = {
-    SwinTransformer: ('SwinTransformer', 'SwinBackbone'),
-    SwinTransformerV2: ('SwinTransformerV2', 'SwinBackboneV2'),
+    backbone: NAMES_OF[backbone.__name__] for backbone in (SwinTransformer, SwinTransformerV2)
 }
 # Where a framework defines its own Swin, and the building blocks that have a counterpart here.
 THEIR_MODULES: dict[str, tuple[str, ...]] = {
@@ -48,44 +56,50 @@ IN_MMPRETRAIN: dict[type, type] = {
 }
 
 
-class RegistrationWarning(UserWarning):
-    """A framework was left out; the message says which and why."""
-
-
 def register() -> None:
-    """Registers the backbones in mmengine's and in every installed framework's registry.
+    """Registers the backbones in mmengine's and in every installed framework's registry, now.
 
-    A framework's own models are imported first: registered later, they would collide with ours.
+    ``import swin_backbone`` has them registered when a framework is imported; this imports the
+    frameworks. Their own models come first: registered later, they would collide with ours.
     ``isinstance`` of its Swin's classes then holds for ours, too.
-    What is not installed, or fails to import, is left out with one warning. Safe to call twice.
+    A framework that fails to import is left out with a warning. Safe to call twice.
     """
-    _register_in(MODELS)
-    first = _register_in_frameworks(FRAMEWORKS)
+    register_in_mmengine()
+    installed = [name for name in FRAMEWORKS if importlib.util.find_spec(name) is not None]
     # mmdet imports mmpretrain where it is installed. If that fails, the first import of mmdet may
-    # fail and the second succeed: mmengine's own, unless it is ours, would bring mmdet's class.
-    skipped = {name: first[name] for name in _register_in_frameworks(first)}
-    if skipped:
-        reasons = '; '.join(f'{name} ({reason})' for name, reason in skipped.items())
-        warnings.warn(
-            f'swin_backbone did not register in {reasons}', RegistrationWarning, stacklevel=3
-        )
+    # fail and the second succeed.
+    _register_in_all(_register_in_all(installed))
 
 
-def _register_in_frameworks(frameworks: Iterable[str]) -> dict[str, str]:
-    """Registers in frameworks' registries; returns those that are left out, with the reasons."""
-    skipped = {}
+def _register_in_all(frameworks: Iterable[str]) -> list[str]:
+    """Imports frameworks' models and registers there; returns those that are left out."""
+    left_out = []
     for framework in frameworks:
-        if importlib.util.find_spec(framework) is None:
-            skipped[framework] = 'not installed'
-            continue
         try:
             importlib.import_module(f'{framework}.models')
-            instead = IN_MMPRETRAIN if framework == 'mmpretrain' else {}
-            _register_in(importlib.import_module(f'{framework}.registry').MODELS, instead)
-            _pass_for_those_of(framework, instead)
-        except Exception as error:  # whatever a broken installation may raise
-            skipped[framework] = f'broken: {type(error).__name__}: {error}'
-    return skipped
+        except Exception:  # whatever a broken installation may raise; it has been warned of
+            left_out.append(framework)
+        else:
+            register_in(framework)
+    return left_out
+
+
+def register_in_mmengine() -> None:
+    """Registers the backbones in mmengine's own registry, the root of the frameworks'."""
+    _register_in(MODELS)
+
+
+def register_in(framework: str) -> None:
+    """Registers the backbones in a framework whose models have been imported.
+
+    What its registry may lack is left out with a warning.
+    """
+    instead = IN_MMPRETRAIN if framework == 'mmpretrain' else {}
+    try:
+        _register_in(importlib.import_module(f'{framework}.registry').MODELS, instead)
+        _pass_for_those_of(framework, instead)
+    except Exception as error:  # whatever a broken installation may raise
+        warn_of(framework, error)
 
 
 def registered(name: str) -> dict[str, type | None]:

@@ -63,6 +63,9 @@ def test_ours_are_instances_of_the_frameworks_classes(framework):
     [
         'import swin_backbone',
         'import swin_backbone, mmdet.models, mmseg.models',
+        'import mmdet.registry, swin_backbone, mmseg.registry',
+        'import mmengine.registry, swin_backbone, mmdet.models.backbones.swin',
+        'import torch, mmengine.model, swin_backbone, mmcv.ops',
         'import mmdet.models, mmseg.models, swin_backbone',
         'import mmdet, swin_backbone, mmseg',
         'import mmseg.models, swin_backbone, mmdet.models; swin_backbone.registration.register()',
@@ -75,6 +78,50 @@ def test_ours_are_instances_of_the_frameworks_classes(framework):
 )
 def test_any_order_of_imports(imports):
     run(f'{imports}\n{CHECK}')
+
+
+@pytest.mark.parametrize(
+    ('first', 'asked'),
+    [
+        ('', 'from mmengine.registry import MODELS; found = MODELS.get("SwinTransformer")'),
+        ('import mmengine', 'found = mmengine.registry.MODELS.get("SwinTransformer")'),
+        ('', 'from mmengine.registry import MODELS; found = MODELS.get("mmdet.SwinTransformer")'),
+        # Children ask their parent's own table.
+        (
+            '',
+            'from mmengine.registry import MODELS, Registry\n'
+            'found = Registry("model", parent=MODELS, scope="mine").get("SwinBackbone")',
+        ),
+        (
+            'import mmdet',
+            'from mmengine.registry import MODELS, DefaultScope\n'
+            'DefaultScope.get_instance("a", scope_name="mmseg")\n'
+            'found = type(MODELS.build(dict(type="SwinTransformer", depths=(1, 1, 1, 1))))',
+        ),
+    ],
+    ids=['root', 'root-imported-before', 'scope', 'child', 'default-scope'],
+)
+def test_registered_when_it_is_looked_up(first, asked):
+    run(f'{first}\nimport swin_backbone\n{asked}\nassert found is swin_backbone.SwinTransformer')
+
+
+def test_who_registers_last_stays():
+    """As if it had been registered when the package was imported."""
+    run(
+        """
+        import swin_backbone
+        from mmengine.registry import MODELS
+        try:
+            MODELS.register_module(name='SwinTransformer', module=dict)
+        except KeyError as error:
+            assert 'already registered' in str(error)
+        else:
+            raise AssertionError
+        MODELS.register_module(name='SwinTransformer', force=True, module=dict)
+        assert MODELS.get('SwinTransformer') is dict
+        assert MODELS.get('SwinBackbone') is swin_backbone.SwinTransformer
+        """
+    )
 
 
 TEXT_CONFIG = """
@@ -132,26 +179,88 @@ def test_pure_python_configs_build_ours(tmp_path):
     )
 
 
-def test_what_is_missing_or_broken_is_one_warning(tmp_path):
+def warnings_of(output: str) -> list[str]:
+    return [line for line in output.splitlines() if 'RegistrationWarning' in line]
+
+
+@pytest.fixture
+def broken_mmpretrain(tmp_path) -> Path:
+    """A folder with an mmpretrain that cannot be imported."""
     (tmp_path / 'mmpretrain').mkdir()
     (tmp_path / 'mmpretrain' / '__init__.py').write_text('raise ImportError("wrong mmcv")')
+    return tmp_path
+
+
+@pytest.mark.parametrize('asked', ['', 'swin_backbone.registration.register()'])
+def test_what_is_broken_is_one_warning_and_what_is_missing_is_none(asked, broken_mmpretrain):
+    """mmdet imports mmpretrain where it is there, and does without."""
     output = run(
-        """
+        f"""
         import sys
         from importlib import util
         found = util.find_spec
         util.find_spec = lambda name, *a: None if name == 'mmseg' else found(name, *a)
         sys.path.insert(0, sys.argv[1])
+        sys.modules['mmseg'] = None
         import swin_backbone
+        {asked}
         from mmdet.registry import MODELS
         assert MODELS.get('SwinTransformer') is swin_backbone.SwinTransformer
         """,
-        str(tmp_path),
+        str(broken_mmpretrain),
     )
-    warnings = [line for line in output.splitlines() if 'RegistrationWarning' in line]
-    assert len(warnings) == 1
-    assert 'mmseg (not installed)' in warnings[0]
-    assert 'mmpretrain (broken: ImportError: wrong mmcv)' in warnings[0]
+    (warning,) = warnings_of(output)
+    assert 'did not register in mmpretrain' in warning and 'ImportError: wrong mmcv' in warning
+
+
+def test_nothing_is_said_of_what_nobody_imports(broken_mmpretrain):
+    output = run(
+        """
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        import swin_backbone
+        from mmengine.registry import MODELS
+        assert MODELS.get('SwinTransformer') is swin_backbone.SwinTransformer
+        """,
+        str(broken_mmpretrain),
+    )
+    assert warnings_of(output) == []
+
+
+def test_a_broken_framework_raises_as_ever_and_counts_once_it_is_mended(broken_mmpretrain):
+    output = run(
+        """
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        import swin_backbone
+        for _ in range(2):
+            try:
+                import mmpretrain.models
+            except ImportError as error:
+                assert str(error) == 'wrong mmcv'
+            else:
+                raise AssertionError
+        import importlib, pathlib
+        package = pathlib.Path(sys.argv[1], 'mmpretrain')
+        backbones = package / 'models' / 'backbones'
+        backbones.mkdir(parents=True)
+        for folder in (package, package / 'models', backbones):
+            (folder / '__init__.py').write_text('')
+        for name in ('swin_transformer', 'swin_transformer_v2'):
+            (backbones / f'{name}.py').write_text('')
+        (package / 'registry.py').write_text(
+            'from mmengine.registry import Registry, MODELS as ROOT; '
+            'MODELS = Registry("model", parent=ROOT, scope="mmpretrain")'
+        )
+        importlib.invalidate_caches()
+        import mmpretrain.models
+        from mmpretrain.registry import MODELS
+        from swin_backbone.classification import ClassificationSwinTransformer
+        assert MODELS.get('SwinTransformer') is ClassificationSwinTransformer
+        """,
+        str(broken_mmpretrain),
+    )
+    assert len(warnings_of(output)) == 1
 
 
 @pytest.fixture
@@ -165,21 +274,29 @@ def broken_torchvision(tmp_path) -> Path:
 
 @pytest.mark.skipif(not peers.APART.is_dir(), reason='no mmpretrain: requirements/set_up.sh has it')
 @pytest.mark.parametrize(
-    ('setting', 'served', 'reason'),
+    ('setting', 'served', 'warned'),
     [
-        ('sys.modules["torchvision"] = None', ['mmengine', 'mmdet', 'mmseg'], 'torchvision'),
+        (
+            'sys.modules["torchvision"] = None',
+            ['mmengine', 'mmdet', 'mmseg'],
+            ['mmpretrain'],
+        ),
         # Where there is mmpretrain or timm, mmdet and mmseg need it, too.
-        ('sys.path.insert(0, sys.argv[3])', ['mmengine'], 'torchvision'),
+        (
+            'sys.path.insert(0, sys.argv[3])',
+            ['mmengine'],
+            ['mmpretrain', 'mmdet', 'mmseg'],
+        ),
         # mmpretrain's language models need an older transformers. mmdet fails with them, once.
         (
             'import peers; peers.reach_those_apart()',
             ['mmengine', 'mmdet', 'mmseg'],
-            'NoneType takes no arguments',
+            ['mmpretrain'],
         ),
     ],
     ids=['torchvision-missing', 'torchvision-broken', 'transformers-too-new'],
 )
-def test_mmpretrain_is_left_out(setting, served, reason, broken_torchvision):
+def test_mmpretrain_is_left_out(setting, served, warned, broken_torchvision):
     output = run(
         f"""
         import sys
@@ -187,13 +304,17 @@ def test_mmpretrain_is_left_out(setting, served, reason, broken_torchvision):
         {setting}
         import swin_backbone
         from importlib import import_module
-        for name in {served}:
-            registry = import_module(f'{{name}}.registry').MODELS
-            assert registry.get('SwinTransformer') is swin_backbone.SwinTransformer
+        for name in ('mmengine', 'mmdet', 'mmseg'):
+            try:
+                found = import_module(f'{{name}}.registry').MODELS.get('SwinTransformer')
+            except Exception:
+                assert name not in {served}
+            else:
+                assert name in {served} and found is swin_backbone.SwinTransformer
         """,
         *map(str, (peers.APART, HERE, broken_torchvision)),
     )
-    warnings = [line for line in output.splitlines() if 'RegistrationWarning' in line]
-    assert len(warnings) == 1
-    assert 'mmpretrain (broken: ' in warnings[0] and reason in warnings[0]
-    assert ('mmdet (broken: ' in warnings[0]) is ('mmdet' not in served)
+    warnings = warnings_of(output)
+    assert len(warnings) == len(warned), output
+    for warning, framework in zip(warnings, warned, strict=True):
+        assert f'did not register in {framework}, ' in warning

@@ -4,6 +4,9 @@
 - 1: what was compared differs, what was verified or examined is wrong, or a checkpoint does not fit
 - 2: the command line is wrong
 - 3: it could not be done: no such file or name, an unreadable file, a failed download
+
+A command's module imports nothing heavy but in its functions: help and lists take no longer than
+Python and click need.
 """
 
 from __future__ import annotations
@@ -19,15 +22,6 @@ def main() -> None:
     except ImportError as error:
         print(f"swin-backbone needs click and rich ({error}): pip install 'swin_backbone[cli]'")
         sys.exit(3)
-    try:
-        from .commands import commands
-    except Exception as error:  # whatever broken torch, mmengine or mmcv may raise
-        if sys.argv[1:2] != ['doctor']:
-            cause = f'{type(error).__name__}: {error}'
-            print(f'swin-backbone cannot start ({cause}): `swin-backbone doctor` says why')
-            sys.exit(3)
-        from .doctor import doctor
+    from .commands import commands
 
-        doctor(sys.argv[2:], prog_name='swin-backbone doctor')
-    else:
-        commands(prog_name='swin-backbone')
+    commands(prog_name='swin-backbone')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import sys
@@ -10,22 +11,45 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
-from mmengine.logging import MMLogger
 
 from ..errors import ArgumentError, CheckpointError
+from ..imports import when_imported
 from ..version import __version__
-from .complexity import complexity
-from .configs import configs
-from .doctor import doctor
-from .export import export
-from .plot import plot
-from .serve import serve
-from .show import show
-from .weights import weights
+
+# Each is a command of the module of its name; with what `--help` says of it, as its docstring does.
+COMMANDS = {
+    'complexity': "Count parameters and FLOPs of a config's model, part by part.",
+    'configs': "The package's own configs: what there is, what is in them, copies to change.",
+    'doctor': 'Examine the installation; exit code 1 if something is wrong, with the command that '
+    'mends it.',
+    'export': 'Write the model of CONFIG with the weights of CHECKPOINT as a file, and check it.',
+    'plot': 'Draw the curves of the training LOGS of one or several runs.',
+    'serve': "Serve a page that shows a model's boxes, masks, segments or classes of an image.",
+    'show': 'Draw what a model sees in IMAGE: its prediction, its features, its attention.',
+    'weights': 'Published and own checkpoints.',
+}
 
 
 class Commands(click.Group):
-    """A group that reports the package's errors in a line and ends with exit code 3."""
+    """A group whose commands are imported when they are called.
+
+    It reports the package's errors in a line and ends with exit code 3.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(f'{__package__}.{name}'), name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click's, which would import them all."""
+        briefly = [click.Command(name, help=text) for name, text in COMMANDS.items()]
+        width = formatter.width - 6 - max(map(len, COMMANDS))
+        with formatter.section('Commands'):
+            formatter.write_dl([(str(c.name), c.get_short_help_str(width)) for c in briefly])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -41,15 +65,22 @@ class Commands(click.Group):
 @contextlib.contextmanager
 def _logged_to_stderr() -> Iterator[None]:
     """mmengine logs to stdout, which is for results; and only warnings matter here."""
-    handlers = [
-        handler
-        for handler in MMLogger.get_current_instance().handlers
-        if type(handler) is logging.StreamHandler
-    ]
-    before = [(handler, handler.stream, handler.level) for handler in handlers]
-    for handler in handlers:
-        handler.setStream(sys.stderr)
-        handler.setLevel(logging.WARNING)
+    with contextlib.ExitStack() as stack:
+        stack.callback(when_imported('mmengine', lambda: stack.enter_context(_redirected())))
+        yield
+
+
+@contextlib.contextmanager
+def _redirected() -> Iterator[None]:
+    before: list[tuple[Any, Any, int]] = []
+    with contextlib.suppress(Exception):  # a broken torch, which `doctor` looks for
+        from mmengine.logging import MMLogger
+
+        for handler in MMLogger.get_current_instance().handlers:
+            if type(handler) is logging.StreamHandler:
+                before.append((handler, handler.stream, handler.level))
+                handler.setStream(sys.stderr)
+                handler.setLevel(logging.WARNING)
     try:
         yield
     finally:
@@ -80,7 +111,3 @@ def commands() -> None:
 
     Exit codes: 0 done; 1 differs, is wrong or does not fit; 2 wrong command line; 3 not possible.
     """
-
-
-for command in (weights, configs, complexity, export, show, plot, serve, doctor):
-    commands.add_command(command)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from ..engine.complexity import Complexity, Part, default_shape
-from ..engine.complexity import complexity as count
-from ..engine.models import build_on_meta
-from ..engine.shipped import read
+from .heavy import needs_models
 from .output import json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..engine.complexity import Complexity, Part
 
 
 @click.command()
@@ -22,6 +24,7 @@ from .output import json_option, print_json, print_table
     'and four times its width; for classifiers the crop of their test pipeline.',
 )
 @json_option
+@needs_models
 def complexity(config: str, shape: tuple[int, int, int] | None, as_json: bool) -> None:
     """Count parameters and FLOPs of a config's model, part by part.
 
@@ -29,6 +32,11 @@ def complexity(config: str, shape: tuple[int, int, int] | None, as_json: bool) -
     detectors have 1000 boxes and 100 masks a stage, and heads that only training needs do not run.
     "executed" leaves out what the official code spends on projecting padded tokens.
     """
+    from ..engine.complexity import complexity as count
+    from ..engine.complexity import default_shape
+    from ..engine.models import build_on_meta
+    from ..engine.shipped import read
+
     content = read(config)
     model = build_on_meta(content, config)
     found = count(model, shape or default_shape(content))

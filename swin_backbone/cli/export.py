@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ..engine.shipped import located
+from .heavy import needs_models
 from .output import json_option, print_fields, print_json, print_table
 
 # Above it the file is not taken for the same model. Float32 sums in another order stay below 1e-4.
@@ -34,6 +35,7 @@ TOLERANCE = 1e-3
 @click.option('--int8', is_flag=True, help='Write *.int8.onnx, with int8 weights, as well.')
 @json_option
 @click.pass_context
+@needs_models
 def export(
     ctx: click.Context,
     config: str,
@@ -55,7 +57,6 @@ def export(
     is dynamic. The file is run on noise and held against PyTorch; exit code 1 if the two differ by
     more than a thousandth.
     """
-    # Here, so that the other commands do not wait for it.
     from ..export import check_file
     from ..export import export as write
     from ..export.check import shapes_to_check

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .heavy import needs_models
 from .output import json_option, print_fields, print_json
 
 
@@ -24,6 +25,7 @@ from .output import json_option, print_fields, print_json
     help='Write a report as well: one file.',
 )
 @json_option
+@needs_models
 def plot(logs: tuple[str, ...], output: Path, html: Path | None, as_json: bool) -> None:
     """Draw the curves of the training LOGS of one or several runs.
 
@@ -31,7 +33,6 @@ def plot(logs: tuple[str, ...], output: Path, html: Path | None, as_json: bool) 
     Loss and its parts, box and mask AP, mIoU, throughput, memory, times, learning rate: what is
     logged is drawn, runs over each other.
     """
-    # Here, so that the other commands do not wait for it.
     from ..visual.curves import draw_curves, last_values, read_runs
     from ..visual.report import plot_report
     from ..visual.show import png_of

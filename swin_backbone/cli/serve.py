@@ -6,10 +6,9 @@ import webbrowser
 from pathlib import Path
 
 import click
-import torch
 
-from ..engine.models import Predictor
 from ..errors import ArgumentError
+from .heavy import needs_models
 
 
 @click.command()
@@ -33,6 +32,7 @@ from ..errors import ArgumentError
     help='Largest file that is taken, in MiB.',
 )
 @click.option('--open', 'open_page', is_flag=True, help='Open the page in a browser.')
+@needs_models
 def serve(
     config: str,
     weights: str,
@@ -46,6 +46,8 @@ def serve(
 
     Only this machine reaches it, unless HOST is told otherwise. Ctrl-C ends it.
     """
+    from ..engine.models import Predictor
+
     try:
         from .. import page
     except ImportError as error:
@@ -77,6 +79,8 @@ def serve(
 
 def _check(device: str) -> None:
     """Raises before the model is built, not after."""
+    import torch
+
     try:
         torch.ones(1, device=device).item()  # which meta has not
     except (RuntimeError, AssertionError) as error:  # torch's own differ

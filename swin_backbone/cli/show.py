@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from .heavy import needs_models
 from .output import json_option, print_fields, print_json
 
 
@@ -55,6 +56,7 @@ from .output import json_option, print_fields, print_json
 )
 @click.option('--device', default='cpu', show_default=True, help='Where the model runs.')
 @json_option
+@needs_models
 def show(
     image: str,
     config: str | None,
@@ -76,7 +78,6 @@ def show(
     Swin-T: with the weights swin_tiny_in1k if they have been downloaded, else with random ones, and
     the pictures say so.
     """
-    # Here, so that the other commands do not wait for it.
     from ..visual.images import read_image
     from ..visual.report import show_report
     from ..visual.show import look

@@ -7,22 +7,20 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
-from torch import Tensor
 
 from ..engine.shipped import parsed
 from ..errors import CheckpointError
-from ..weights import Description, convert_file, describe, read_checkpoint, what_would_be_resized
+from ..weights import LAYOUTS
 from ..weights.catalog import TASKS, Entry, catalog
-from ..weights.compare import compare
-from ..weights.containers import unpack
 from ..weights.download import fetch, target, user_path
-from ..weights.formats import FORMATS
-from ..weights.verify import verify as verify_file
+from .heavy import needs_models
 from .output import json_option, print_fields, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..weights import Description
 
 prefix_option = click.option('--prefix', help='Which of several networks in the file is meant.')
 ema_option = click.option(
@@ -85,6 +83,7 @@ def _mentions(entry: Entry, word: str) -> bool:
 @ema_option
 @json_option
 @click.pass_context
+@needs_models
 def info(
     ctx: click.Context,
     file: str,
@@ -94,6 +93,8 @@ def info(
     as_json: bool,
 ) -> None:
     """Tell what a checkpoint is, and what would be resized for a config."""
+    from ..weights import describe, read_checkpoint, what_would_be_resized
+
     checkpoint = read_checkpoint(file)
     description = describe(checkpoint, prefix=prefix, ema=ema)
     entry = _published(file)
@@ -128,6 +129,10 @@ def _resolution(checkpoint: Mapping[str, Any], description: Description) -> int 
     A square position embedding tells it, and so do the masks of shifted windows, of which the
     official classifiers keep one for each window.
     """
+    from torch import Tensor
+
+    from ..weights.containers import unpack
+
     if description.patch_size is None:
         return None
     if description.pretrain_grid is not None:
@@ -171,13 +176,14 @@ def _backbone(config: str) -> Mapping[str, Any]:
 
 @weights.command()
 @click.argument('file')
-@click.option('--to', required=True, type=click.Choice([layout.name for layout in FORMATS]))
+@click.option('--to', required=True, type=click.Choice(LAYOUTS))
 @click.option('-o', '--out', required=True, help='File to write; *.safetensors, or by torch.save.')
 @click.option('--window', type=click.IntRange(1), help='Window of bias tables; of V2, of buffers.')
 @click.option('--grid', nargs=2, type=int, help='Resize the position embedding: rows, columns.')
 @prefix_option
 @ema_option
 @json_option
+@needs_models
 def convert(
     file: str,
     to: str,
@@ -189,6 +195,8 @@ def convert(
     as_json: bool,
 ) -> None:
     """Write a checkpoint's backbone in another layout."""
+    from ..weights import convert_file
+
     done = convert_file(
         file, out, to, window_size=window, pretrain_grid=grid, prefix=prefix, ema=ema
     )
@@ -204,8 +212,13 @@ def convert(
 @click.argument('folder', type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument('file', type=click.Path(dir_okay=False, path_type=Path))
 @click.option('--weights-only', is_flag=True, help='Leave out what training alone needs.')
+@needs_models
 def join(folder: Path, file: Path, weights_only: bool) -> None:
     """Write a checkpoint of one file a process, as FSDP's shards are, as one FILE."""
+    import torch
+
+    from ..weights import read_checkpoint
+
     content = read_checkpoint(folder)
     if weights_only:
         content = {key: content[key] for key in ('meta', 'state_dict')}
@@ -221,6 +234,7 @@ def join(folder: Path, file: Path, weights_only: bool) -> None:
 @weights.command()
 @click.argument('names', nargs=-1, required=True)
 @json_option
+@needs_models
 def download(names: tuple[str, ...], as_json: bool) -> None:
     """Download checkpoints by their NAMES in the catalog, or URLs; print where they are."""
     paths = {name: str(fetch(name)) for name in names}
@@ -237,10 +251,14 @@ def download(names: tuple[str, ...], as_json: bool) -> None:
 @prefix_option
 @json_option
 @click.pass_context
+@needs_models
 def diff(
     ctx: click.Context, a: str, b: str, tolerance: float, prefix: str | None, as_json: bool
 ) -> None:
     """Compare two checkpoints' backbones, whatever their layouts; exit code 1 if they differ."""
+    from ..weights import read_checkpoint
+    from ..weights.compare import compare
+
     found = compare(read_checkpoint(a), read_checkpoint(b), tolerance=tolerance, prefix=prefix)
     if as_json:
         print_json({**asdict(found), 'same': found.same})
@@ -267,8 +285,11 @@ def diff(
 @click.argument('file')
 @json_option
 @click.pass_context
+@needs_models
 def verify(ctx: click.Context, file: str, as_json: bool) -> None:
     """Check a file: hash, readable, known layout, numbers; exit code 1 if something is wrong."""
+    from ..weights.verify import verify as verify_file
+
     path = _local(file)
     checks = verify_file(path)
     wrong = any(check.passed is False for check in checks)

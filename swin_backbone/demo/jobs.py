@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..engine.quiet import python_warnings
 from .scenes import VERSION
 
 _TRAINED = re.compile(r'Iter\(train\) \[ *(?P<step>\d+)/(?P<steps>\d+)\].* loss: (?P<loss>\S+)')
@@ -179,8 +180,10 @@ def mims_name(framework: str) -> str:
 @contextmanager
 def _started(command: list[str]) -> Iterator[subprocess.Popen]:
     """A running command, waited for; killed with all that it started if we are interrupted."""
+    warned = python_warnings(os.environ.get('PYTHONWARNINGS', ''))
     process = subprocess.Popen(
         command,
+        env={**os.environ, 'PYTHONWARNINGS': warned},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -2,14 +2,14 @@
 
 Left to themselves the frameworks find out one by one and late: a missing annotation file when its
 dataset is built, a missing folder of images when the first batch is loaded, after weights have been
-downloaded; and they name the path, but not the option that sets it.
+downloaded; and they name the path, but not the option or the variable that sets it.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mmengine.registry import RUNNERS
@@ -17,13 +17,25 @@ from torch import nn
 
 from .runner import AnyDeviceRunner
 
+# What each of a Runner's methods reads, in the config's own words.
+PHASES = {'train': ('train', 'val'), 'val': ('val',), 'test': ('test',)}
+_ARunner: Any = object  # which has a Runner's attributes where it is mixed in
 
-@RUNNERS.register_module()
-class DataCheckingRunner(AnyDeviceRunner):
-    """A Runner for any device that checks its data first, and then is mmengine's.
 
-    A config asks for it with ``runner_type='swin_backbone.engine.check_data.DataCheckingRunner'``.
-    """
+class ChecksData(_ARunner):
+    """The part that is common to Runners of both kinds; a mix-in."""
+
+    cfg: Any
+    _val_loop: Any
+
+    @classmethod
+    def from_cfg(cls, cfg: Mapping[str, Any]) -> Any:
+        """Checks, before anything is built, that there are data for any method; then as mmengine.
+
+        Which method will be called is not known yet: the data that it needs are checked by it.
+        """
+        check_any_data(cfg)
+        return super().from_cfg(cfg)
 
     def train(self) -> nn.Module:
         """Checks the data of training and validation, and trains."""
@@ -41,31 +53,65 @@ class DataCheckingRunner(AnyDeviceRunner):
         return super().test()
 
 
+@RUNNERS.register_module()
+class DataCheckingRunner(ChecksData, AnyDeviceRunner):
+    """A Runner for any device that checks its data first, and then is mmengine's.
+
+    A config asks for it with ``runner_type='swin_backbone.engine.check_data.DataCheckingRunner'``.
+    """
+
+
+def check_any_data(cfg: Mapping[str, Any]) -> None:
+    """Checks that the data of training, of validation or of the test are there.
+
+    Raises:
+        FileNotFoundError: A part of each of them is not there, as :func:`check_data` says.
+    """
+    used = [name for name in PHASES if cfg.get(f'{name}_dataloader') is not None]
+    if used and all(_missing_in(cfg, PHASES[name]) for name in used):
+        raise _not_there(cfg, _missing_in(cfg, used))
+
+
 def check_data(cfg: Mapping[str, Any], *phases: str) -> None:
     """Checks the folders and annotation files of a config's data loaders and evaluators.
 
     Args:
         cfg: The config. What does not lie in the file system (URLs, ``backend_args``) is passed
-            over, and so are data loaders that are built already.
+            over, and so are data loaders that are built already. Its ``data_roots`` are the
+            folders that environment variables name, by the variables.
         phases: Which of ``'train'``, ``'val'`` and ``'test'``.
 
     Raises:
-        FileNotFoundError: Lists each path that is not there and the option that sets it.
+        FileNotFoundError: Lists each path that is not there, the option that sets it, and the
+            environment variable that it comes from.
         ImportError: A pipeline has InstaBoost, which comes with an extra that is not installed.
     """
     _check_instaboost([cfg.get(f'{phase}_dataloader') for phase in phases])
-    missing = [
-        f'  {name} = {path!r}'
+    if missing := _missing_in(cfg, phases):
+        raise _not_there(cfg, missing)
+
+
+def _missing_in(cfg: Mapping[str, Any], phases: Iterable[str]) -> list[tuple[str, str]]:
+    return [
+        found
         for phase in phases
         for part in (f'{phase}_dataloader', f'{phase}_evaluator')
-        for name, path in _missing(cfg.get(part), part)
+        for found in _missing(cfg.get(part), part)
     ]
-    if missing:
-        raise FileNotFoundError(
-            f'the data is not where the config says, as seen from {os.getcwd()}:\n'
-            + '\n'.join(missing)
-            + '\nset them in the config, or by --cfg-options NAME=PATH'
-        )
+
+
+def _not_there(cfg: Mapping[str, Any], missing: Iterable[tuple[str, str]]) -> FileNotFoundError:
+    lines = [f'the data is not where the config says, as seen from {os.getcwd()}:']
+    lines += [f'  {option} = {path!r}' for option, path in missing]
+    for variable, root in (cfg.get('data_roots') or {}).items():
+        if any(path == root or path.startswith(f'{root.rstrip("/")}/') for _, path in missing):
+            state = 'set' if variable in os.environ else 'not set'
+            lines.append(
+                f'{root!r} comes from the environment variable {variable}, which is {state}: '
+                f'export {variable}=/path/to/the/data'
+            )
+    lines.append('the options are set in the config, or by --cfg-options NAME=PATH')
+    return FileNotFoundError('\n'.join(lines))
 
 
 def _check_instaboost(node: Any) -> None:

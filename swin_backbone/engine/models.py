@@ -18,7 +18,6 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import Tensor, nn
 
 from ..errors import ArgumentError, CheckpointError
-from ..registration import register
 from ..weights import read_checkpoint
 from .shipped import quietly, read
 
@@ -42,7 +41,6 @@ def build(content: Config, name: str | Path) -> nn.Module:
         raise ArgumentError(f'{name} has no model')
     scope = content.get('default_scope', 'mmengine')
     _enter(scope)
-    register()
     try:
         return MODELS.build(content.model)
     except Exception as error:  # whatever a model's constructor may raise

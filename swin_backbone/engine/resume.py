@@ -22,7 +22,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner, Runner, find_latest_checkpoint
 from torch import nn
 
-from .check_data import DataCheckingRunner
+from .check_data import ChecksData, DataCheckingRunner
 from .checkpoints import PART, last_whole, move_into_place, read_meta, remove
 from .data_stream import Advanced, ResumableBatches, SeededIterationsHook, resumable
 
@@ -164,8 +164,11 @@ class ResumingRunner(ResumesExactly, DataCheckingRunner):
 
 
 @RUNNERS.register_module()
-class ResumingFlexibleRunner(ResumesExactly, FlexibleRunner):
-    """mmengine's ``FlexibleRunner`` with all the above: for FSDP and DeepSpeed."""
+class ResumingFlexibleRunner(ResumesExactly, ChecksData, FlexibleRunner):
+    """mmengine's ``FlexibleRunner`` with all the above, its data checked first.
+
+    For FSDP and DeepSpeed.
+    """
 
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
         """As mmengine's, by all processes together; but whole or not at all."""

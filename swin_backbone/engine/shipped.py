@@ -10,13 +10,14 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-
-from mmengine.config import Config
+from typing import TYPE_CHECKING
 
 from .. import configs_dir
 from ..errors import ArgumentError
-from ..registration import register
 from ..weights.download import user_path
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
 _FRAMEWORK = re.compile(r"'(\w+)::|__import__\('(\w+)'\)|^default_scope = '(\w+)'", re.MULTILINE)
@@ -98,10 +99,7 @@ def read(config: str | Path) -> Config:
     Raises:
         ArgumentError: There is none, or it cannot be read.
     """
-    path = located(config)
-    with quietly():
-        register()
-    return parsed(path, config)
+    return parsed(located(config), config)
 
 
 @quietly()
@@ -112,6 +110,8 @@ def parsed(path: Path, name: str | Path) -> Config:
         ArgumentError: It cannot be read; ``name`` says in the error which config it is.
     """
     try:
+        from mmengine.config import Config
+
         return Config.fromfile(path)
     # A config is code, which may exit as well, and mmengine's errors are of many kinds.
     except (Exception, SystemExit) as error:

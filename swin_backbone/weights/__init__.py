@@ -1,10 +1,24 @@
-"""Checkpoints: read safely, told by their keys, translated and resized to fit a model."""
+"""Checkpoints: read safely, told by their keys, translated and resized to fit a model.
 
-from .classifier import translate_classifier
-from .convert import Conversion, convert, convert_file
-from .inspect import Description, describe, what_would_be_resized
-from .load import is_pretrained, load_pretrained, register_state_dict_translation
-from .safe_load import allow_mmengine_checkpoints, read_checkpoint
+The names are imported when they are used: the catalog is read without torch.
+"""
+
+from typing import TYPE_CHECKING
+
+from ..imports import lazy_attributes
+
+if TYPE_CHECKING:
+    from .classifier import translate_classifier
+    from .conversion import Conversion, convert, convert_file
+    from .inspect import Description, describe, what_would_be_resized
+    from .load import is_pretrained, load_pretrained, register_state_dict_translation
+    from .safe_load import allow_mmengine_checkpoints, read_checkpoint
+
+# The layouts that weights come in, by name; `formats` has them.
+LAYOUTS = (
+    *('mmpretrain', 'openmmlab', 'detectron2', 'timm', 'microsoft', 'torchvision'),
+    'transformers',
+)
 
 __all__ = [
     'Conversion',
@@ -20,3 +34,21 @@ __all__ = [
     'translate_classifier',
     'what_would_be_resized',
 ]
+
+__getattr__, __dir__ = lazy_attributes(
+    __name__,
+    {
+        'translate_classifier': 'classifier',
+        **dict.fromkeys(('Conversion', 'convert', 'convert_file'), 'conversion'),
+        **dict.fromkeys(('Description', 'describe', 'what_would_be_resized'), 'inspect'),
+        **dict.fromkeys(
+            ('is_pretrained', 'load_pretrained', 'register_state_dict_translation'), 'load'
+        ),
+        **dict.fromkeys(('allow_mmengine_checkpoints', 'read_checkpoint'), 'safe_load'),
+    },
+    submodules=(
+        *('catalog', 'channels', 'classifier', 'containers', 'conversion', 'coordinates'),
+        *('download', 'file_checks', 'formats', 'inspect', 'load', 'plain', 'rank_files'),
+        *('resize', 'safe_load', 'shards'),
+    ),
+)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from . import coordinates
-from .convert import to_openmmlab
+from .conversion import to_openmmlab
 from .plain import is_plain
 
 

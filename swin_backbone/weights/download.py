@@ -25,12 +25,8 @@ from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlsplit
 
-from filelock import FileLock
-from mmengine.dist import broadcast_object_list, get_rank
-
 from ..errors import CheckpointError
 from .catalog import Entry, catalog_path, find, find_url
-from .file_checks import check_file
 
 TIMEOUT = 30.0  # seconds without a byte
 RETRIES = 2
@@ -115,6 +111,9 @@ def fetch(name: str) -> Path:
         CheckpointError: Unknown name; no connection, an error of the server or a full disk; a
             file that is not the published one; or a download that ``SWIN_OFFLINE`` forbids.
     """
+    # Here, so that the catalog's commands do not wait for torch.
+    from mmengine.dist import broadcast_object_list, get_rank
+
     wanted = target(name)
     failure: list[str | None] = [None]
     if get_rank() == 0:
@@ -181,6 +180,8 @@ def _needs_browser(entry: Entry) -> bool:
 
 
 def _fetch(wanted: Target) -> None:
+    from filelock import FileLock
+
     path = wanted.path
     try:
         if not path.is_file():
@@ -228,6 +229,8 @@ def _download(wanted: Target) -> None:
 
 def _checked(downloader: Callable, wanted: Target) -> Callable:
     """A downloader for pooch that refuses another file than the wanted one before it is moved."""
+    from .file_checks import check_file
+
     bar = sys.stderr.isatty() and importlib.util.find_spec('tqdm') is not None
     get = downloader(progressbar=bar, chunk_size=1 << 20, timeout=TIMEOUT)
 

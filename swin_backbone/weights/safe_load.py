@@ -1,9 +1,8 @@
 """Reading checkpoints without running what is in them; from a path, a catalog name or a URL.
 
 ``torch.load(weights_only=True)``, the default since torch 2.6, builds tensors and plain containers
-and refuses everything else. mmengine's own checkpoints hold a little more: message histories,
-which pickle NumPy arrays and references to their statistics methods. This module allows exactly
-those.
+and refuses everything else. mmengine's own checkpoints hold a little more, which
+``safe_globals.py`` allows.
 """
 
 from __future__ import annotations
@@ -17,9 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
@@ -28,6 +25,7 @@ from . import rank_files, shards
 from .catalog import catalog, nearest
 from .download import fetch, is_url, user_path
 from .file_checks import check_file, check_floats, foreign_names, warn_of_non_finite
+from .safe_globals import allow_mmengine_objects
 
 
 def read_checkpoint(path: str | os.PathLike) -> Any:
@@ -55,19 +53,7 @@ def allow_mmengine_checkpoints() -> None:
     with a file; its own loader of URLs, which those of its model zoos use too, would ask torch for
     an unsafe load. Safe to call twice.
     """
-    dtypes = {type(np.dtype(code)) for code in np.typecodes['All']}
-    torch.serialization.add_safe_globals(
-        [
-            HistoryBuffer,
-            np.ndarray,
-            np.dtype,
-            *dtypes,
-            # NumPy 2 moved these; files carry the name of the NumPy that wrote them.
-            *_under_both_names('multiarray', '_reconstruct'),
-            *_under_both_names('multiarray', 'scalar'),
-            (_history_statistic, 'builtins.getattr'),
-        ]
-    )
+    allow_mmengine_objects()
     CheckpointLoader.register_scheme('', _load_from_file, force=True)
     CheckpointLoader.register_scheme(['http://', 'https://'], _load_from_url, force=True)
     mmengine_checkpoint.load_from_http = _load_from_url  # torchvision:// and open-mmlab:// call it
@@ -138,22 +124,6 @@ def _reason(error: Exception) -> str:
     """torch's refusal less its advice, which begins with how to load unsafely."""
     found = re.search(r'(Unsupported|Trying|Can only|Can not|refused)[^\n]*', str(error))
     return found[0] if found else str(error).splitlines()[-1]
-
-
-def _under_both_names(module: str, name: str) -> list[tuple[Any, str]]:
-    core = getattr(np, '_core', None) or np.core
-    function = getattr(getattr(core, module), name)
-    return [(function, f'numpy.{place}.{module}.{name}') for place in ('core', '_core')]
-
-
-def _history_statistic(owner: Any, name: str) -> Any:
-    """Stands for ``getattr`` in pickles: a HistoryBuffer refers to its methods with it.
-
-    The real one would be a way to any attribute of any allowed object.
-    """
-    if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
-        return getattr(HistoryBuffer, name)
-    raise pickle.UnpicklingError(f'WeightsUnpickler error: refused getattr({owner!r}, {name!r})')
 
 
 def _load_from_url(filename: str, map_location: Any = None, *_: Any, **__: Any) -> Any:

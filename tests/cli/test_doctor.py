@@ -16,7 +16,11 @@ from swin_backbone.cli.commands import commands
 from swin_backbone.engine import installation
 from swin_backbone.engine.installation import Finding
 
-SCRIPT = 'import sys; sys.argv[0] = "swin-backbone"; from swin_backbone.cli import main; main()'
+SCRIPT = 'import sys; from swin_backbone.cli import main; main()'
+
+
+def without(module: str) -> str:
+    return SCRIPT.replace('; from', f'; sys.modules["{module}"] = None; from', 1)
 
 
 def in_a_process(script: str, *arguments: str, path: Path | None = None):
@@ -87,18 +91,32 @@ def test_mmcv_for_another_torch(tmp_path):
 
 
 def test_without_mmcv():
-    """Without it the package itself cannot be imported; the doctor is there all the same."""
-    script = SCRIPT.replace('; sys.argv', '; sys.modules["mmcv"] = None; sys.argv', 1)
+    """Without it no model can be built; the doctor is there, and what needs no model works."""
+    script = without('mmcv')
     found = findings(in_a_process(script, 'doctor', '--json'), 1)
     assert found['versions', 'mmcv']['fix'] == installation._install('mmcv')
     assert found['versions', 'torch']['ok'] and found['backends', 'cpu, float32']['ok']
     assert found['registries', 'the check itself']['ok'] is False
-    other = in_a_process(script, 'weights', 'list')
+    other = in_a_process(script, 'weights', 'info', 'swin_tiny_in1k')
     assert other.returncode == 3 and 'swin-backbone doctor' in other.stdout
+    assert in_a_process(script, 'weights', 'list').returncode == 0
+
+
+def test_with_a_broken_torch(tmp_path):
+    (tmp_path / 'torch.py').write_text("raise OSError('libcudart.so.13: no such file')")
+    module = 'import runpy; runpy.run_module("swin_backbone.cli", run_name="__main__")'
+    for script in (module, SCRIPT):
+        done = in_a_process(script, 'doctor', '--json', path=tmp_path)
+        found = findings(done, 1)
+        assert found['versions', 'torch']['ok'] is False
+        assert 'libcudart.so.13' in found['versions', 'torch']['detail']
+        assert done.stderr == ''
+    other = in_a_process(SCRIPT, 'complexity', 'mask_rcnn_swin_t_coco', path=tmp_path)
+    assert other.returncode == 3 and 'libcudart' in other.stdout
 
 
 def test_without_mmdet():
-    script = SCRIPT.replace('; sys.argv', '; sys.modules["mmdet"] = None; sys.argv', 1)
+    script = without('mmdet')
     found = findings(in_a_process(script, 'doctor', '--json'), 0)
     assert found['versions', 'mmdet']['ok'] is None
     assert not [name for check, name in found if check == 'registries' and 'mmdet' in name]

@@ -15,6 +15,7 @@ import swin_backbone
 from swin_backbone import page
 from swin_backbone.cli import serve as command
 from swin_backbone.cli.commands import commands
+from swin_backbone.engine import models
 
 MODEL = ('--config', 'demo_mask_rcnn_shapes', '--weights', 'missing.pth')
 
@@ -30,7 +31,7 @@ def served(monkeypatch) -> list:
     """No model is built and nothing is served; it is noted what would have been, and where."""
     model = SimpleNamespace(task='detection', classes=['a'], palette=np.zeros((1, 3), np.uint8))
     found: list = []
-    monkeypatch.setattr(command, 'Predictor', lambda *_: model)
+    monkeypatch.setattr(models, 'Predictor', lambda *_: model)
     monkeypatch.setattr(
         page, 'serve', lambda app, socket: found.append((app, socket.getsockname()))
     )

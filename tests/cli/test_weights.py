@@ -14,8 +14,9 @@ from click.testing import CliRunner, Result
 
 from swin_backbone import SwinTransformer
 from swin_backbone.cli.commands import commands
-from swin_backbone.weights import convert, read_checkpoint
+from swin_backbone.weights import LAYOUTS, convert, read_checkpoint
 from swin_backbone.weights.catalog import catalog
+from swin_backbone.weights.formats import FORMATS
 
 
 def run(*arguments: object, code: int = 0) -> Result:
@@ -281,7 +282,7 @@ def test_wrong_command_line():
 
 # --- the script --------------------------------------------------------------------------------
 
-SCRIPT = 'import sys; sys.argv[0] = "swin-backbone"; from swin_backbone.cli import main; main()'
+SCRIPT = 'import sys; from swin_backbone.cli import main; main()'
 
 
 # --- Swin V2 -------------------------------------------------------------------------------------
@@ -348,15 +349,19 @@ def test_the_script_is_quiet_and_loads_no_framework(own):
 
 
 def test_the_script_without_click():
-    code = SCRIPT.replace('; sys.argv', '; sys.modules["click"] = None; sys.argv', 1)
+    code = SCRIPT.replace('; from', '; sys.modules["click"] = None; from', 1)
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.returncode == 3 and "pip install 'swin_backbone[cli]'" in result.stdout
 
 
 def test_importing_the_package_imports_no_tool():
     code = (
-        'import sys; sys.argv[0] = "swin-backbone"; import swin_backbone; '
+        'import sys; from swin_backbone import SwinTransformer; '
         'print(sorted({"click", "pooch", "requests", "mmdet", "mmseg"} & set(sys.modules)))'
     )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.stdout.strip() == '[]', result.stderr
+
+
+def test_layouts_are_known_without_importing_them():
+    assert tuple(layout.name for layout in FORMATS) == LAYOUTS

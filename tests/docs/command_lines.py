@@ -137,7 +137,8 @@ def parse_curl(arguments: list[str], folder: Path) -> None:
     """An image posted to what ``serve`` serves by default."""
     option, image, address = arguments
     assert (option, image[0]) == ('--data-binary', '@'), arguments
-    port = next(p.default for p in commands.commands['serve'].params if p.name == 'port')
+    command = commands.get_command(click.Context(commands), 'serve')
+    port = next(p.default for p in command.params if p.name == 'port')
     assert address == f'http://127.0.0.1:{port}/predict'
 
 

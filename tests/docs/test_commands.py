@@ -278,7 +278,8 @@ def leaves(group: click.Group, path: str = 'swin-backbone') -> list[str]:
     """Every command of a group by its words."""
     return [
         name
-        for word, command in group.commands.items()
+        for word in group.list_commands(click.Context(group))
+        for command in [group.get_command(click.Context(group), word)]
         for name in (
             leaves(command, f'{path} {word}')
             if isinstance(command, click.Group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 from mmengine.config import ConfigDict
 from mmengine.runner import Runner
 
-from swin_backbone.engine.check_data import DataCheckingRunner, check_data
+from swin_backbone import configs_dir
+from swin_backbone.engine.check_data import DataCheckingRunner, check_any_data, check_data
+from swin_backbone.engine.resume import ResumingFlexibleRunner, ResumingRunner
 
 
 def dataset(root: Path | str) -> dict:
@@ -149,3 +152,69 @@ def test_says_how_to_install_instaboost(root, monkeypatch):
         check_data(cfg, 'train')
     assert 'SWIN_INSTABOOST=off' in str(caught.value)
     check_data(config(dataset(root) | dict(pipeline=[dict(type='RandomFlip')])), 'train')
+
+
+# --- before anything is built --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('kind', [DataCheckingRunner, ResumingRunner, ResumingFlexibleRunner])
+def test_runner_checks_before_it_is_built(monkeypatch, root, kind):
+    built = []
+    monkeypatch.setattr(kind, '__init__', lambda self, **_: built.append(kind))
+    cfg = ConfigDict(model=dict(), work_dir='.', **config(dataset('nowhere')))
+    with pytest.raises(FileNotFoundError, match='val_dataloader'):
+        kind.from_cfg(cfg)
+    assert not built
+    kind.from_cfg(ConfigDict(model=dict(), work_dir='.', **config(dataset(root))))
+    assert built == [kind]
+
+
+def test_data_for_a_part_is_enough_to_be_built(root):
+    """Whoever tests on data of their own may have no others."""
+    there, absent = (dict(dataset=dataset(place)) for place in (root, 'nowhere'))
+    everything = dict.fromkeys(('train_dataloader', 'val_dataloader', 'test_dataloader'), absent)
+    with pytest.raises(FileNotFoundError):
+        check_any_data(everything)
+    check_any_data(dict(everything, test_dataloader=there))
+    check_any_data(dict(everything, val_dataloader=there))
+    with pytest.raises(FileNotFoundError):  # training validates, too
+        check_any_data(dict(everything, train_dataloader=there))
+    check_any_data(dict(train_dataloader=there, val_dataloader=None))
+    check_any_data({})
+
+
+@pytest.mark.parametrize('value', [None, '/somewhere'])
+def test_names_the_variable_that_the_folder_comes_from(monkeypatch, value):
+    monkeypatch.delenv('COCO_ROOT', raising=False)
+    if value:
+        monkeypatch.setenv('COCO_ROOT', value)
+    folder = value or 'data/coco'
+    cfg = config(dataset(folder))
+    cfg.data_roots = dict(COCO_ROOT=folder)
+    text = message(cfg, 'train')
+    state = 'set' if value else 'not set'
+    assert f'{folder!r} comes from the environment variable COCO_ROOT, which is {state}: ' in text
+    assert 'export COCO_ROOT=' in text and '--cfg-options' in text
+
+
+def test_names_no_variable_for_other_folders(tmp_path):
+    cfg = config(dataset(tmp_path / 'mine'))
+    cfg.data_roots = dict(COCO_ROOT='data/coco')
+    text = message(cfg, 'train')
+    assert 'COCO_ROOT' not in text and 'train_dataloader.dataset.data_root' in text
+    # A file missing below a folder that the variable names.
+    cfg = config(dataset(tmp_path))
+    cfg.data_roots = dict(COCO_ROOT=str(tmp_path))
+    assert 'COCO_ROOT' in message(cfg, 'train')
+
+
+def test_configs_tell_which_variable_their_folder_comes_from():
+    files = {path: path.read_text() for path in configs_dir().rglob('*.py')}
+    found = {
+        path: named[1]
+        for path, text in files.items()
+        if (named := re.search(r"^data_root = '{{\$(\w+):", text, re.MULTILINE))
+    }
+    assert set(found.values()) == {'COCO_ROOT', 'ADE20K_ROOT', 'IMAGENET_ROOT'}
+    for path, variable in found.items():
+        assert f'data_roots = dict({variable}=data_root)' in files[path], path

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from swin_backbone import ArgumentError, CheckpointError, SwinTransformer
 from swin_backbone.layers import GlobalAttentionBlock
-from swin_backbone.weights import load
-from swin_backbone.weights.convert import convert
+from swin_backbone.weights import convert, load
 
 
 def layer(**options) -> GlobalAttentionBlock:

@@ -3,6 +3,7 @@
 _base_ = __import__('mmseg').__path__[0] + '/.mim/configs/_base_/datasets/ade20k.py'
 
 data_root = '{{$ADE20K_ROOT:data/ade/ADEChallengeData2016}}'
+data_roots = dict(ADE20K_ROOT=data_root)  # by the variable, which an error can name then
 train_dataloader = dict(batch_size=2, dataset=dict(data_root=data_root))
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader

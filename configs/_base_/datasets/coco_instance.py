@@ -3,6 +3,7 @@
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
 data_root = '{{$COCO_ROOT:data/coco}}'
+data_roots = dict(COCO_ROOT=data_root)  # by the variable, which an error can name then
 # The shorter side; the longer is at most 1333.
 resize = dict(
     type='RandomChoiceResize',

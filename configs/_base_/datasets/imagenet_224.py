@@ -3,6 +3,7 @@
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
 
 data_root = '{{$IMAGENET_ROOT:data/imagenet}}'
+data_roots = dict(IMAGENET_ROOT=data_root)  # by the variable, which an error can name then
 train_dataloader = dict(
     batch_size=128,
     num_workers=8,

@@ -1,0 +1,191 @@
+"""Code that runs once a module is imported, and attributes that import their module.
+
+The standard library alone is imported here, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+
+def when_imported(
+    name: str,
+    callback: Callable[[], object] | None = None,
+    *,
+    failed: Callable[[Exception], object] | None = None,
+    once_more: Callable[[Exception], bool] | None = None,
+) -> Callable[[], None]:
+    """Calls a function as soon as a module has been imported, each time that it is.
+
+    A module that is there already counts: the call comes at once. One that is being imported
+    right now counts when it is complete; the call then comes with the next import of any module.
+
+    Args:
+        name: The module's full name.
+        callback: Called when the module has run to its end. What it raises is raised by the
+            import. It may be called again, by a reload for example.
+        failed: Called with the exception that the module's import ends with, which is raised
+            nevertheless. A later import that succeeds still counts.
+        once_more: Called with that exception before; if it returns true the module is run a second
+            time, and only if this fails, too, the import has failed, with the first exception.
+
+    Returns:
+        A function that ends the wait.
+    """
+    wait = _Wait(callback or (lambda: None), failed, once_more)
+    with _watch.lock:
+        _watch.waits.setdefault(name, []).append(wait)
+        if _watch not in sys.meta_path:
+            sys.meta_path.insert(0, _watch)
+        underway = name in sys.modules and not is_imported(name)
+        if underway:
+            _watch.underway[name] = (*_watch.underway.get(name, ()), wait)
+    if not underway and is_imported(name):
+        wait.callback()
+
+    def cancel() -> None:
+        with _watch.lock:
+            wait.ended = True
+            _watch.waits[name] = [other for other in _watch.waits[name] if other is not wait]
+
+    return cancel
+
+
+def is_imported(name: str) -> bool:
+    """Whether a module has been imported to its end."""
+    module = sys.modules.get(name)
+    spec = getattr(module, '__spec__', None)
+    return module is not None and not getattr(spec, '_initializing', False)
+
+
+@dataclass(eq=False)
+class _Wait:
+    """The functions of a call of :func:`when_imported`."""
+
+    callback: Callable[[], object]
+    failed: Callable[[Exception], object] | None
+    once_more: Callable[[Exception], bool] | None
+    ended: bool = False
+
+
+class _Watch(MetaPathFinder):
+    """The first finder on ``sys.meta_path``: asks the others, and puts a loader around theirs."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.waits: dict[str, list[_Wait]] = {}
+        self.underway: dict[str, tuple[_Wait, ...]] = {}
+        self.asking = threading.local()  # a thread's names, for finders that ask all finders, too
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if self.underway:
+            self._call_for_complete()
+        names = self.asking.__dict__.setdefault('names', set())
+        if not self.waits.get(fullname) or fullname in names:
+            return None
+        names.add(fullname)
+        try:
+            spec = self._others(fullname, path, target)
+        finally:
+            names.discard(fullname)
+        if spec is not None and hasattr(spec.loader, 'exec_module'):
+            spec.loader = _Loader(spec.loader)
+        return spec
+
+    def _others(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None
+    ) -> ModuleSpec | None:
+        for finder in list(sys.meta_path):
+            find = None if finder is self else getattr(finder, 'find_spec', None)
+            spec = find(fullname, path, target) if find else None
+            if spec is not None:
+                return spec
+        return None
+
+    def _call_for_complete(self) -> None:
+        """Calls those whose module was being imported when they were told of it."""
+        with self.lock:
+            over = [n for n in self.underway if n not in sys.modules or is_imported(n)]
+            waits = [(name, self.underway.pop(name)) for name in over]
+        for name, waiting in waits:
+            for wait in waiting if is_imported(name) else ():
+                if not wait.ended:
+                    wait.callback()
+
+
+class _Loader(Loader):
+    """Another loader, and the callbacks once it has run a module."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        create = getattr(self.loader, 'create_module', None)
+        return create(spec) if create else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        # The module is to look as without us: resources and sources are asked of its loader.
+        module.__loader__ = self.loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.loader
+        waits = list(_watch.waits.get(module.__name__, ()))
+        self._run(module, waits)
+        for wait in waits:
+            wait.callback()
+
+    def _run(self, module: ModuleType, waits: Sequence[_Wait]) -> None:
+        try:
+            self.loader.exec_module(module)
+        except Exception as error:
+            if any(wait.once_more(error) for wait in waits if wait.once_more):
+                with contextlib.suppress(Exception):  # the first one tells more
+                    self.loader.exec_module(module)
+                    return
+            for wait in waits:
+                if wait.failed:
+                    wait.failed(error)
+            raise
+
+
+_watch = _Watch()
+
+
+def lazy_attributes(
+    package: str, sources: Mapping[str, str], submodules: Iterable[str] = ()
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of a package whose names are imported when they are used.
+
+    Args:
+        package: Its ``__name__``.
+        sources: The submodule that each name comes from.
+        submodules: Those that are attributes by themselves, as if the package had imported them.
+    """
+    modules = frozenset(submodules)
+
+    def get(name: str) -> Any:
+        if name in modules:
+            return importlib.import_module(f'{package}.{name}')
+        if name not in sources:
+            raise AttributeError(f'module {package!r} has no attribute {name!r}')
+        value = getattr(importlib.import_module(f'{package}.{sources[name]}'), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *sources, *modules})
+
+    return get, names
