@@ -86,7 +86,7 @@ if [ "$kind" = plain ]; then
     say 'mmcv without compiled operators'
     if python -c 'import glob, importlib.util as u, sys
 found = u.find_spec("mmcv"); sys.exit(not (found and glob.glob(found.submodule_search_locations[0] + "/_ext.*")))'; then
-        pip uninstall -q -y mmcv mmcv-lite onedl-mmcv
+        pip uninstall -q -y mmcv mmcv-lite onedl-mmcv 2>/dev/null
     fi
     case $stack in
         openmmlab) pip install -q --no-deps mmcv-lite==${mmcv#*==} ;;

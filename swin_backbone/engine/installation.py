@@ -498,6 +498,6 @@ def _fix_of(error: Exception, otherwise: str | None = None) -> str | None:
     if not missing or _installed(missing):
         return otherwise
     if missing == 'pkg_resources':  # which newer setuptools do without
-        return "pip install 'setuptools<81'"
+        return "pip install 'setuptools<80.9'"
     known = missing in {**REQUIRED, **OPTIONAL}
     return _install(missing) if known else f'pip install {missing}'
