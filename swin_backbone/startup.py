@@ -33,8 +33,8 @@ _warned: set[str] = set()
 @functools.cache
 def start() -> None:
     """Has everything registered when its time has come; calls after the first do nothing."""
-    # Where Python did not run the hook when it started: a folder on PYTHONPATH, for instance. By its
-    # path, because importing mmcv_ext imports torch.
+    # Where Python did not run the hook when it started: a folder on PYTHONPATH, for instance. It is
+    # found by its path, because importing mmcv_ext imports torch.
     runpy.run_path(str(Path(__file__).with_name('mmcv_ext') / 'startup.py'))
     when_imported('torch', _let_torch_open_checkpoints)
     when_imported('mmengine.registry.root', _register_in_mmengine)
