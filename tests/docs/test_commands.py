@@ -62,7 +62,9 @@ TABLE: dict[str, Run | Parse] = {
     'make lint': MINUTES,
     'make dist': MINUTES,
     'make docs': Parse('installs packages; test_site.py builds the pages where it was run'),
-    "pip install '.[det,seg]'": INSTALLS,
+    # tests/test_newcomer.py installs the wheel with these extras.
+    "pip install '.[det,seg,lite]'": INSTALLS,
+    'pip install torch torchvision': INSTALLS,
     'pip install --no-deps .': INSTALLS,
     "pip install 'swin_backbone[export]'": INSTALLS,
     "pip install 'swin_backbone[page,det]'": INSTALLS,
