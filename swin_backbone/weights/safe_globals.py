@@ -31,7 +31,12 @@ def allow_mmengine_objects() -> None:
     )
 
 
-class HistoryBufferOnDemand:
+class _CallsHistoryBuffer(type):
+    def __call__(cls, *args: Any) -> Any:
+        return _history()(*args)  # pickles may call the class, too, which checks the arguments
+
+
+class HistoryBufferOnDemand(metaclass=_CallsHistoryBuffer):
     """Stands for mmengine's HistoryBuffer in pickles, so that mmengine is not imported before."""
 
     def __new__(cls, *args: Any) -> Any:
