@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 
 import pytest
 import torch
+from fresh import Fresh
 from hypothesis import settings
 from small import SMALL, randomized
 
@@ -41,6 +43,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def fresh() -> Iterator[Fresh]:
+    """Python processes that start quickly. Its tests share the xdist group ``fresh``."""
+    with Fresh() as fresh:
+        yield fresh
 
 
 @pytest.fixture
