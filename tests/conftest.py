@@ -34,6 +34,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[UNTIL] = None if minutes is None else time.monotonic() + 60 * minutes
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a file's fixtures run in one worker, which sets them up once."""
+    for item in items:
+        if item.get_closest_marker('xdist_group'):
+            continue
+        used = item._fixtureinfo.name2fixturedefs.values()
+        if any(fixture.scope == 'module' for fixtures in used for fixture in fixtures):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     until = item.config.stash[UNTIL]
     if until is not None and time.monotonic() > until:
@@ -47,7 +58,7 @@ def _seed() -> None:
 
 @pytest.fixture(scope='session')
 def fresh() -> Iterator[Fresh]:
-    """Python processes that start quickly. Its tests share the xdist group ``fresh``."""
+    """Python processes that start quickly."""
     with Fresh() as fresh:
         yield fresh
 

@@ -11,7 +11,6 @@ import pytest
 from stock import inherited
 
 HERE = Path(__file__).parent
-pytestmark = pytest.mark.xdist_group('fresh')
 
 
 @pytest.fixture
@@ -19,7 +18,7 @@ def run(fresh) -> Callable[..., str]:
     """Runs code in a new process; returns what it says."""
 
     def run(code: str, *arguments: str, cwd: Path | None = None) -> str:
-        result = fresh.run(textwrap.dedent(code), *arguments, cwd=cwd)
+        result = fresh.run('-c', textwrap.dedent(code), *arguments, cwd=cwd, warnings='always')
         assert result.returncode == 0, result.stderr
         return result.stdout + result.stderr
 
