@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 
 import pytest
 import torch
+from fresh import Fresh
 from hypothesis import settings
 from small import SMALL, randomized
 
@@ -32,6 +34,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[UNTIL] = None if minutes is None else time.monotonic() + 60 * minutes
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a file's fixtures run in one worker, which sets them up once."""
+    for item in items:
+        if item.get_closest_marker('xdist_group'):
+            continue
+        used = item._fixtureinfo.name2fixturedefs.values()
+        if any(fixture.scope == 'module' for fixtures in used for fixture in fixtures):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     until = item.config.stash[UNTIL]
     if until is not None and time.monotonic() > until:
@@ -41,6 +54,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def fresh() -> Iterator[Fresh]:
+    """Python processes that start quickly."""
+    with Fresh() as fresh:
+        yield fresh
 
 
 @pytest.fixture

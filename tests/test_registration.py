@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import peers
@@ -14,15 +13,16 @@ from stock import inherited
 HERE = Path(__file__).parent
 
 
-def run(code: str, *arguments: str, cwd=None) -> str:
-    result = subprocess.run(
-        [sys.executable, '-W', 'always', '-c', textwrap.dedent(code), *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout + result.stderr
+@pytest.fixture
+def run(fresh) -> Callable[..., str]:
+    """Runs code in a new process; returns what it says."""
+
+    def run(code: str, *arguments: str, cwd: Path | None = None) -> str:
+        result = fresh.run('-c', textwrap.dedent(code), *arguments, cwd=cwd, warnings='always')
+        assert result.returncode == 0, result.stderr
+        return result.stdout + result.stderr
+
+    return run
 
 
 CHECK = """
@@ -37,7 +37,7 @@ for registry in (ROOT, DET, SEG):
 
 
 @pytest.mark.parametrize('framework', ['mmdet', 'mmseg'])
-def test_ours_are_instances_of_the_frameworks_classes(framework):
+def test_ours_are_instances_of_the_frameworks_classes(run, framework):
     """Code that looks for a framework's Swin, or its blocks, finds ours."""
     run(
         f"""
@@ -76,7 +76,7 @@ def test_ours_are_instances_of_the_frameworks_classes(framework):
         'from mmdet.utils import register_all_modules as det\ndet()\nimport swin_backbone',
     ],
 )
-def test_any_order_of_imports(imports):
+def test_any_order_of_imports(run, imports):
     run(f'{imports}\n{CHECK}')
 
 
@@ -101,11 +101,11 @@ def test_any_order_of_imports(imports):
     ],
     ids=['root', 'root-imported-before', 'scope', 'child', 'default-scope'],
 )
-def test_registered_when_it_is_looked_up(first, asked):
+def test_registered_when_it_is_looked_up(run, first, asked):
     run(f'{first}\nimport swin_backbone\n{asked}\nassert found is swin_backbone.SwinTransformer')
 
 
-def test_who_registers_last_stays():
+def test_who_registers_last_stays(run):
     """As if it had been registered when the package was imported."""
     run(
         """
@@ -144,7 +144,7 @@ model = dict(backbone=dict(type=SwinTransformer, arch='tiny'))
         ('mmseg', 'swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py'),
     ],
 )
-def test_stock_text_configs_build_ours(framework, base, tmp_path):
+def test_stock_text_configs_build_ours(run, framework, base, tmp_path):
     text = TEXT_CONFIG.format(base=inherited(framework, base))
     (tmp_path / 'config.py').write_text(text)
     run(
@@ -163,7 +163,7 @@ def test_stock_text_configs_build_ours(framework, base, tmp_path):
     )
 
 
-def test_pure_python_configs_build_ours(tmp_path):
+def test_pure_python_configs_build_ours(run, tmp_path):
     (tmp_path / 'config.py').write_text(PYTHON_CONFIG)
     run(
         """
@@ -192,7 +192,7 @@ def broken_mmpretrain(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize('asked', ['', 'swin_backbone.registration.register()'])
-def test_what_is_broken_is_one_warning_and_what_is_missing_is_none(asked, broken_mmpretrain):
+def test_what_is_broken_is_one_warning_and_what_is_missing_is_none(run, asked, broken_mmpretrain):
     """mmdet imports mmpretrain where it is there, and does without."""
     output = run(
         f"""
@@ -213,7 +213,7 @@ def test_what_is_broken_is_one_warning_and_what_is_missing_is_none(asked, broken
     assert 'did not register in mmpretrain' in warning and 'ImportError: wrong mmcv' in warning
 
 
-def test_nothing_is_said_of_what_nobody_imports(broken_mmpretrain):
+def test_nothing_is_said_of_what_nobody_imports(run, broken_mmpretrain):
     output = run(
         """
         import sys
@@ -227,7 +227,7 @@ def test_nothing_is_said_of_what_nobody_imports(broken_mmpretrain):
     assert warnings_of(output) == []
 
 
-def test_a_broken_framework_raises_as_ever_and_counts_once_it_is_mended(broken_mmpretrain):
+def test_a_broken_framework_raises_as_ever_and_counts_once_it_is_mended(run, broken_mmpretrain):
     output = run(
         """
         import sys
@@ -296,7 +296,7 @@ def broken_torchvision(tmp_path) -> Path:
     ],
     ids=['torchvision-missing', 'torchvision-broken', 'transformers-too-new'],
 )
-def test_mmpretrain_is_left_out(setting, served, warned, broken_torchvision):
+def test_mmpretrain_is_left_out(run, setting, served, warned, broken_torchvision):
     output = run(
         f"""
         import sys

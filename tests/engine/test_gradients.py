@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,15 +13,8 @@ PROGRAM = Path(__file__).with_name('gradients.py')
 pytestmark = pytest.mark.skipif(get_device() != 'cpu', reason='gloo, on CPUs')
 
 
-def test_two_processes_have_the_gradients_of_one():
-    launch = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
-    result = subprocess.run(
-        [sys.executable, *launch, PROGRAM],
-        env=dict(os.environ, GLOO_SOCKET_IFNAME='lo', OMP_NUM_THREADS='1'),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def test_two_processes_have_the_gradients_of_one(fresh):
+    result = fresh.run(PROGRAM, processes=2, env=dict(GLOO_SOCKET_IFNAME='lo'))
     assert result.returncode == 0, result.stderr[-6000:]
     errors = json.loads(result.stdout.splitlines()[-1])
     assert len(errors) == 7

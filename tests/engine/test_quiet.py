@@ -38,19 +38,19 @@ for text, module in quiet.WARNINGS:
 """
 
 
-def test_one_message_of_one_module():
-    done = subprocess.run([sys.executable, '-c', CODE], capture_output=True, text=True)
+def test_one_message_of_one_module(fresh):
+    done = fresh.run('-c', CODE, warnings='default')
     assert done.returncode == 0, done.stderr
 
 
-def test_only_where_it_is_asked_for():
+def test_only_where_it_is_asked_for(fresh):
     code = (
         'import warnings, swin_backbone\n'
         'from swin_backbone import SwinTransformer\n'
         'text = "pkg_resources is deprecated as an API. See"\n'
         'warnings.warn_explicit(text, UserWarning, "file.py", 1, module="importlib")'
     )
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    done = fresh.run('-c', code, warnings='default')
     assert 'deprecated as an API' in done.stderr
 
 

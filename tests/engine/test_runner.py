@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from fresh import Outcome
 from mmengine.device import get_device
 from mmengine.runner import Runner
 from torch import nn
@@ -22,21 +21,22 @@ OURS = 'swin_backbone.engine.runner.AnyDeviceRunner'
 on_cpus = pytest.mark.skipif(get_device() != 'cpu', reason='this is for machines without a GPU')
 
 
-def run(folder: Path, runner: str, processes: int, batch: int, sync_batch_norm: bool = False):
-    launch, launcher = [], 'none'
-    if processes > 1:
-        # Standalone: the launcher takes a free port, so that test runs do not collide.
-        launch = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}']
-        launcher = 'pytorch'
-    arguments = [PROGRAM, runner, folder, launcher, batch, sync_batch_norm]
-    return subprocess.run(
-        [sys.executable, *launch, *map(str, arguments)],
-        env=dict(os.environ, GLOO_SOCKET_IFNAME='lo', OMP_NUM_THREADS='1'),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+@pytest.fixture(scope='module')
+def run(fresh) -> Callable[..., Outcome]:
+    """Trains in a folder with the Runner named, in real processes."""
+
+    def run(
+        folder: Path, runner: str, processes: int, batch: int, sync_batch_norm: bool = False
+    ) -> Outcome:
+        launcher = 'pytorch' if processes > 1 else 'none'
+        return fresh.run(
+            *(PROGRAM, runner, folder, launcher, batch, sync_batch_norm),
+            env=dict(GLOO_SOCKET_IFNAME='lo'),
+            cwd=folder,
+            processes=processes,
+        )
+
+    return run
 
 
 def weights(folder: Path, rank: int) -> dict:
@@ -44,7 +44,7 @@ def weights(folder: Path, rank: int) -> dict:
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory) -> Path:
+def folder(run, tmp_path_factory) -> Path:
     """What two processes left that trained on two samples each."""
     folder = tmp_path_factory.mktemp('two')
     result = run(folder, OURS, processes=2, batch=2)
@@ -53,7 +53,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @on_cpus
-def test_two_processes_train_as_one_with_twice_the_batch(folder, tmp_path):
+def test_two_processes_train_as_one_with_twice_the_batch(run, folder, tmp_path):
     assert run(tmp_path, OURS, processes=1, batch=4).returncode == 0
     single, first, second = weights(tmp_path, 0), weights(folder, 0), weights(folder, 1)
     for key in ('linear.weight', 'linear.bias'):
@@ -67,7 +67,7 @@ def test_results_of_both_processes_are_collected_in_order(folder):
 
 
 @on_cpus
-def test_synchronised_batch_norm_becomes_each_process_its_own(tmp_path):
+def test_synchronised_batch_norm_becomes_each_process_its_own(run, tmp_path):
     result = run(tmp_path, OURS, processes=2, batch=2, sync_batch_norm=True)
     assert result.returncode == 0, result.stderr
     assert 'batch norm is not synchronised' in result.stdout + result.stderr
@@ -77,7 +77,7 @@ def test_synchronised_batch_norm_becomes_each_process_its_own(tmp_path):
 
 
 @on_cpus
-def test_mmengine_alone_stops(tmp_path):
+def test_mmengine_alone_stops(run, tmp_path):
     """The reason for this Runner: when this fails, mmengine has learned it."""
     result = run(tmp_path, 'mmengine.runner.Runner', processes=2, batch=2)
     assert result.returncode != 0 and 'cuda' in result.stderr.lower()

@@ -5,9 +5,7 @@ where they would have ended when they are killed and resumed.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,21 +34,25 @@ KINDS = {
 pytestmark = pytest.mark.skipif(get_device() != 'cpu', reason='gloo, on CPUs')
 
 
-def run(folder: Path, *words: str, processes: int = 2, fails: bool = False, **options) -> str:
-    launch = []
-    if processes > 1:
-        launch = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={processes}']
-        words = ('--launcher', 'pytorch', '--batch', str(4 // processes), *words)
-    result = subprocess.run(
-        [sys.executable, *launch, PROGRAM, folder, *words, '--options', json.dumps(options)],
-        env=dict(os.environ, GLOO_SOCKET_IFNAME='lo', OMP_NUM_THREADS='1'),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
-    assert (result.returncode != 0) == fails, result.stdout[-6000:]
-    return result.stdout
+@pytest.fixture(scope='module')
+def run(fresh) -> Callable[..., str]:
+    """Trains in a folder, in real processes; returns what they print."""
+
+    def run(
+        folder: Path, *words: str, processes: int = 2, fails: bool = False, **options: object
+    ) -> str:
+        if processes > 1:
+            words = ('--launcher', 'pytorch', '--batch', str(4 // processes), *words)
+        result = fresh.run(
+            *(PROGRAM, folder, *words, '--options', json.dumps(options)),
+            env=dict(GLOO_SOCKET_IFNAME='lo'),
+            merged=True,
+            processes=processes,
+        )
+        assert (result.returncode != 0) == fails, result.stdout[-6000:]
+        return result.stdout
+
+    return run
 
 
 def assert_close(folder: Path, single: Path) -> None:
@@ -74,14 +76,14 @@ def norms(folder: Path) -> list[float]:
 
 
 @pytest.fixture(scope='module')
-def single(tmp_path_factory) -> Path:
+def single(run, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('single')
     run(folder, processes=1)
     return folder
 
 
 @pytest.fixture(scope='module')
-def undisturbed(tmp_path_factory):
+def undisturbed(run, tmp_path_factory):
     """Where an undisturbed run of a kind ends, for all tests of this kind."""
     ends = {}
 
@@ -101,7 +103,7 @@ def assert_ends_as(expected: Path, folder: Path) -> None:
         assert all(torch.equal(weight, second[key]) for key, weight in first.items())
 
 
-def test_shards_killed_while_saving(tmp_path, undisturbed):
+def test_shards_killed_while_saving(run, tmp_path, undisturbed):
     """One process dies half-way through its shard, when the other's is there already."""
     words, options = KINDS['shards']
     run(tmp_path, *words, '--die-in-save', '2', '--dying-process', '1', fails=True, **options)
@@ -141,7 +143,7 @@ def test_blocks_are_wrapped_and_recomputed(undisturbed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', ['ddp', 'full', 'shards'])
-def test_killed_in_an_iteration(tmp_path, undisturbed, kind):
+def test_killed_in_an_iteration(run, tmp_path, undisturbed, kind):
     words, options = KINDS[kind]
     run(tmp_path, *words, '--die-in-iteration', '3', fails=True, **options)
     assert 'resumed epoch: 0, iter: 2' in run(tmp_path, *words, **options)
@@ -150,7 +152,7 @@ def test_killed_in_an_iteration(tmp_path, undisturbed, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', ['ddp', 'full'])
-def test_killed_while_saving(tmp_path, undisturbed, kind):
+def test_killed_while_saving(run, tmp_path, undisturbed, kind):
     words, options = KINDS[kind]
     run(tmp_path, *words, '--die-in-save', '2', fails=True, **options)
     assert sorted(path.name for path in tmp_path.glob('iter_*')) == [
@@ -163,14 +165,14 @@ def test_killed_while_saving(tmp_path, undisturbed, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('first, then', [('full', 'shards'), ('shards', 'full')])
-def test_one_kind_resumes_the_other(tmp_path, undisturbed, first, then):
+def test_one_kind_resumes_the_other(run, tmp_path, undisturbed, first, then):
     run(tmp_path, *KINDS[first][0], '--die-in-iteration', '3', fails=True, **KINDS[first][1])
     run(tmp_path, *KINDS[then][0], **KINDS[then][1])
     assert_ends_as(undisturbed(first), tmp_path)
 
 
 @pytest.mark.slow
-def test_shards_of_two_processes_resume_in_four(tmp_path, single):
+def test_shards_of_two_processes_resume_in_four(run, tmp_path, single):
     words = ('--runtime', 'fsdp')
     run(tmp_path, *words, '--iterations', '2', **FULL_PRECISION, **SHARDS)
     output = run(tmp_path, *words, processes=4, **FULL_PRECISION, **SHARDS)
@@ -180,7 +182,7 @@ def test_shards_of_two_processes_resume_in_four(tmp_path, single):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('options', [{}, SHARDS], ids=['full', 'shards'])
-def test_fsdp_trains_as_one_process(tmp_path, single, options):
+def test_fsdp_trains_as_one_process(run, tmp_path, single, options):
     run(tmp_path, '--runtime', 'fsdp', **FULL_PRECISION, **options)
     assert_close(tmp_path, single)
     saved = read_checkpoint(tmp_path / 'iter_4.pth')['state_dict']
@@ -188,7 +190,7 @@ def test_fsdp_trains_as_one_process(tmp_path, single, options):
 
 
 @pytest.mark.slow
-def test_ddp_trains_as_one_process(tmp_path, single):
+def test_ddp_trains_as_one_process(run, tmp_path, single):
     run(tmp_path, '--runtime', 'ddp')
     assert_close(tmp_path, single)
 
@@ -206,13 +208,13 @@ def test_ddp_trains_as_one_process(tmp_path, single):
     ],
     ids=str,
 )
-def test_no_parameter_is_unused(tmp_path, backbone):
+def test_no_parameter_is_unused(run, tmp_path, backbone):
     """With find_unused_parameters=False, DDP stops in the second iteration if one is."""
     run(tmp_path, '--runtime', 'ddp', '--backbone', json.dumps(backbone), '--iterations', '3')
 
 
 @pytest.mark.slow
-def test_fsdp_in_bfloat16(tmp_path):
+def test_fsdp_in_bfloat16(run, tmp_path):
     """The weights are of float32, and computing, with them and gradients' sums, of bfloat16."""
     run(tmp_path, '--runtime', 'fsdp')
     assert all(w.dtype == torch.float32 for w in torch.load(tmp_path / 'final0.pth').values())
@@ -221,7 +223,7 @@ def test_fsdp_in_bfloat16(tmp_path):
 
 
 @pytest.mark.slow
-def test_without_activation_checkpointing(tmp_path, undisturbed):
+def test_without_activation_checkpointing(run, tmp_path, undisturbed):
     options = {'strategy.activation_checkpointing': None, **FULL_PRECISION, **SHARDS}
     run(tmp_path, *KINDS['shards'][0], **options)
     assert json.loads((tmp_path / 'seen0.json').read_text())['calls'] == 4 * 4

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from commands import COCO128
+from fresh import Fresh
 
 
 @pytest.fixture(scope='session')
@@ -14,6 +15,12 @@ def coco128() -> Path:
     if not COCO128.is_dir():
         pytest.skip(f'no real images: {COCO128} is absent (SWIN_COCO128 may name another place)')
     return COCO128
+
+
+@pytest.fixture(scope='module', params=['program', pytest.param('mim', marks=pytest.mark.slow)])
+def started(request, fresh) -> Fresh | None:
+    """How commands are run: as the program that mim starts, and by mim, which takes longer."""
+    return fresh if request.param == 'program' else None
 
 
 @pytest.fixture(scope='session')

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import CONFIGS, mim
+from fresh import Fresh
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -36,8 +37,9 @@ def truncated(checkpoint) -> Path:
     return file
 
 
-def assert_fails(folder: Path, options: list[str], *named: str) -> None:
-    outcome = mim('train', 'mmdet', CONFIG, folder=folder, options=[*SHORT, *options])
+def assert_fails(folder: Path, options: list[str], *named: str, fresh: Fresh | None = None) -> None:
+    options = [*SHORT, *options]
+    outcome = mim('train', 'mmdet', CONFIG, folder=folder, options=options, fresh=fresh)
     assert outcome.returncode != 0, outcome.output[-4000:]
     last_error = outcome.output[outcome.output.rindex('Traceback') :]
     for name in named:
@@ -52,30 +54,34 @@ def test_missing_data(tmp_path):
 
 
 @pytest.mark.parametrize('option', ['load_from', 'model.backbone.init_cfg.checkpoint'])
-def test_truncated_checkpoint(tmp_path, truncated, option):
+def test_truncated_checkpoint(tmp_path, truncated, option, fresh):
     options = [f'{option}={truncated}']
     if 'init_cfg' in option:
         options.append('model.backbone.init_cfg.type=Pretrained')
-    assert_fails(tmp_path, options, 'truncated.pth', 'CheckpointError')
+    assert_fails(tmp_path, options, 'truncated.pth', 'CheckpointError', fresh=fresh)
 
 
-def test_absent_checkpoint(tmp_path):
-    assert_fails(tmp_path, ['load_from=absent.pth'], 'absent.pth')
+def test_absent_checkpoint(tmp_path, fresh):
+    assert_fails(tmp_path, ['load_from=absent.pth'], 'absent.pth', fresh=fresh)
 
 
-def test_pretrained_weights_of_another_depth(tmp_path, checkpoint):
+def test_pretrained_weights_of_another_depth(tmp_path, checkpoint, fresh):
     options = [
         *OTHER,
         'model.backbone.init_cfg.type=Pretrained',
         f'model.backbone.init_cfg.checkpoint={checkpoint}',
     ]
-    assert_fails(tmp_path, options, 'detector.pth', 'CheckpointError', 'depths=(2, 2, 2, 2)')
+    assert_fails(
+        tmp_path, options, 'detector.pth', 'CheckpointError', 'depths=(2, 2, 2, 2)', fresh=fresh
+    )
 
 
-def test_checkpoint_of_another_width(tmp_path, checkpoint):
+def test_checkpoint_of_another_width(tmp_path, checkpoint, fresh):
     options = [
         'model.backbone.embed_dims=32',
         'model.neck.in_channels=[32,64,128,256]',
         f'load_from={checkpoint}',
     ]
-    assert_fails(tmp_path, options, 'CheckpointError', 'embed_dims=48', 'embed_dims=32')
+    assert_fails(
+        tmp_path, options, 'CheckpointError', 'embed_dims=48', 'embed_dims=32', fresh=fresh
+    )

@@ -32,17 +32,25 @@ FAST = [
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory) -> Path:
-    """Where a detector was trained for 4 iterations, resumed, and trained to the 10th."""
+def folder(started, tmp_path_factory) -> Path:
+    """Where a detector was trained for 4 iterations, resumed, and trained to the 12th."""
     folder = tmp_path_factory.mktemp('detection')
     succeeded(
-        mim('train', 'mmdet', CONFIG, folder=folder, options=[*FAST, 'train_cfg.max_iters=4'])
+        mim(
+            'train',
+            'mmdet',
+            CONFIG,
+            folder=folder,
+            options=[*FAST, 'train_cfg.max_iters=4'],
+            fresh=started,
+        )
     )
     succeeded(
         mim(
             *('train', 'mmdet', CONFIG, '--resume'),
             folder=folder,
             options=[*FAST, 'train_cfg.max_iters=12', 'train_cfg.val_interval=12'],
+            fresh=started,
         )
     )
     return folder
@@ -59,14 +67,17 @@ def test_training_resumes_where_it_stopped(folder):
     assert steps == {12}
 
 
-def test_two_processes_test_as_one(folder):
+def test_two_processes_test_as_one(folder, started):
     words = [CONFIG, '--checkpoint', folder / 'work/iter_12.pth']
-    alone = detections(folder, *words, options=FAST)
+    alone = detections(folder, *words, options=FAST, fresh=started)
     assert len(alone) == 8
-    assert_same_detections(alone, detections(folder, *words, options=FAST, processes=2))
+    assert_same_detections(
+        alone, detections(folder, *words, options=FAST, processes=2, fresh=started)
+    )
 
 
 def test_two_processes_train(tmp_path):
+    """By mim and its launcher."""
     options = [*FAST, 'train_cfg.max_iters=4', 'train_cfg.val_interval=4']
     outcome = succeeded(
         mim('train', 'mmdet', CONFIG, folder=tmp_path, options=options, processes=2)

@@ -58,12 +58,14 @@ def config(ade20k, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope='module')
-def folder(config, options) -> Path:
+def folder(config, options, started) -> Path:
     """Where a segmentor was trained for 4 iterations, resumed, and trained to the 24th."""
     folder = config.parent
-    succeeded(mim('train', 'mmseg', config, folder=folder, options=options))
+    succeeded(mim('train', 'mmseg', config, folder=folder, options=options, fresh=started))
     longer = [*options, 'train_cfg.max_iters=24', 'train_cfg.val_interval=24']
-    outcome = mim('train', 'mmseg', config, '--resume', folder=folder, options=longer)
+    outcome = mim(
+        'train', 'mmseg', config, '--resume', folder=folder, options=longer, fresh=started
+    )
     assert 0 <= succeeded(outcome).value('mIoU') <= 100
     return folder
 
@@ -76,17 +78,19 @@ def test_training_resumes_where_it_stopped(folder):
     assert {int(state['step']) for state in checkpoint['optimizer']['state'].values()} == {24}
 
 
-def test_two_processes_test_as_one(folder, config, options):
+def test_two_processes_test_as_one(folder, config, options, started):
     words = ['test', 'mmseg', config, '--checkpoint', folder / 'work/iter_24.pth']
-    alone = succeeded(mim(*words, folder=folder, options=options))
-    both = succeeded(mim(*words, folder=folder, options=options, processes=2))
+    alone = succeeded(mim(*words, folder=folder, options=options, fresh=started))
+    both = succeeded(mim(*words, folder=folder, options=options, processes=2, fresh=started))
     for name in ('aAcc', 'mIoU', 'mAcc'):
         assert both.value(name) == alone.value(name)
     assert alone.value('aAcc') > 0
 
 
-def test_two_processes_train_though_batch_norm_is_synchronised(config, options, tmp_path):
-    outcome = mim('train', 'mmseg', config, folder=tmp_path, options=options, processes=2)
+def test_two_processes_train_though_batch_norm_is_synchronised(config, options, tmp_path, started):
+    outcome = mim(
+        'train', 'mmseg', config, folder=tmp_path, options=options, processes=2, fresh=started
+    )
     assert 'batch norm is not synchronised' in succeeded(outcome).output
     losses = [loss for (loss,) in logged(tmp_path, 'loss')[0]]
     assert len(losses) == 4 and losses[-1] < losses[0]

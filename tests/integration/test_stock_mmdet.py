@@ -62,19 +62,20 @@ def config(coco128, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope='module', params=['mmdet', 'ours'])
-def checkpoint(request, config) -> Path:
-    """A checkpoint that ``mim train`` wrote with mmdet's class, and one with ours."""
+def checkpoint(request, config, started) -> Path:
+    """A checkpoint that training wrote with mmdet's class, and one with ours."""
     folder = config.with_name(request.param)
     folder.mkdir()
     options = [*FAST, THEIRS] if request.param == 'mmdet' else FAST
-    succeeded(mim('train', 'mmdet', config, folder=folder, options=options))
+    succeeded(mim('train', 'mmdet', config, folder=folder, options=options, fresh=started))
     return folder / 'work/epoch_1.pth'
 
 
-def test_detects_the_same_with_either_class(config, checkpoint, tmp_path):
+def test_detects_the_same_with_either_class(config, checkpoint, tmp_path, started):
     words = [config, '--checkpoint', checkpoint]
-    ours = detections(tmp_path, *words, options=FAST)
-    assert_same_detections(ours, detections(tmp_path, *words, options=[*FAST, THEIRS]))
+    ours = detections(tmp_path, *words, options=FAST, fresh=started)
+    theirs = detections(tmp_path, *words, options=[*FAST, THEIRS], fresh=started)
+    assert_same_detections(ours, theirs)
 
 
 def test_loads_strictly_into_either_class(config, checkpoint):
