@@ -22,7 +22,8 @@ demo: .venv
 	@.venv/bin/python -m swin_backbone.demo
 
 # A later -m wins: make test TESTS='tests/ops -m slow'.
-PYTEST = .venv/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --durations 15
+# Groups begin in the order that tests/conftest.py gives them.
+PYTEST = .venv/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --no-loadscope-reorder --durations 15
 
 test: .venv
 	@echo '==> The quick tests, $(PYTEST_WORKERS) at a time: about 12 minutes on 2 cores'

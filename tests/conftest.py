@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Iterator
@@ -10,12 +11,19 @@ import pytest
 import torch
 from fresh import Fresh
 from hypothesis import settings
+from mmengine.config import config as mmengine_config
 from small import SMALL, randomized
 
 from swin_backbone import SwinTransformer
 
 # Two xdist workers on two cores: more threads than that only get in each other's way.
 torch.set_num_threads(1 if 'PYTEST_XDIST_WORKER' in os.environ else 2)
+
+# mmengine reads a framework's whole index anew for each of its configs that is inherited.
+mmengine_config._get_external_cfg_path = functools.cache(mmengine_config._get_external_cfg_path)
+
+# Folders whose tests or groups take longest: what begins last must be short.
+LONGEST_FIRST = ['integration', 'ops', 'demo', 'export', 'benchmarks', 'configs', 'engine']
 
 UNTIL = pytest.StashKey[float | None]()
 
@@ -37,6 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share a file's fixtures run in one worker, which sets them up once."""
+    rank = {folder: i for i, folder in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.parent.name, len(rank)))
     for item in items:
         if item.get_closest_marker('xdist_group'):
             continue

@@ -12,7 +12,9 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[2] / 'benchmarks' / 'kept_bytes.py'
 
 
-@pytest.mark.parametrize('arch', ['tiny', 'base', 'large'])
+@pytest.mark.parametrize(
+    'arch', ['tiny', *(pytest.param(arch, marks=pytest.mark.slow) for arch in ('base', 'large'))]
+)
 def test_at_most_half(tmp_path, arch):
     options = ['--models', arch, '--shape', '1', '3', '224', '224', '--out', str(tmp_path)]
     subprocess.run([sys.executable, '-W', 'ignore', SCRIPT, *options], check=True, timeout=300)

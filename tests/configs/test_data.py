@@ -13,6 +13,9 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from recipes import DETECTORS, HTC, RECIPES, SEGMENTORS, load, path
 
+# Configs and models are kept for the process: one worker shall make them all.
+pytestmark = pytest.mark.xdist_group('configs')
+
 HEIGHT, WIDTH = 480, 640
 SIDES = {480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800}
 

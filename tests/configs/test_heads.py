@@ -28,6 +28,9 @@ from stock import inherited
 from swin_backbone import SwinTransformer
 from swin_backbone.weights.catalog import find
 
+# Configs and models are kept for the process: one worker shall make them all.
+pytestmark = pytest.mark.xdist_group('configs')
+
 
 class Head(NamedTuple):
     """A config and what it has to be."""

@@ -19,6 +19,9 @@ from swin_backbone import ArgumentError, SwinTransformer, SwinTransformerV2
 from swin_backbone.swin import VARIANTS
 from swin_backbone.weights.catalog import find
 
+# Configs and models are kept for the process: one worker shall make them all.
+pytestmark = pytest.mark.xdist_group('configs')
+
 MMDET = Path(mmdet.__file__).parent / '.mim/configs'
 RELEASE = 'https://github.com/SwinTransformer/storage/releases/download/v1.0.0'
 

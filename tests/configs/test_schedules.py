@@ -9,6 +9,9 @@ import torch
 from mmengine.registry import PARAM_SCHEDULERS
 from recipes import DETECTORS, HTC, RECIPES, SEGMENTORS, load
 
+# Configs and models are kept for the process: one worker shall make them all.
+pytestmark = pytest.mark.xdist_group('configs')
+
 EPOCH = 600  # iterations; longer than the warm-up, and short for the test's sake
 
 

@@ -15,9 +15,10 @@ from recipes import load
 
 from swin_backbone import SwinTransformerV2
 
-NEEDS_INSTABOOST = pytest.mark.skipif(
-    find_spec('instaboostfast') is None, reason='InstaBoost is not installed'
-)
+HAS_INSTABOOST = find_spec('instaboostfast') is not None
+NEEDS_INSTABOOST = pytest.mark.skipif(not HAS_INSTABOOST, reason='InstaBoost is not installed')
+# The quick tests train this recipe once, with InstaBoost where it can be had.
+SLOW_WITH_INSTABOOST = [pytest.mark.slow] if HAS_INSTABOOST else []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='about machines without CUDA')
@@ -34,8 +35,8 @@ def test_cascade_trains_and_tests_without_an_accelerator(coco, monkeypatch, tmp_
 @pytest.mark.parametrize(
     'name, instaboost',
     [
-        ('htcpp_swin_b_coco', False),
         ('htcpp_swin_l_nosem_coco', False),
+        pytest.param('htcpp_swin_b_coco', False, marks=SLOW_WITH_INSTABOOST),
         pytest.param('htcpp_swin_l_coco', False, marks=pytest.mark.slow),
         pytest.param('htcpp_swin_l_3x_coco', False, marks=pytest.mark.slow),
         pytest.param('htcpp_swin_b_coco', True, marks=NEEDS_INSTABOOST),
@@ -95,8 +96,8 @@ def test_upernet_trains_and_tests_without_an_accelerator(ade20k, monkeypatch, tm
 @pytest.mark.parametrize(
     'name',
     [
-        'cascade_swinv2_b_coco',
-        pytest.param('mask_rcnn_swinv2_t_coco', marks=pytest.mark.slow),
+        'mask_rcnn_swinv2_t_coco',
+        pytest.param('cascade_swinv2_b_coco', marks=pytest.mark.slow),
         'upernet_swinv2_b_ade20k',
     ],
 )

@@ -37,53 +37,41 @@ def run(*command: str, **environment: str) -> str:
     return done.stdout
 
 
-def run_checks(file: str, *options: str) -> None:
+def run_checks(*arguments: str) -> None:
     """Runs tests on the GPU or under the interpreter; all of them must pass."""
     interpret = {} if torch.cuda.is_available() else {'TRITON_INTERPRET': '1'}
-    options = ('-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', *options)
-    output = run('-m', 'pytest', str(HERE / file), *options, **interpret)
+    options = ('-q', '-p', 'no:cacheprovider', '-p', 'no:xdist')
+    output = run('-m', 'pytest', *options, *arguments, **interpret)
     assert ' passed' in output and 'skipped' not in output
+
+
+# A process for each: as few as two workers can share evenly.
+CHECKS = {
+    'attention': ('triton_checks', 'triton_merging_checks'),
+    'block': ('triton_block_checks', 'triton_operator_checks', 'triton_post_norm_checks'),
+}
 
 
 @needs_triton
 @pytest.mark.parametrize(
-    'part', ['reference', 'field', 'not (reference or field)'], ids=['drawn', 'windows', 'rest']
+    'marks', ['not slow', pytest.param('slow', marks=pytest.mark.slow)], ids=['quick', 'slow']
 )
-def test_kernels(part):
-    """Everything in triton_checks.py."""
-    run_checks('triton_checks.py', '-k', part)
+@pytest.mark.parametrize('kernels', CHECKS)
+def test_kernels(kernels, marks):
+    """Everything in the files named ``triton_…_checks.py``."""
+    run_checks('-m', marks, *(str(HERE / f'{name}.py') for name in CHECKS[kernels]))
 
 
-@needs_triton
-def test_operator_and_backbone():
-    """Everything in triton_operator_checks.py."""
-    run_checks('triton_operator_checks.py')
-
-
-@needs_triton
-@pytest.mark.parametrize('part', ['reference', 'backbone', 'not (reference or backbone)'])
-def test_block(part):
-    """Everything in triton_block_checks.py."""
-    run_checks('triton_block_checks.py', '-k', part)
-
-
-@needs_triton
-def test_merging():
-    """Everything in triton_merging_checks.py."""
-    run_checks('triton_merging_checks.py')
-
-
-@needs_triton
-def test_post_norm():
-    """Everything in triton_post_norm_checks.py."""
-    run_checks('triton_post_norm_checks.py')
+def test_no_file_of_checks_is_forgotten():
+    named = [name for names in CHECKS.values() for name in names]
+    assert sorted(named) == sorted(path.stem for path in HERE.glob('triton_*checks.py'))
 
 
 @needs_triton
 @pytest.mark.skipif(torch.cuda.is_available(), reason='GPUs have no float64 kernels')
 def test_backbone_in_one_piece_is_openmmlabs():
     """In float64, outputs and all gradients."""
-    run_checks('../test_swin.py', '-k', 'under_every_backend and triton and mmdet')
+    run_checks(str(HERE.parent / 'test_swin.py'), '-k', 'under_every_backend and triton and mmdet')
 
 
 def test_says_that_triton_is_absent():

@@ -48,7 +48,7 @@ def exact(x, parameters, options, factors):
     return results(reference.swin_block, wide(x), parameters, options, wide(factors))
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_agrees_with_the_reference(data):
     B, H, W = (data.draw(st.integers(low, high)) for low, high in ((0, 2), (1, 7), (1, 7)))
@@ -92,7 +92,7 @@ def test_sums_over_groups_of_rows(programs, monkeypatch):
     monkeypatch.setattr(rows, 'PROGRAMS', dict.fromkeys(rows.PROGRAMS, programs))
     monkeypatch.setattr(rows, 'TILE', 64)
     parameters = draw(torch.float32, 16, 2, 4, 40)
-    x = torch.randn(2, 9, 7, 16, device=DEVICE, requires_grad=True)
+    x = torch.randn(2, 5, 7, 16, device=DEVICE, requires_grad=True)
     factors = torch.tensor([[0.0, 1.5], [1.25, 1.0]], device=DEVICE)
     args = (x, parameters, Options(4, 1, 0.2, 1e-5, 1e-5), factors)
     assert_near(results(triton.swin_block, *args), exact(*args), TOLERANCE[torch.float32])
@@ -100,7 +100,7 @@ def test_sums_over_groups_of_rows(programs, monkeypatch):
 
 def test_equal_bits_twice():
     parameters = draw(torch.float32, 32, 2, 4, 64)
-    x = torch.randn(2, 9, 7, 32, device=DEVICE, requires_grad=True)
+    x = torch.randn(2, 5, 7, 32, device=DEVICE, requires_grad=True)
     args = (x, parameters, Options(4, 1, 0.2, 1e-5, 1e-5), None, torch.bfloat16)
     for one, other in zip(*(results(triton.swin_block, *args) for _ in range(2)), strict=True):
         assert torch.equal(one, other)
@@ -141,7 +141,14 @@ def test_keeps_no_more_than_it_says(recompute, C, bytes_an_element):
     assert sum(kept[pointer] for pointer in others) == bytes_an_element * x.numel()
 
 
-@pytest.mark.parametrize('with_cp', [False, True, 'attention', 'mlp', 'stage'])
+@pytest.mark.parametrize(
+    'with_cp',
+    [
+        *(False, 'attention', 'stage'),
+        pytest.param(True, marks=pytest.mark.slow),
+        pytest.param('mlp', marks=pytest.mark.slow),
+    ],
+)
 def test_backbone_agrees_with_its_modules_and_draws_the_same_paths(with_cp, monkeypatch):
     model = SwinTransformer(
         embed_dims=32,
@@ -156,7 +163,7 @@ def test_backbone_agrees_with_its_modules_and_draws_the_same_paths(with_cp, monk
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    x = torch.randn(4, 3, 13, 18, dtype=EXACT, device=DEVICE)
+    x = torch.randn(2, 3, 13, 18, dtype=EXACT, device=DEVICE)
     found = []
     for modules in (False, True):
         if modules:
