@@ -82,8 +82,10 @@ def test_parity_with_openmmlab_under_every_backend(upstream, backend):
     ours = SwinTransformer(**SMALL).double()
     ours.load_state_dict(theirs.state_dict())
     theirs.eval(), ours.eval()
+    # The interpreter's time is that of its windows: a smaller map of odd sides.
+    shape = (1, 3, 45, 66) if backend == 'triton' else (2, 3, 97, 131)
     with use_backend(backend):
-        assert_same(ours, theirs, torch.randn(2, 3, 97, 131, dtype=torch.float64))
+        assert_same(ours, theirs, torch.randn(shape, dtype=torch.float64))
 
 
 def test_parity_in_training_mode_with_the_same_random_draws():

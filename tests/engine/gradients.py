@@ -131,7 +131,7 @@ def error(build: Callable, backbone: dict, dtype: torch.dtype) -> float:
 def inputs(model: nn.Module, dtype: torch.dtype, boxes: list[int]) -> dict:
     """Two images, with these numbers of boxes."""
     torch.manual_seed(1)
-    data = demo_mm_inputs(2, [(3, 96, 128)] * 2, num_items=boxes, num_classes=4, with_mask=True)
+    data = demo_mm_inputs(2, [(3, 64, 96)] * 2, num_items=boxes, num_classes=4, with_mask=True)
     data = model.data_preprocessor(data, training=True)
     data['inputs'] = data['inputs'].to(dtype)
     for sample in data['data_samples']:
