@@ -101,7 +101,7 @@ def parse_make(arguments: list[str], folder: Path) -> None:
 
 def parse_pip(arguments: list[str], folder: Path) -> None:
     """``pip install 'swin_backbone[EXTRAS]'`` or of the checkout, with extras that exist."""
-    if arguments == ['install', '--no-deps', '.']:
+    if arguments in (['install', '--no-deps', '.'], ['install', 'torch', 'torchvision']):
         return
     verb, what = arguments
     found = re.fullmatch(r'(?:swin_backbone|\.)\[([\w,]+)\]', what)
