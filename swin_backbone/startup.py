@@ -7,6 +7,7 @@ looks a backbone up in mmengine's registry, finds this package's classes there.
 from __future__ import annotations
 
 import functools
+import importlib
 import runpy
 import threading
 import warnings
@@ -96,9 +97,9 @@ def _let_torch_open_checkpoints() -> None:
 
 
 def _give_mmengine_loaders() -> None:
-    from .weights.safe_load import allow_mmengine_checkpoints
-
-    allow_mmengine_checkpoints()
+    module = importlib.import_module('.weights.safe_load', __package__)
+    if is_imported(module.__name__):  # otherwise it is importing mmengine.runner, and calls this
+        module.allow_mmengine_checkpoints()
 
 
 class _WithOurs(dict):

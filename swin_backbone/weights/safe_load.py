@@ -129,3 +129,7 @@ def _reason(error: Exception) -> str:
 def _load_from_url(filename: str, map_location: Any = None, *_: Any, **__: Any) -> Any:
     """In place of mmengine's loader of ``http(s)://``; folder and progress bar are our own."""
     return _load_from_file(filename, map_location)
+
+
+# Where importing this module is what imports mmengine.
+allow_mmengine_checkpoints()

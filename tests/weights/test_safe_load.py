@@ -128,3 +128,22 @@ def test_mmengines_model_zoos_are_read_safely(tmp_path, url, monkeypatch, scheme
     with pytest.raises(CheckpointError, match='mkdir'):
         CheckpointLoader.load_checkpoint(f'{scheme}://evil')
     assert not (tmp_path / 'made').exists()
+
+
+@pytest.mark.parametrize(
+    'first',
+    [
+        'from swin_backbone.weights import read_checkpoint',
+        'import swin_backbone.weights.safe_load',
+        'import mmengine.runner, swin_backbone',
+        'import swin_backbone, mmengine.runner',
+    ],
+)
+def test_mmengine_has_our_loaders_whatever_is_imported_first(fresh, first):
+    code = (
+        f'{first}\n'
+        'from mmengine.runner import CheckpointLoader\n'
+        'print(CheckpointLoader._schemes[""].__module__)\n'
+    )
+    done = fresh.run('-c', code)
+    assert done.stdout.strip() == 'swin_backbone.weights.safe_load', done.stderr
