@@ -49,7 +49,7 @@ def cuda(session: nox.Session) -> None:
     if not _NAMED:
         session.skip("the index's torch is known to have CUDA on x86-64 Linux alone")
     # The index's own, where pip knows others, too: `==2.13.0` is also `2.13.0+cpu`.
-    run_suite(session, 'openmmlab', 'torch===2.13.0', 'torchvision===0.28.0')
+    run_suite(session, 'openmmlab', 'torch===2.13.0')
 
 
 @named
@@ -70,5 +70,11 @@ def run_suite(session: nox.Session, stack: str, *torch: str, mmcv: str = 'plain'
         )
     environment = dict(STACK=stack, MMCV=mmcv, VENV=session.virtualenv.location)
     session.run('bash', 'requirements/set_up.sh', env=environment, external=True)
-    workers = ('-n', os.environ.get('PYTEST_WORKERS', '2'), '--dist', 'loadgroup')
+    workers = (
+        '-n',
+        os.environ.get('PYTEST_WORKERS', '2'),
+        '--dist',
+        'loadgroup',
+        '--no-loadscope-reorder',
+    )
     session.run('python', '-m', 'pytest', *workers, *(session.posargs or ('-m', 'not slow')))
