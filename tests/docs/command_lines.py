@@ -99,11 +99,19 @@ def parse_make(arguments: list[str], folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+# What pages install besides this package, and with which options.
+OTHERS = {
+    *('torch', 'torchvision', '--no-build-isolation', '--no-binary', 'mmcv', 'mmcv==2.1.0'),
+    *(f'onedl-{name}' for name in ('mmengine', 'mmcv', 'mmdetection', 'mmsegmentation', 'mim')),
+}
+
+
 def parse_pip(arguments: list[str], folder: Path) -> None:
     """``pip install 'swin_backbone[EXTRAS]'`` or of the checkout, with extras that exist."""
-    if arguments in (['install', '--no-deps', '.'], ['install', 'torch', 'torchvision']):
+    verb, *rest = arguments
+    if verb == 'uninstall' or rest == ['--no-deps', '.'] or OTHERS.issuperset(rest):
         return
-    verb, what = arguments
+    (what,) = rest
     found = re.fullmatch(r'(?:swin_backbone|\.)\[([\w,]+)\]', what)
     assert verb == 'install' and found, arguments
     text = (ROOT / 'pyproject.toml').read_text().partition('[project.optional-dependencies]')[2]

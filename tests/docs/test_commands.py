@@ -65,6 +65,12 @@ TABLE: dict[str, Run | Parse] = {
     # tests/test_newcomer.py installs the wheel with these extras.
     "pip install '.[det,seg,lite]'": INSTALLS,
     'pip install torch torchvision': INSTALLS,
+    'pip uninstall -y mmcv-lite': INSTALLS,
+    'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-binary mmcv mmcv==2.1.0': INSTALLS,
+    "pip install '.[det,seg]'": INSTALLS,
+    'pip install onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmsegmentation onedl-mim': (
+        INSTALLS
+    ),
     'pip install --no-deps .': INSTALLS,
     "pip install 'swin_backbone[export]'": INSTALLS,
     "pip install 'swin_backbone[page,det]'": INSTALLS,
