@@ -8,10 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-def widened(x: Tensor) -> Tensor:
-    """A tensor in a type that is computed in: float32 for half precision and integers."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+from .calling import wide
 
 
 def rounded(value: float) -> float:
@@ -45,8 +42,8 @@ def bbox_overlaps(
         aligned: Whether box i of one is compared with box i of the other alone.
         offset: Added to each width and height, 0 or 1.
     """
-    first = widened(bboxes1).reshape(-1, 4)
-    second = widened(bboxes2).reshape(-1, 4)
+    first = wide(bboxes1).reshape(-1, 4)
+    second = wide(bboxes2).reshape(-1, 4)
     ious.copy_(_shares(first if aligned else first[:, None], second, offset, mode == 1))
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .overlaps import rounded, widened
+from .calling import wide
+from .overlaps import rounded
 
 # Numbers that a part of the regions holds at once.
 NUMBERS = 1 << 20
@@ -49,7 +50,7 @@ def roi_pool_forward(
     """
     if not len(rois):
         return
-    x = widened(input)
+    x = wide(input)
     _, channels, height, width = x.shape
     table = x.permute(0, 2, 3, 1).contiguous()
     rois = rois.to(x.dtype)
@@ -135,7 +136,7 @@ def roi_pool_backward(
     if not len(rois):
         return
     channels, height, width = grad_input.shape[1:]
-    grad = widened(grad_output).masked_fill(argmax < 0, 0)
+    grad = wide(grad_output).masked_fill(argmax < 0, 0)
     plane = rois[:, :1].long() * channels + torch.arange(channels, device=rois.device)
     cells = plane[:, :, None, None] * (height * width) + argmax.clamp(min=0)
     sums = grad.new_zeros(grad_input.numel())

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .overlaps import rounded, widened
+from .calling import wide
+from .overlaps import rounded
 from .torchvision_ops import operator
 
 # Cells that are weighted at once, at about 20 bytes each.
@@ -34,7 +35,7 @@ class Bags(NamedTuple):
 
 def _table(x: Tensor) -> Tensor:
     """A map ``(B, C, H, W)`` as rows of channels ``(B * H * W, C)``."""
-    return widened(x).permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    return wide(x).permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
 def _write(out: Tensor, rows: Tensor) -> None:
@@ -309,7 +310,7 @@ def roi_align_forward(
     """
     if not len(rois):
         return
-    x = widened(input)
+    x = wide(input)
     bins = (aligned_height, aligned_width)
     regions = Regions(rois, x.dtype, x.shape, bins, spatial_scale, sampling_ratio, aligned)
     if pool_mode == 0:
@@ -340,7 +341,7 @@ def roi_align_backward(
     """Adds the gradient of ``roi_align_forward`` with respect to its input to ``grad_input``."""
     if not len(rois):
         return
-    grad = widened(grad_output)
+    grad = wide(grad_output)
     bins = (aligned_height, aligned_width)
     if pool_mode == 0:
         _maximum_backward(grad, rois, argmax_y, argmax_x, grad_input)
@@ -438,7 +439,7 @@ def roi_align_rotated_forward(
     """
     if not len(rois):
         return
-    x = widened(input)
+    x = wide(input)
     bins = (pooled_height, pooled_width)
     shape = x.shape
     regions = Regions(rois, x.dtype, shape, bins, spatial_scale, sampling_ratio, aligned, clockwise)
@@ -463,7 +464,7 @@ def roi_align_rotated_backward(
     """
     if not len(rois):
         return
-    grad = widened(grad_output)
+    grad = wide(grad_output)
     bins = (pooled_height, pooled_width)
     shape = grad_input.shape
     dtype = grad.dtype

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .overlaps import Pairs, rounded, widened
+from .calling import wide
+from .overlaps import Pairs, rounded
 from .torchvision_ops import operator
 
 # Of two sets of indices (M,), (N,): which of the second do those of the first suppress, (M, N)?
@@ -67,7 +68,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     if not len(boxes):
         return torch.empty(0, dtype=torch.long, device=boxes.device)
     order = scores.sort(0, descending=True)[1]
-    boxes = widened(boxes)[order]
+    boxes = wide(boxes)[order]
     threshold = rounded(iou_threshold)
     compiled = None if offset else operator('nms', boxes)
     if compiled is not None:
@@ -93,7 +94,7 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     if not len(dets):
         return []
     order = dets[:, 4].contiguous().sort(0, descending=True)[1]
-    shares = Pairs(widened(dets)[order, :4], 0)
+    shares = Pairs(wide(dets)[order, :4], 0)
     threshold = rounded(iou_threshold)
     numbers = order.cpu().numpy()
     waiting = np.arange(len(dets))
@@ -139,7 +140,7 @@ def softnms(
         The indices of the boxes that were taken, ``(M,)``. Rows of ``dets`` after M stay as they
         were.
     """
-    boxes, scores = widened(boxes).detach().cpu(), scores.detach().cpu()
+    boxes, scores = wide(boxes).detach().cpu(), scores.detach().cpu()
     left = len(boxes)
     table = np.empty((7, left), boxes.numpy().dtype)
     table[:4], table[4] = boxes.numpy().T, scores.numpy()
