@@ -1,5 +1,5 @@
 # HTC++ in little: the demo's detector with a hybrid task cascade, its semantic branch and global
-# attention after the last stage; the same widths, images and iterations.
+# attention after the last stage; the same widths and images, a deeper backbone, a longer schedule.
 _base_ = 'demo_mask_rcnn_shapes.py'
 
 width = 64
@@ -17,7 +17,7 @@ mask_head = dict(
 model = dict(
     type='HybridTaskCascade',
     data_preprocessor=dict(pad_seg=True),
-    backbone=dict(global_attention=True),
+    backbone=dict(depths=(2, 2, 4), global_attention=True),
     roi_head=dict(
         type='HybridTaskCascadeRoIHead',
         semantic_fusion=('mask',),  # boxes learn without, and in less time
@@ -86,8 +86,17 @@ train_pipeline = [
     dict(type='PackDetInputs'),
 ]
 train_dataloader = dict(
+    batch_size=8,
     dataset=dict(
         data_prefix=dict(seg='annotations/training/'),
         pipeline=train_pipeline,
-    )
+    ),
 )
+
+iterations = 900
+train_cfg = dict(max_iters=iterations, val_interval=iterations)
+optim_wrapper = dict(optimizer=dict(lr=1e-3, betas=(0.9, 0.999)))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=100),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=100, T_max=iterations - 100),
+]

@@ -19,7 +19,7 @@ model = dict(
         _delete_=True,
         type='SwinTransformer',
         embed_dims=48,
-        depths=(2, 2, 4),
+        depths=(1, 2, 2),
         num_heads=(2, 4, 8),
         strides=(4, 2, 2),
         out_indices=(0, 1, 2),
@@ -85,7 +85,7 @@ test_pipeline = [
     ),
 ]
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=0,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
@@ -117,20 +117,20 @@ val_evaluator = dict(
 )
 test_evaluator = val_evaluator
 
-iterations = 900
+iterations = 700
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05, fused=True),
+    optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.95), weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=5),
     paramwise_cfg=dict(
         norm_decay_mult=0, custom_keys=dict(relative_position_bias_table=dict(decay_mult=0))
     ),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=100),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=100, T_max=iterations - 100),
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=50),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, T_max=iterations - 50),
 ]
 default_hooks = dict(
     checkpoint=dict(by_epoch=False, interval=250, max_keep_ckpts=2),

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ class Job:
         folder: Where its checkpoints and logs go; its own, whose content may be deleted.
         predictions: Name of the file or folder, in ``test/``, of the predictions.
         options: Dotted keys of the config with the values to replace theirs.
-        pretrained: A job that is run before; this one starts from its backbone.
+        threads: Threads that the commands compute with.
     """
 
     name: str
@@ -49,15 +50,16 @@ class Job:
     folder: Path
     predictions: str
     options: dict[str, object] = field(default_factory=dict)
-    pretrained: Job | None = None
+    threads: int = 1
+    _process: subprocess.Popen | None = field(default=None, init=False, repr=False)
+    _stopped: threading.Event = field(default_factory=threading.Event, init=False, repr=False)
 
     @property
     def fingerprint(self) -> str:
         """Changes whenever training again would not repeat the training that was."""
         config = Config.fromfile(self.config, import_custom_modules=False)
         config.merge_from_dict(self.options)
-        before = self.pretrained and self.pretrained.fingerprint
-        text = json.dumps([config.to_dict(), VERSION, before], sort_keys=True, default=str)
+        text = json.dumps([config.to_dict(), VERSION], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -91,7 +93,14 @@ class Job:
             raise click.ClickException(f'{self.folder} is there, and not from this demo: move it')
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def train(self, console: Console) -> None:
+    def stop(self) -> None:
+        """Kills the command that another thread runs; a later one is killed at its start."""
+        self._stopped.set()
+        if self._process and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def train(self, progress: Progress) -> None:
         """Trains to the end, from where an earlier run of the same training stopped.
 
         Raises:
@@ -103,20 +112,16 @@ class Job:
             state = {'fingerprint': self.fingerprint, 'finished': False}
         checkpoint = self.checkpoint
         if state['finished'] and checkpoint:
-            console.print(f'The {self.name} is trained already: {checkpoint}')
+            progress.console.print(f'The {self.name} is trained already: {checkpoint}')
             return
         write_json(self.record, {**state, 'finished': False})
         resume = ['--resume'] if checkpoint else []
         if resume:
-            console.print(f'An interrupted training goes on from {checkpoint}')
-        options = {}
-        if self.pretrained:
-            start = dict(_delete_=True, type='Pretrained', checkpoint=self.pretrained.checkpoint)
-            options = {f'model.backbone.init_cfg.{key}': value for key, value in start.items()}
-        self._mim(console, 'train', options, '--work-dir', str(self.folder), *resume)
+            progress.console.print(f'An interrupted training goes on from {checkpoint}')
+        self._mim(progress, 'train', '--work-dir', str(self.folder), *resume)
         write_json(self.record, {**state, 'finished': True})
 
-    def test(self, console: Console) -> dict[str, float]:
+    def test(self, progress: Progress) -> dict[str, float]:
         """Tests the trained model; returns its metrics as the framework names them.
 
         Raises:
@@ -125,7 +130,7 @@ class Job:
         folder = self.folder / 'test'
         shutil.rmtree(folder, ignore_errors=True)
         where = ['--work-dir', str(folder), '--out', str(self.found)]
-        self._mim(console, 'test', {}, '--checkpoint', str(self.checkpoint), *where)
+        self._mim(progress, 'test', '--checkpoint', str(self.checkpoint), *where)
         return _read_json(next(folder.glob('*/*.json')))
 
     def losses(self) -> list[tuple[int, float]]:
@@ -139,21 +144,17 @@ class Job:
                     losses[entry['step']] = entry['loss']
         return sorted(losses.items())
 
-    def _mim(self, console: Console, verb: str, options: dict, *arguments: str) -> None:
+    def _mim(self, progress: Progress, verb: str, *arguments: str) -> None:
         """Runs ``mim train`` or ``mim test``, and shows how far it is."""
-        options = {**self.options, **options}
         command = ['mim', verb, mims_name(self.framework), _short(self.config), *arguments]
-        if options:
-            command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
+        if self.options:
+            command += ['--cfg-options', *(f'{key}={value}' for key, value in self.options.items())]
+        console = progress.console
         console.print(f'[bold]$ {escape(" ".join(command))}', highlight=False)
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / f'{verb}.log'
-        with (
-            log.open('w') as file,
-            _bar(console) as progress,
-            _started([sys.executable, '-m', *command]) as process,
-        ):
-            task = progress.add_task(f'{verb}ing', total=None)
+        task = progress.add_task(f'{verb}ing the {self.name}', total=None)
+        with log.open('w') as file, self._started([sys.executable, '-m', *command]) as process:
             for line in process.stdout or ():
                 file.write(line)
                 file.flush()
@@ -161,13 +162,35 @@ class Job:
                     step, steps, loss = int(match['step']), int(match['steps']), match['loss']
                     progress.update(task, completed=step, total=steps)
                     if not console.is_terminal:
-                        console.print(f'  iteration {step} of {steps}: loss {loss}')
+                        console.print(f'  {self.name}: iteration {step} of {steps}, loss {loss}')
+        progress.remove_task(task)
         if status := process.returncode:
             tail = '\n'.join(log.read_text().splitlines()[-_LOG_TAIL:])
             raise click.ClickException(
                 f'{verb}ing the {self.name} failed with exit status {status}. '
                 f'The end of {log}:\n{tail}'
             )
+
+    @contextmanager
+    def _started(self, command: list[str]) -> Iterator[subprocess.Popen]:
+        """A running command, waited for; killed with all that it started if the job is stopped."""
+        self._process = subprocess.Popen(
+            command,
+            env=_environment(self.threads),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors='replace',
+            start_new_session=True,
+        )
+        try:
+            if self._stopped.is_set():
+                self.stop()
+            yield self._process
+            self._process.wait()
+        except BaseException:
+            self.stop()
+            raise
 
 
 def mims_name(framework: str) -> str:
@@ -177,40 +200,21 @@ def mims_name(framework: str) -> str:
     return framework if module_full_name(framework) else {'mmdet': 'mmdetection'}[framework]
 
 
-def _environment() -> dict[str, str]:
-    """The variables of the commands, where the user has not set them.
+def _environment(threads: int) -> dict[str, str]:
+    """The variables of the commands.
 
     GNU OpenMP's threads spin for milliseconds at the end of each parallel region, which at this
     size costs several times the region's work if another process has one of the cores. They spin
-    for a shorter time here and then sleep.
+    for a shorter time here and then sleep, unless the user has set how they wait.
     """
     warned = python_warnings(os.environ.get('PYTHONWARNINGS', ''))
     waiting = {} if 'OMP_WAIT_POLICY' in os.environ else {'GOMP_SPINCOUNT': '10000'}
-    return {**waiting, **os.environ, 'PYTHONWARNINGS': warned}
+    own = {'OMP_NUM_THREADS': str(threads), 'PYTHONWARNINGS': warned}
+    return {**waiting, **os.environ, **own}
 
 
-@contextmanager
-def _started(command: list[str]) -> Iterator[subprocess.Popen]:
-    """A running command, waited for; killed with all that it started if we are interrupted."""
-    process = subprocess.Popen(
-        command,
-        env=_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors='replace',
-        start_new_session=True,
-    )
-    try:
-        yield process
-        process.wait()
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
-
-
-def _bar(console: Console) -> Progress:
+def bar(console: Console) -> Progress:
+    """Shows how far commands are, for as long as it is entered."""
     columns = (TextColumn('  {task.description}'), BarColumn(), MofNCompleteColumn())
     return Progress(
         *columns,

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -17,10 +18,11 @@ from click.testing import CliRunner
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from rich.console import Console
+from rich.progress import Progress
 
 from swin_backbone import SwinTransformer
-from swin_backbone.demo.__main__ import main
-from swin_backbone.demo.jobs import Job, mims_name, write_json
+from swin_backbone.demo.__main__ import _run, main
+from swin_backbone.demo.jobs import Job, bar, mims_name, write_json
 from swin_backbone.demo.scenes import SceneSet
 
 pytest.importorskip('mmdet')
@@ -28,6 +30,7 @@ pytest.importorskip('mmseg')
 pytest.importorskip('mim')
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
+QUIET = bar(Console(quiet=True))
 
 
 def run_demo(folder: Path, *options: str) -> subprocess.CompletedProcess:
@@ -114,7 +117,7 @@ def test_second_run_reuses_the_training(folder, first, monkeypatch):
     for name in ('detector', 'segmentor'):
         shutil.copytree(out / name / 'test', folder / 'tested' / name)
 
-    def mim(job: Job, console: Console, verb: str, *given) -> None:
+    def mim(job: Job, progress: Progress, verb: str, *given) -> None:
         verbs.append((job.name, verb))
         shutil.copytree(folder / 'tested' / job.name, job.folder / 'test')
 
@@ -124,7 +127,7 @@ def test_second_run_reuses_the_training(folder, first, monkeypatch):
     second = CliRunner().invoke(main, ['--quick'])
     assert second.exit_code == 0, second.output
     assert second.output.count('trained already') == 2
-    assert verbs == [('detector', 'test'), ('segmentor', 'test')]
+    assert sorted(verbs) == [('detector', 'test'), ('segmentor', 'test')]
     assert results_of(folder) == before
 
 
@@ -155,50 +158,40 @@ def job(tmp_path) -> Job:
 def commands(monkeypatch) -> list[tuple[str, ...]]:
     """The mim commands that a job asked for, which are not run."""
     commands = []
-    monkeypatch.setattr(Job, '_mim', lambda job, console, *given: commands.append(given))
+    monkeypatch.setattr(Job, '_mim', lambda job, progress, *given: commands.append(given))
     return commands
 
 
 def test_finished_training_is_not_repeated(job, commands):
-    job.train(Console(quiet=True))
+    job.train(QUIET)
     assert commands == []
 
 
 def test_changed_config_trains_from_the_start(job, commands):
     job.config.write_text('lr = 2\n')
-    job.train(Console(quiet=True))
-    assert commands == [('train', {}, '--work-dir', str(job.folder))]
+    job.train(QUIET)
+    assert commands == [('train', '--work-dir', str(job.folder))]
     assert not (job.folder / 'iter_5.pth').exists()
 
 
 def test_changed_option_trains_from_the_start(job, commands):
     job.options = {'lr': 3}
-    job.train(Console(quiet=True))
-    assert commands == [('train', {}, '--work-dir', str(job.folder))]
-
-
-def test_pretraining_is_started_from_and_counts(job, commands, tmp_path):
-    later = Job('later', 'mmseg', job.config, tmp_path / 'later', 'predictions', pretrained=job)
-    later.train(Console(quiet=True))
-    options = commands.pop()[1]
-    assert options['model.backbone.init_cfg.checkpoint'] == job.folder / 'iter_5.pth'
-    before = later.fingerprint
-    job.options = {'lr': 3}
-    assert later.fingerprint != before
+    job.train(QUIET)
+    assert commands == [('train', '--work-dir', str(job.folder))]
 
 
 def test_interrupted_training_goes_on(job, commands):
     write_json(job.record, {'fingerprint': job.fingerprint, 'finished': False})
-    job.train(Console(quiet=True))
-    assert commands == [('train', {}, '--work-dir', str(job.folder), '--resume')]
-    job.train(Console(quiet=True))
+    job.train(QUIET)
+    assert commands == [('train', '--work-dir', str(job.folder), '--resume')]
+    job.train(QUIET)
     assert len(commands) == 1
 
 
 def test_a_folder_of_other_things_is_left_alone(job, commands):
     job.record.unlink()
     with pytest.raises(click.ClickException, match='work'):
-        job.train(Console(quiet=True))
+        job.train(QUIET)
     assert (job.folder / 'iter_5.pth').exists()
     assert commands == []
 
@@ -207,8 +200,8 @@ def test_half_written_checkpoint_is_not_used(job, commands):
     checkpoint = job.folder / 'iter_5.pth'
     checkpoint.write_bytes(checkpoint.read_bytes()[:500])
     assert job.checkpoint is None
-    job.train(Console(quiet=True))
-    assert commands == [('train', {}, '--work-dir', str(job.folder))]
+    job.train(QUIET)
+    assert commands == [('train', '--work-dir', str(job.folder))]
 
 
 def test_failing_command_says_so(tmp_path):
@@ -219,10 +212,31 @@ def test_failing_command_says_so(tmp_path):
     assert 'data' in result.stderr
 
 
+def test_failure_of_one_job_ends_the_other(tmp_path, monkeypatch):
+    codes = {'detector': 'raise SystemExit(3)', 'segmentor': 'import time; time.sleep(60)'}
+    jobs = [Job(name, 'mmdet', tmp_path, tmp_path / name, '') for name in codes]
+
+    def train(job: Job, progress: Progress) -> None:
+        with job._started([sys.executable, '-c', codes[job.name]]) as process:
+            pass
+        if process.returncode:
+            raise click.ClickException(f'{job.name}: {process.returncode}')
+
+    monkeypatch.setattr(Job, 'train', train)
+    monkeypatch.setattr(Job, 'test', lambda job, progress: {})
+    start = time.monotonic()
+    with pytest.raises(click.ClickException, match='detector: 3'):
+        _run(jobs, Console(quiet=True), {})
+    assert time.monotonic() - start < 30
+    assert jobs[1]._process.returncode == -signal.SIGKILL
+    with pytest.raises(click.ClickException, match=f'segmentor: {-signal.SIGKILL}'):
+        train(jobs[1], QUIET)  # as one that had not begun when the other failed
+
+
 def test_failing_training_shows_the_end_of_its_log(tmp_path):
     config = tmp_path / 'broken.py'
     config.write_text("raise ValueError('this config is broken')\n")
     job = Job('model', 'mmdet', config, tmp_path / 'work', 'predictions.pkl')
     with pytest.raises(click.ClickException, match='this config is broken'):
-        job._mim(Console(quiet=True), 'train', {})
+        job._mim(QUIET, 'train')
     assert 'this config is broken' in (job.folder / 'train.log').read_text()
