@@ -65,8 +65,7 @@ def assert_agrees(inputs: tuple, tolerance: float | None = None, **options) -> N
 LAYOUTS = ['channels first', 'wider rows', 'cropped', 'misaligned']
 
 
-@settings(max_examples=25)
-@given(
+PROBLEMS = given(
     B=st.integers(0, 2),
     heads=st.integers(1, 2),
     head_dim=st.sampled_from([4, 16, 24, 32, 48, 64]),
@@ -76,7 +75,9 @@ LAYOUTS = ['channels first', 'wider rows', 'cropped', 'misaligned']
     scale=st.sampled_from([None, 0.3]),
     data=st.data(),
 )
-def test_agrees_with_the_reference(B, heads, head_dim, window, dtype, padded, scale, data):
+
+
+def agrees_with_the_reference(B, heads, head_dim, window, dtype, padded, scale, data):
     largest = min(20, 4 * window if window < 7 else window + 5)
     H, W = data.draw(st.integers(1, largest)), data.draw(st.integers(1, largest))
     shift = data.draw(st.integers(0, window - 1))
@@ -84,6 +85,12 @@ def test_agrees_with_the_reference(B, heads, head_dim, window, dtype, padded, sc
     assert_agrees(
         (qkv, bias, padding if padded else None), window_size=window, shift_size=shift, scale=scale
     )
+
+
+test_agrees_with_the_reference = settings(max_examples=12)(PROBLEMS(agrees_with_the_reference))
+test_agrees_on_more_problems = pytest.mark.slow(
+    settings(max_examples=50)(PROBLEMS(agrees_with_the_reference))
+)
 
 
 @pytest.mark.parametrize(
