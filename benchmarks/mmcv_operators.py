@@ -16,7 +16,6 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-import apart
 import measure
 import peers
 import torch
@@ -28,6 +27,7 @@ from mmcv.ops.multi_scale_deform_attn import (
 from torch import Tensor
 
 from swin_backbone import mmcv_ext
+from swin_backbone.mmcv_ext import torchvision_ops
 
 Run = Callable[[], object]
 OURS, COMPILED, TORCHVISION = 'ours', 'mmcv, compiled', 'torchvision'
@@ -64,7 +64,7 @@ def main() -> None:
 
 def problems(divisor: int) -> dict[str, dict[str, Run]]:
     """For each problem who solves it. Sizes are a detector's, divided."""
-    apart.declare_operators()
+    torchvision_ops.load()
     return {
         **_boxes(2000 // divisor),
         **_rotated(500 // divisor),

@@ -13,8 +13,10 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
-from apart import APART, declare_operators
+from apart import APART
 from torch import nn
+
+from swin_backbone.mmcv_ext.torchvision_ops import load as load_torchvision
 
 warnings.filterwarnings('ignore')
 
@@ -113,7 +115,7 @@ def _reach_those_apart() -> None:
     """Makes timm and torchvision importable where they are not installed but kept apart."""
     if importlib.util.find_spec('torchvision') is None:
         sys.path.append(str(APART))
-        declare_operators()
+        load_torchvision()
 
 
 def versions(names: list[str]) -> dict[str, str]:

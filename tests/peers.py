@@ -27,7 +27,9 @@ from torch.nn import functional as F
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / 'benchmarks'))
 
-from apart import APART, declare_operators  # noqa: E402
+from apart import APART  # noqa: E402
+
+from swin_backbone.mmcv_ext.torchvision_ops import load as load_torchvision  # noqa: E402
 
 GEOMETRIES = {
     'tiny': dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window_size=7),
@@ -382,7 +384,7 @@ def reach_those_apart() -> None:
     """Makes the peers in the folder importable."""
     if str(APART) not in sys.path:
         sys.path.insert(0, str(APART))
-    declare_operators()
+    load_torchvision()
 
 
 @functools.cache

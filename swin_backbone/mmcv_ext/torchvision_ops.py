@@ -38,20 +38,24 @@ def _libraries() -> list[Path]:
         return []
     if spec is None or spec.origin is None:
         return []
-    found = Path(spec.origin).parent.glob('_C.*')
+    # `_C_stable.so` from torchvision 0.29 on, before it `_C.so`; with an ABI tag in source builds.
+    found = Path(spec.origin).parent.glob('_C*')
     return [path for path in sorted(found) if path.suffix in ('.so', '.pyd', '.dylib')]
 
 
-@functools.cache
 def load() -> None:
-    """Loads torchvision's library, once; nothing happens without torchvision.
+    """Loads the library of the torchvision that can be imported now, if there is one.
 
     A torchvision for another build of torch has a library that does not load. Then ``import
     torchvision`` raises RuntimeError, because its Python code registers shape functions for
     operators that do not exist, and so does ``mim train``: mmengine imports it to report its
     version. The operators are declared for that import, without kernels: a call still fails.
     """
-    libraries = _libraries()
+    _load(tuple(_libraries()))
+
+
+@functools.cache
+def _load(libraries: tuple[Path, ...]) -> None:
     for path in libraries:
         try:
             torch.ops.load_library(path)

@@ -52,14 +52,14 @@ def run(*arguments: object, code: int = 0) -> Result:
 def test_a_model_of_a_config(segmentor, image, tmp_path):
     arguments = (image, '--config', SEGMENTOR, '--weights', segmentor, '--point', 100, 50)
     found = json.loads(
-        run('show', *arguments, '--stage', 0, '--html', 'out/a.html', '-o', 'out', '--json').stdout
+        run('show', *arguments, '--stage', 2, '--html', 'out/a.html', '-o', 'out', '--json').stdout
     )
     assert found['model'] == SEGMENTOR and found['weights'] == str(segmentor)
     assert found['size'] == [141, 90] and found['missing'] == {}
     assert sum(found['prediction']['shares'].values()) == pytest.approx(1)
     assert [f['stage'] for f in found['features']] == [0, 1, 2]
     blocks = found['attention']['blocks']
-    assert [b['token'] for b in blocks] == [[12, 25]] * 2 and [b['shift'] for b in blocks] == [0, 4]
+    assert [b['token'] for b in blocks] == [[3, 6]] * 2 and [b['shift'] for b in blocks] == [0, 4]
     assert list(found['files']) == ['prediction', 'features', 'attention', 'report']
     assert all((tmp_path / file).is_file() for file in found['files'].values())
     # The segments that are drawn are those of the JSON.

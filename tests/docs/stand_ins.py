@@ -99,7 +99,7 @@ def _write_pictures(folder: Path) -> None:
         os.link(file, file.with_stem('00015'))
     pixels = torch.randint(256, (300, 400, 3), dtype=torch.uint8).numpy()
     Image.fromarray(pixels).save(folder / 'street.jpg')
-    detector = folder / 'work_dirs/demo/detector/iter_800.pth'
+    detector = folder / 'work_dirs/demo/detector/iter_700.pth'
     detector.parent.mkdir(parents=True)
     os.link(folder / 'epoch_12.pth', detector)
     for number, run in enumerate('ab'):

@@ -74,11 +74,12 @@ def test_it_is_found_and_loads_alone(not_compiled: Path):
     run(START + USE, not_compiled, ROOT)
 
 
-def test_torchvision_stays_importable(tmp_path: Path):
+@pytest.mark.parametrize('library', ['_C.so', '_C_stable.so'])
+def test_torchvision_stays_importable(library: str, tmp_path: Path):
     """With a library that does not load: torchvision registers shape functions without it, too."""
     folder = tmp_path / 'torchvision'
     folder.mkdir()
-    (folder / '_C.so').write_bytes(b'a library of another build')
+    (folder / library).write_bytes(b'a library of another build')
     (folder / '__init__.py').write_text(
         'import torch\n'
         'for name in ("nms", "qnms"):\n'
