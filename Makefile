@@ -5,7 +5,7 @@ PYTEST_WORKERS ?= 2
 .PHONY: help demo test test-all test-matrix lint format docs dist clean
 
 help:
-	@echo 'make demo      train and test a detector and a segmentor on little drawn scenes (8 to 14 minutes)'
+	@echo 'make demo      train and test a detector and a segmentor on little drawn scenes (4 to 10 minutes)'
 	@echo 'make test      the suite without its slow tests (about 14 minutes)'
 	@echo 'make test-all  every test; those marked slow take minutes each'
 	@echo 'make test-matrix  the suite on both stacks and on Python 3.10 to 3.13, as far as they can be had'
