@@ -79,6 +79,23 @@ def sequence(name: str, values: Any) -> Sequence[Any]:
     return values
 
 
+def window_side(name: str, value: Any, expected: str | None = None) -> int:
+    """The side of a square window in tokens, from an int or from a (height, width) of two equal.
+
+    Raises:
+        ArgumentError: It is neither, or beyond ``LARGEST_WINDOW``; a window that is not square is
+            named as such.
+    """
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return integer(name, value, 1, LARGEST_WINDOW, expected)
+    height, width = (integer(name, side, 1, LARGEST_WINDOW, expected) for side in value)
+    if height != width:
+        raise ArgumentError(
+            f'{name}={shown(value)}: windows must be square; give one int, or twice the same'
+        )
+    return height
+
+
 def number(name: str, value: Any, least: float, most: float, expected: str) -> float:
     """A number from ``least`` to ``most``, which NaN is not.
 

@@ -9,7 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .argument_values import same, shown
-from .errors import ArgumentError
+from .errors import ArgumentError, ArgumentTypeError
+
+# mmengine's key that replaces a dict of a base config, and what is wrong where it is still there.
+DELETE = '_delete_'
+LEFT_OVER = f'{DELETE}=True has no effect, because no base config has this dict: remove it'
 
 # Spellings of the official release and of mmpretrain, with OpenMMLab's.
 ALIASES = {
@@ -19,6 +23,17 @@ ALIASES = {
     'ape': 'use_abs_pos_embed',
     'use_checkpoint': 'with_cp',
 }
+# What the backbones of other families call theirs. A Swin is given them where its config is merged
+# into the backbone of a base config.
+_OF_OTHERS = frozenset(
+    [
+        *('depth', 'num_stages', 'num_layers', 'style', 'norm_eval', 'conv_cfg', 'deep_stem'),
+        *('dilations', 'contract_dilation', 'avg_down', 'stem_channels', 'base_channels', 'dcn'),
+        *('stage_with_dcn', 'plugins', 'groups', 'base_width', 'scales', 'extra', 'channels'),
+        *('widen_factor', 'deepen_factor', 'patch_sizes', 'sr_ratios', 'mlp_ratios', 'final_norm'),
+        *('layer_scale_init_value', 'gap_before_final_norm', 'model_name', 'features_only'),
+    ]
+)
 
 
 def named_arguments(variants: Mapping[str, Mapping[str, Any]]) -> Callable[[Callable], Callable]:
@@ -28,8 +43,10 @@ def named_arguments(variants: Mapping[str, Mapping[str, Any]]) -> Callable[[Call
     unresolved: a variant's values are passed as if they had been written out.
 
     Raises:
-        TypeError: An argument that is not known; the message names the nearest that is.
-        ArgumentError: Two arguments that contradict each other, or an unknown variant.
+        ArgumentTypeError: Arguments that are not known; the message names the nearest that are,
+            and the likely cause.
+        ArgumentError: Two arguments that contradict each other, an unknown variant, or a
+            ``_delete_`` that no base config has used up.
     """
 
     def decorate(init: Callable) -> Callable:
@@ -39,10 +56,13 @@ def named_arguments(variants: Mapping[str, Mapping[str, Any]]) -> Callable[[Call
         def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
             owner = type(self).__name__
             given = by_position(owner, list(signature.parameters)[1:], args)
+            known = [*[*signature.parameters][1:], *ALIASES]
+            unknown = [name for name in kwargs if name not in known]
+            if unknown:
+                raise ArgumentTypeError(_unknown(owner, unknown, known))
             for name, value in kwargs.items():
                 canonical = ALIASES.get(name, name)
-                if canonical not in signature.parameters:
-                    raise TypeError(_unknown(owner, name, signature))
+                _check_merged(owner, name, value)
                 if canonical in given and not same(given[canonical], value):
                     raise ArgumentError(
                         f'{owner}: {name}={shown(value)} contradicts '
@@ -62,18 +82,40 @@ def by_position(owner: str, names: Sequence[str], values: Sequence[Any]) -> dict
     """Arguments that were given by position, by their names.
 
     Raises:
-        TypeError: There are more than names.
+        ArgumentTypeError: There are more than names.
     """
     if len(values) > len(names):
-        raise TypeError(f'{owner} takes up to {len(names)} arguments, got {len(values)}')
+        raise ArgumentTypeError(f'{owner} takes up to {len(names)} arguments, got {len(values)}')
     return dict(zip(names, values, strict=False))
 
 
-def _unknown(owner: str, name: str, signature: inspect.Signature) -> str:
-    known = [*[*signature.parameters][1:], *ALIASES]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f'did you mean {near[0]!r}?' if near else f'it takes {", ".join(known)}'
-    return f'{owner} got an unknown argument {shown(name)}; {hint}'
+def _unknown(owner: str, names: Sequence[str], known: Sequence[str]) -> str:
+    """What is wrong with arguments that are not known, and the likely cause."""
+    if DELETE in names:
+        return f'{owner} got an unknown argument {DELETE!r}: {LEFT_OVER}'
+    inherited = not _OF_OTHERS.isdisjoint(names)
+    near = [difflib.get_close_matches(name, known, n=1, cutoff=0.5) for name in names]
+    if len(names) == 1:
+        hint = f'did you mean {near[0][0]!r}?' if near[0] else f'it takes {", ".join(known)}'
+        said = f'{owner} got an unknown argument {shown(names[0])}; {hint}'
+    else:
+        said = f'{owner} got unknown arguments ' + ', '.join(
+            shown(name) + (f' (did you mean {like[0]!r}?)' if like and not inherited else '')
+            for name, like in zip(names, near, strict=True)
+        )
+    if inherited:
+        said += (
+            '. If they come from the backbone of a base config, replace that backbone: '
+            f'backbone=dict({DELETE}=True, …)'
+        )
+    return said
+
+
+def _check_merged(owner: str, name: str, value: Any) -> None:
+    """Raises for a ``_delete_`` within an argument that is a dict, or a list of them."""
+    for one in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(one, Mapping) and DELETE in one:
+            raise ArgumentError(f'{owner}: {name}={shown(value)}: {LEFT_OVER}')
 
 
 def _variant(owner: str, given: Mapping, variants: Mapping) -> Mapping[str, Any]:
@@ -102,7 +144,8 @@ def _variant(owner: str, given: Mapping, variants: Mapping) -> Mapping[str, Any]
         if name in given and not same(_plain(given[name]), _plain(value)):
             raise ArgumentError(
                 f'{owner}: {name}={shown(given[name])} contradicts arch={shown(arch)}, whose '
-                f'{name} is {shown(value)}; give one of the two'
+                f'{name} is {shown(value)}; give one of the two (arch=None where a base config '
+                'has arch)'
             )
     return variant
 

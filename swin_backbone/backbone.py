@@ -26,7 +26,7 @@ from .argument_values import (
     sequence,
     shown,
 )
-from .errors import ArgumentError
+from .errors import ArgumentError, ArgumentTypeError
 from .layers import (
     RECOMPUTABLE,
     GlobalAttentionBlock,
@@ -37,7 +37,7 @@ from .layers import (
     WindowMSAV2,
     build_norm,
 )
-from .ops.recording import recording
+from .ops.recording import recording, refuse_symbolic
 from .weights import is_pretrained, load_pretrained, register_state_dict_translation
 
 
@@ -178,7 +178,11 @@ class Backbone(BaseModule):
             For each stage i of ``out_indices``, in ascending order, a contiguous map
             (B, num_features[i], ceil(H / stride), ceil(W / stride)); in a list, as in mmdet and
             mmseg.
+
+        Raises:
+            ArgumentError: An input of another shape, or a proxy of ``torch.fx``.
         """
+        refuse_symbolic(x)
         x, hw_shape = self.patch_embed(x)
         if self.use_abs_pos_embed:
             x = x + self._position_embedding(hw_shape)
@@ -297,9 +301,13 @@ def _pretrained_init_cfg(
     if pretrained is None:
         return init_cfg
     if not isinstance(pretrained, str):
-        raise TypeError(f'pretrained must be a str or None, got {shown(pretrained)}')
+        raise ArgumentTypeError(f'pretrained must be a str or None, got {shown(pretrained)}')
     if init_cfg:
-        raise ArgumentError('pretrained contradicts init_cfg: give only init_cfg')
+        raise ArgumentError(
+            f'pretrained={shown(pretrained)} contradicts init_cfg: give only init_cfg. Detectors '
+            'and segmentors hand their own pretrained to the backbone: where a base config has it, '
+            'set model.pretrained=None, as in model=dict(pretrained=None, …)'
+        )
     return dict(type='Pretrained', checkpoint=pretrained)
 
 
@@ -346,11 +354,13 @@ def _check_lengths(stages: int, num_heads: Sequence[int], strides: Any) -> None:
 
 def _out_indices(out_indices: Any, stages: int) -> tuple[int, ...]:
     given = sequence('out_indices', out_indices)
-    expected = f'name some of the stages 0 to {stages - 1}, each once'
+    expected = f'name some of the stages 0 to {stages - 1}, or -1 to {-stages} from the last, each'
+    expected += ' once'
     if not given or not stages:
         raise ArgumentError(f'out_indices={shown(out_indices)} must {expected}')
     plain = tuple(
-        integer('out_indices', i, 0, stages - 1, f'an int; they {expected}') for i in given
+        integer('out_indices', i, -stages, stages - 1, f'an int; they {expected}') % stages
+        for i in given
     )
     if len(set(plain)) < len(plain):
         raise ArgumentError(f'out_indices={shown(out_indices)} must {expected}')

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .argument_values import flag, integer, rate, same, shown
 from .arguments import by_position
 from .backbone import Backbone
-from .errors import ArgumentError
+from .errors import ArgumentError, ArgumentTypeError
 from .layers import build_norm
 from .layers.attention import ShiftedWindows
 from .swin import VARIANTS, SwinTransformer
@@ -296,7 +296,9 @@ def _given(
     owner = type(backbone).__name__
     found = by_position(owner, order, values)
     if twice := found.keys() & named.keys():
-        raise TypeError(f'{owner} got {", ".join(sorted(twice))} both by position and by name')
+        raise ArgumentTypeError(
+            f'{owner} got {", ".join(sorted(twice))} both by position and by name'
+        )
     return found | dict(named)
 
 

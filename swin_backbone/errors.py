@@ -8,6 +8,13 @@ class ArgumentError(ValueError, AssertionError):
     """
 
 
+class ArgumentTypeError(ArgumentError, TypeError):
+    """An argument is not known, is given twice, or is of another type.
+
+    Also a TypeError, because that is what Python and OpenMMLab's constructors raise in its place.
+    """
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be read, or does not fit the model; the message says what was found."""
 

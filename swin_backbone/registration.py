@@ -6,10 +6,13 @@ import importlib
 import importlib.util
 from abc import ABCMeta
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from mmengine.registry import MODELS, Registry
+from torch import nn
 
 from . import layers
+from .backbone import Backbone
 from .classification import ClassificationSwinTransformer, ClassificationSwinTransformerV2
 from .errors import RegistrationWarning
 from .startup import FRAMEWORKS, warn_of
@@ -21,6 +24,7 @@ __all__ = [
     'FRAMEWORKS',
     'NAMES',
     'RegistrationWarning',
+    'name_constructor_in',
     'register',
     'register_in',
     'register_in_mmengine',
@@ -53,6 +57,13 @@ BUILDING_BLOCKS: dict[str, tuple[type, ...]] = {
 IN_MMPRETRAIN: dict[type, type] = {
     SwinTransformer: ClassificationSwinTransformer,
     SwinTransformerV2: ClassificationSwinTransformerV2,
+}
+# Where a framework defines layer-wise decay of the learning rate, and the constructors there. They
+# are for other backbones: for a Swin they raise an error without a message.
+LAYER_DECAY = 'engine.optimizers.layer_decay_optimizer_constructor'
+CONSTRUCTORS: dict[str, tuple[str, ...]] = {
+    'mmdet': ('LearningRateDecayOptimizerConstructor',),
+    'mmseg': ('LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor'),
 }
 
 
@@ -100,6 +111,38 @@ def register_in(framework: str) -> None:
         _pass_for_those_of(framework, instead)
     except Exception as error:  # whatever a broken installation may raise
         warn_of(framework, error)
+
+
+def name_constructor_in(framework: str) -> None:
+    """Has a framework's constructors for layer-wise decay name ours where they raise for a Swin.
+
+    Their names then mean subclasses in the registry, which differ in that error alone: all other
+    backbones get what they got.
+    """
+    theirs = importlib.import_module(f'{framework}.{LAYER_DECAY}')
+    registry = importlib.import_module(f'{framework}.registry').OPTIM_WRAPPER_CONSTRUCTORS
+    for name in CONSTRUCTORS[framework]:
+        constructor = getattr(theirs, name, None)
+        if constructor is not None:
+            module = _naming_ours(constructor)
+            registry.register_module(name=name, module=module, force=True)
+
+
+def _naming_ours(constructor: Any) -> type:
+    def add_params(self: Any, params: list[dict], module: nn.Module, **kwargs: Any) -> None:
+        try:
+            constructor.add_params(self, params, module, **kwargs)
+        except NotImplementedError as error:
+            if error.args or not any(isinstance(part, Backbone) for part in module.modules()):
+                raise
+            raise NotImplementedError(
+                f'{constructor.__name__} does not know Swin: set optim_wrapper.constructor='
+                "'swin_backbone.engine.layer_decay.SwinLayerDecayConstructor', whose paramwise_cfg "
+                'needs decay_rate alone'
+            ) from error
+
+    own = dict(add_params=add_params, __doc__=constructor.__doc__, __module__=__name__)
+    return type(constructor.__name__, (constructor,), own)
 
 
 def registered(name: str) -> dict[str, type | None]:

@@ -49,6 +49,11 @@ def start() -> None:
             failed=warn,
             once_more=functools.partial(_another_is_broken, framework),
         )
+    for framework in ('mmdet', 'mmseg'):
+        when_imported(
+            f'{framework}.engine.optimizers.layer_decay_optimizer_constructor',
+            functools.partial(_name_constructor_in, framework),
+        )
 
 
 def warn_of(framework: str, error: Exception) -> None:
@@ -77,6 +82,12 @@ def _register_in(framework: str) -> None:
     from .registration import register_in
 
     register_in(framework)
+
+
+def _name_constructor_in(framework: str) -> None:
+    from .registration import name_constructor_in
+
+    name_constructor_in(framework)
 
 
 def _register_in_mmengine() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from .argument_values import LARGEST_WINDOW, flag, integer, number
+from .argument_values import flag, number, window_side
 from .arguments import named_arguments
 from .backbone import Backbone
 from .layers import GlobalAttentionBlock, PatchMerging, SwinBlockSequence
@@ -35,14 +35,14 @@ class SwinTransformer(Backbone):
         in_channels: Channels of the input.
         embed_dims: Width C of the first stage's tokens; each stage doubles it.
         patch_size: Side of a patch in pixels, or (height, width); equals ``strides[0]``.
-        window_size: Side M of the attention windows, in tokens; up to 128, as the index of their
-            pairs of tokens takes 8 M⁴ bytes in each block.
+        window_size: Side M of the attention windows, in tokens, or (M, M); up to 128, as the index
+            of their pairs of tokens takes 8 M⁴ bytes in each block.
         mlp_ratio: Width of the feed-forward networks' hidden layer, as a multiple of the stage's.
         depths: Number of blocks of each stage.
         num_heads: Attention heads of each stage; must divide the stage's width.
         strides: Stride of the patch embedding, then of the patch merging before each later stage.
-        out_indices: Stages whose output is returned. What no output depends on is not run, and
-            its weights are buffers: in the state dict, but no parameters.
+        out_indices: Stages whose output is returned; -1 is the last one. What no output depends on
+            is not run, and its weights are buffers: in the state dict, but no parameters.
         qkv_bias: Whether query, key and value projections have a bias.
         qk_scale: Factor on the queries; (head width) ** -0.5 if None.
         patch_norm: Whether patch embedding and merging normalise.
@@ -72,7 +72,8 @@ class SwinTransformer(Backbone):
             and checkpoints without it load.
 
     Raises:
-        TypeError: An unknown argument, or ``pretrained`` that is no string.
+        ArgumentTypeError: An unknown argument, or ``pretrained`` that is no string; a TypeError,
+            too.
         ArgumentError: An argument whose value cannot be used, or two that contradict each other.
     """
 
@@ -85,7 +86,7 @@ class SwinTransformer(Backbone):
         in_channels: int = 3,
         embed_dims: int = 96,
         patch_size: int | tuple[int, int] = 4,
-        window_size: int = 7,
+        window_size: int | tuple[int, int] = 7,
         mlp_ratio: float = 4,
         depths: Sequence[int] = (2, 2, 6, 2),
         num_heads: Sequence[int] = (3, 6, 12, 24),
@@ -109,7 +110,8 @@ class SwinTransformer(Backbone):
         pad_small_map: bool = True,
         global_attention: bool = False,
     ) -> None:
-        window_size = integer('window_size', window_size, 1, LARGEST_WINDOW)
+        expected = 'a positive int, or twice the same; V1 has one window for all stages'
+        window_size = window_side('window_size', window_size, expected)
         qkv_bias, patch_norm = flag('qkv_bias', qkv_bias), flag('patch_norm', patch_norm)
         pad_small_map = flag('pad_small_map', pad_small_map)
         if qk_scale is not None:

@@ -8,7 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from .argument_values import LARGEST_COUNT, LARGEST_WINDOW, flag, integer, shown
+from .argument_values import (
+    LARGEST_COUNT,
+    LARGEST_WINDOW,
+    flag,
+    integer,
+    shown,
+    window_side,
+)
 from .arguments import named_arguments
 from .backbone import Backbone
 from .errors import ArgumentError
@@ -39,8 +46,8 @@ class SwinTransformerV2(Backbone):
     is the identity at first; mmpretrain's start at 1.
 
     Args:
-        window_size: Side M of the attention windows in tokens, one for all stages or one each; up
-            to 128, as for V1.
+        window_size: Side M of the attention windows in tokens, or (M, M), one for all stages or one
+            each; up to 128, as for V1.
         frozen_stages: As for V1. The patch merging that opens a stage is frozen with that stage.
         pretrained_window_sizes: For each stage, the side of the windows that the weights were
             trained with, where ``window_size`` is another; 0 where it is the same.
@@ -53,7 +60,8 @@ class SwinTransformerV2(Backbone):
         global_attention: As for V1; the block is V1's, too.
 
     Raises:
-        TypeError: An unknown argument, or ``pretrained`` that is no string.
+        ArgumentTypeError: An unknown argument, or ``pretrained`` that is no string; a TypeError,
+            too.
         ArgumentError: An argument whose value cannot be used, or two that contradict each other.
     """
 
@@ -149,7 +157,8 @@ class SwinTransformerV2(Backbone):
             init_cfg=init_cfg,
             arch=arch,
         )
-        self.window_size = window_size
+        windows = _windows(window_size, len(depths))
+        self.window_size = windows if _has_one_each(window_size, len(depths)) else windows[0]
         self.extra_norm_every_n_blocks = extra_norm_every_n_blocks
 
     def _init_from_scratch(self) -> None:
@@ -161,12 +170,18 @@ class SwinTransformerV2(Backbone):
 
 
 def _windows(window_size: Any, stages: int) -> tuple[int, ...]:
-    expected = f'a positive int, or one for each of the {stages} stages of depths'
-    given = window_size if isinstance(window_size, list | tuple) else [window_size] * stages
-    if len(given) != stages:
-        raise ArgumentError(f'window_size={shown(window_size)} must be {expected}')
-    expected += f', of {LARGEST_WINDOW} at most'
-    return tuple(integer('window_size', side, 1, LARGEST_WINDOW, expected) for side in given)
+    """Of each stage. A pair is (height, width) of one window, but where there are two stages."""
+    expected = (
+        f'a positive int of {LARGEST_WINDOW} at most (or twice the same), or one for each of the '
+        f'{stages} stages of depths'
+    )
+    if not _has_one_each(window_size, stages):
+        return (window_side('window_size', window_size, expected),) * stages
+    return tuple(window_side('window_size', side, expected) for side in window_size)
+
+
+def _has_one_each(window_size: Any, stages: int) -> bool:
+    return isinstance(window_size, list | tuple) and len(window_size) == stages
 
 
 def _pretrained_windows(sizes: Any, stages: int) -> tuple[int, ...]:

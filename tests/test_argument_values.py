@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from swin_backbone import ArgumentError
-from swin_backbone.argument_values import choice, flag, integer, integers, number, same, shown
+from swin_backbone.argument_values import (
+    choice,
+    flag,
+    integer,
+    integers,
+    number,
+    same,
+    shown,
+    window_side,
+)
 
 
 @pytest.mark.parametrize('value', [3, np.int8(3), np.array(3), torch.tensor(3), torch.tensor([3])])
@@ -49,6 +58,25 @@ def test_numbers_become_plain(value):
 def test_no_numbers(value):
     with pytest.raises(ArgumentError, match=r'ratio=.* must be a ratio'):
         number('ratio', value, 0, 1, 'a ratio')
+
+
+@pytest.mark.parametrize('value', [7, (7, 7), [7, 7], (np.int64(7), torch.tensor(7))])
+def test_square_windows(value):
+    assert window_side('window', value) == 7
+
+
+@pytest.mark.parametrize(
+    ('value', 'message'),
+    [
+        ((7, 14), r'^window=\(7, 14\): windows must be square; give one int, or twice the same$'),
+        ([7, 7, 7], r'^window=\[7, 7, 7\] must be a positive int$'),
+        (('7', '7'), r"^window='7' must be a positive int$"),
+        ((7,), r'^window=\(7,\) must be a positive int$'),
+    ],
+)
+def test_no_square_windows(value, message):
+    with pytest.raises(ArgumentError, match=message):
+        window_side('window', value)
 
 
 def test_flags_and_choices():

@@ -180,6 +180,20 @@ def test_arguments_given_twice_or_too_many(kind):
 
 
 @pytest.mark.parametrize('kind', KINDS)
+def test_a_square_window_may_be_written_as_two_sides(kind):
+    for given in (
+        dict(window_size=(4, 4)),
+        dict(stage_cfgs=dict(block_cfgs=dict(window_size=[4, 4]))),
+    ):
+        model = kind(ARCH, 64, out_indices=(-1,), **given)
+        assert model.window_size == 4 and model.out_indices == (3,)
+        assert {block.attn.window_size for stage in model.stages for block in stage.blocks} == {4}
+    assert getattr(model, 'window_sizes', [4] * 4) == [4] * 4
+    with pytest.raises(ArgumentError, match='windows must be square'):
+        kind(ARCH, 64, window_size=(4, 8))
+
+
+@pytest.mark.parametrize('kind', KINDS)
 def test_variants_are_read_as_mmpretrains(kind):
     model = kind('T', 250, window_size=4)
     assert model.arch_settings.items() >= kind.arch_zoo['tiny'].items()

@@ -454,7 +454,11 @@ def test_arch_and_official_spellings():
             "embed_dims=128 contradicts arch='tiny'",
         ),
         (dict(arch='huge'), ArgumentError, "arch='huge'"),
-        (dict(pretrained='a.pth', init_cfg=dict(type='Pretrained')), ArgumentError, 'pretrained'),
+        (
+            dict(pretrained='a.pth', init_cfg=dict(type='Pretrained')),
+            ArgumentError,
+            r"pretrained='a.pth' contradicts init_cfg.* set model.pretrained=None",
+        ),
         (dict(pretrained=123), TypeError, 'pretrained'),
         (dict(init_cfg='a.pth'), ArgumentError, "init_cfg='a.pth' must be a dict"),
         (dict(arch=dict(embed_dims=96, depth=(2, 2))), ArgumentError, 'arch=.* dict of exactly'),
@@ -472,7 +476,16 @@ def test_arch_and_official_spellings():
         (dict(out_indices=()), ArgumentError, 'out_indices'),
         (dict(frozen_stages=5), ArgumentError, 'frozen_stages'),
         (dict(window_size=0), ArgumentError, 'window_size'),
-        (dict(window_size=(7, 7)), ArgumentError, 'window_size'),
+        (
+            dict(window_size=(7, 14)),
+            ArgumentError,
+            r'window_size=\(7, 14\): windows must be square',
+        ),
+        (dict(window_size=(7, 7, 7, 7)), ArgumentError, 'V1 has one window for all stages'),
+        (dict(window_size=(7, 0)), ArgumentError, 'window_size=0 must be a positive int'),
+        (dict(window_size=(129, 129)), ArgumentError, 'window_size=129 .* no more than 128'),
+        (dict(out_indices=(3, -1)), ArgumentError, 'out_indices=.* each once'),
+        (dict(out_indices=(-5,)), ArgumentError, 'out_indices=-5 .* 0 to 3, or -1 to -4 from the'),
         (dict(with_cp='blocks'), ArgumentError, "with_cp='blocks'"),
     ],
     ids=lambda value: str(value)[:40],
@@ -480,6 +493,30 @@ def test_arch_and_official_spellings():
 def test_bad_arguments_are_named(arguments, error, message):
     with pytest.raises(error, match=message):
         SwinTransformer(**arguments)
+
+
+def test_a_square_window_may_be_written_as_two_sides(small):
+    for window in ((4, 4), [4, 4]):
+        model = SwinTransformer(**{**small, 'window_size': window})
+        assert (model.window_size, type(model.window_size)) == (4, int)
+        assert all(b.attn.window_size == 4 for stage in model.stages for b in stage.blocks)
+
+
+@pytest.mark.parametrize('given, counted', [((-1,), (3,)), ((-4, -2), (0, 2)), ((0, -1), (0, 3))])
+def test_outputs_counted_from_the_last(small, given, counted):
+    x = torch.randn(1, 3, 64, 64)
+    model, same = (SwinTransformer(**{**small, 'out_indices': i}).eval() for i in (given, counted))
+    assert model.out_indices == counted
+    same.load_state_dict(model.state_dict())
+    for ours, exact in zip(model(x), same(x), strict=True):
+        assert torch.equal(ours, exact)
+
+
+def test_symbolic_tracing_is_refused_with_what_works(small_model):
+    with pytest.raises(
+        ArgumentError, match=r'create_feature_extractor.*out_indices.*torch\.export'
+    ):
+        torch.fx.symbolic_trace(small_model)
 
 
 def test_too_many_arguments_are_counted():

@@ -505,7 +505,17 @@ def test_arch_and_official_spellings():
         (dict(window_szie=7), TypeError, r"'window_szie'; did you mean 'window_size'"),
         (dict(qk_scale=0.1), TypeError, r"'qk_scale'"),
         (dict(window_size=0), ArgumentError, 'window_size'),
-        (dict(window_size=(7, 7)), ArgumentError, r'window_size=\(7, 7\) must be .* of the 4'),
+        (
+            dict(window_size=(7, 14)),
+            ArgumentError,
+            r'window_size=\(7, 14\): windows must be square',
+        ),
+        (
+            dict(window_size=(7, 7, 7)),
+            ArgumentError,
+            r'window_size=\(7, 7, 7\) must be .* of the 4',
+        ),
+        (dict(window_size=[(7, 8)] * 4), ArgumentError, r'window_size=\(7, 8\): windows must be'),
         (dict(window_size=(7, 7, 7, 0)), ArgumentError, 'window_size'),
         (dict(window_size='7'), ArgumentError, "window_size='7'"),
         (dict(window_size=129), ArgumentError, 'window_size=129 must be .* 128 at most'),
@@ -525,6 +535,26 @@ def test_arch_and_official_spellings():
 def test_bad_arguments_are_named(arguments, error, message):
     with pytest.raises(error, match=message):
         SwinTransformerV2(**arguments)
+
+
+@pytest.mark.parametrize(
+    'given, sides',
+    [
+        ((4, 4), (4, 4, 4, 4)),
+        ([8, 4, 4, 2], (8, 4, 4, 2)),
+        (((8, 8), (4, 4), 4, 2), (8, 4, 4, 2)),
+    ],
+)
+def test_windows_of_all_stages_or_of_each(given, sides):
+    model = SwinTransformerV2(**{**SMALL, 'window_size': given})
+    assert tuple(stage.blocks[0].attn.window_size for stage in model.stages) == sides
+    assert model.window_size == (4 if len(set(sides)) == 1 else sides)
+
+
+def test_two_windows_of_two_stages_are_one_each():
+    two = dict(embed_dims=24, depths=(1, 1), num_heads=(1, 2), strides=(4, 2), out_indices=(0, 1))
+    model = SwinTransformerV2(**two, window_size=(4, 2))
+    assert [stage.blocks[0].attn.window_size for stage in model.stages] == [4, 2]
 
 
 def test_copies_and_pickles(small_v2):

@@ -7,6 +7,7 @@ import importlib
 import io
 import logging
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,10 +31,29 @@ COMMANDS = {
 }
 
 
+DEBUG = f'{__name__}.debug'  # in a context's meta: whether tracebacks are wanted
+
+
+def _want_tracebacks(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        ctx.meta[DEBUG] = True  # which the contexts of all groups and commands share
+
+
+debug_option = click.option(
+    '--debug',
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_want_tracebacks,
+    help='Show the traceback of an error.',
+)
+
+
 class Commands(click.Group):
     """A group whose commands are imported when they are called.
 
-    It reports the package's errors in a line and ends with exit code 3.
+    Whatever error ends a command is reported in a line, with exit code 3; ``--debug``, which all
+    commands take, has its traceback printed before.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -42,7 +62,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return getattr(importlib.import_module(f'{__package__}.{name}'), name)
+        return _with_debug(getattr(importlib.import_module(f'{__package__}.{name}'), name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """As click's, which would import them all."""
@@ -55,11 +75,43 @@ class Commands(click.Group):
         try:
             with _logged_to_stderr(), _any_name_printed():
                 return super().invoke(ctx)
-        except BrokenPipeError:  # `… | head`: click's business
+        # Click's own errors and exits, and `… | head`, are its business.
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError) as error:
+            if error.__cause__ is not None:
+                _print_traceback(ctx)
             raise
-        except (ArgumentError, CheckpointError, OSError) as error:
-            click.echo(f'Error: {error}', err=True)
+        except Exception as error:
+            _print_traceback(ctx)
+            click.echo(f'Error: {_line_of(error)}', err=True)
             ctx.exit(3)
+
+
+def _print_traceback(ctx: click.Context) -> None:
+    if ctx.meta.get(DEBUG):
+        click.echo(traceback.format_exc(), err=True)
+
+
+def _with_debug(command: click.Command) -> click.Command:
+    """A command, or a group's commands, with ``--debug``."""
+    if isinstance(command, click.Group):
+        for name in command.commands:
+            _with_debug(command.commands[name])
+    elif not any(parameter.name == 'debug' for parameter in command.params):
+        debug_option(command)
+    return command
+
+
+def _line_of(error: Exception) -> str:
+    """What is said of an error: what this package says, or what is to be known of another's."""
+    if isinstance(error, ArgumentError | CheckpointError | OSError):
+        return str(error)
+    try:
+        from ..engine.faults import explain
+
+        said = explain(error)
+    except Exception:  # a broken torch, which `doctor` looks for
+        said = f'{type(error).__name__}: {error}'
+    return f'{said}; --debug shows the traceback'
 
 
 @contextlib.contextmanager
@@ -106,6 +158,7 @@ def _any_name_printed() -> Iterator[None]:
 
 @click.group(cls=Commands, context_settings=dict(help_option_names=['-h', '--help']))
 @click.version_option(__version__)
+@debug_option
 def commands() -> None:
     """Tools of swin_backbone.
 

@@ -53,7 +53,8 @@ def _print(found: Complexity) -> None:
     )
     click.echo(f'one image of {" × ".join(map(str, found.shape))}, a multiply-add counted once')
     if found.not_counted:
-        click.echo(f'not counted, as they need more than features: {", ".join(found.not_counted)}')
+        click.echo('not counted, as they do not run on features alone: ', nl=False)
+        click.echo(', '.join(found.not_counted))
 
 
 def _row(name: str, counted: Part | Complexity) -> tuple[str, ...]:

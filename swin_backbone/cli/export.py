@@ -21,7 +21,10 @@ TOLERANCE = 1e-3
 @click.argument('checkpoint')
 @click.option('--to', required=True, type=click.Choice(['onnx', 'torch-export']))
 @click.option('--dynamic', is_flag=True, help='Take any batch, height and width.')
-@click.option('-o', '--output', help='File to write; named after the config if left out.')
+@click.option(
+    *('-o', '--output'),
+    help='File to write, *.onnx or *.pt2; named after the config if left out.',
+)
 @click.option(
     '--part',
     type=click.Choice(['backbone', 'model']),
@@ -60,11 +63,12 @@ def export(
     from ..export import check_file
     from ..export import export as write
     from ..export.check import shapes_to_check
+    from ..export.formats import SUFFIXES
     from ..export.parts import load_part
 
     start = time.perf_counter()
     file = located(config)
-    path = Path(output or file.with_suffix('.onnx' if to == 'onnx' else '.pt2').name)
+    path = Path(output or file.with_suffix(SUFFIXES[to]).name)
     chosen = load_part(file, checkpoint, part, class_map)
     exported = write(chosen, path, to, dynamic=dynamic, batch=batch, size=size, int8=int8)
     seconds = time.perf_counter() - start

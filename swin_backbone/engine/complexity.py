@@ -32,6 +32,7 @@ from ..layers import WindowMSAV2
 from ..ops.backends import use_backend
 from ..ops.sizes import padded_tokens
 from ..ops.window_attention.operator import attention_flops
+from .faults import channel_mismatch
 
 BOXES, MASKS = 1000, 100  # for each box head and each mask head, as in mmdet's count
 DETECTION, SEGMENTATION, CLASSIFICATION = (800, 1280), (512, 512), (224, 224)
@@ -76,7 +77,7 @@ class Complexity:
 
     @property
     def not_counted(self) -> list[str]:
-        """Parts with parameters that did not run, as they need more than features; see ``flops``.
+        """Parts with parameters that did not run on features alone; see ``flops``.
 
         Those of training alone are not among them: that they do not run is the convention.
         """
@@ -291,41 +292,51 @@ def _run(model: BaseModule, image: Tensor) -> None:
         features = model.neck(features)
     for name in _DENSE_HEADS:
         if _has(model, name):
-            _run_dense_heads(name, _listed(getattr(model, name)), features)
+            _run_dense_heads(model, name, features)
     if _has(model, 'roi_head'):
-        _run_roi_head(model.roi_head, features)
+        _run_roi_head(model, features)
 
 
 @contextlib.contextmanager
-def _counted_if_it_runs(name: str) -> Iterator[None]:
-    """Leaves out heads of another kind: those that features alone do not suffice."""
+def _counted_if_it_runs(model: nn.Module, name: str, inputs: Any) -> Iterator[None]:
+    """Leaves out heads of another kind: those that ``inputs``, features, do not suffice.
+
+    Raises:
+        ArgumentError: A head is set to other channels than those of its inputs.
+    """
     try:
         yield
     except Exception as error:  # whatever such a head makes of them
-        print_log(f'{name} takes more than features: {error}', logger='current')
+        maps = [inputs] if isinstance(inputs, Tensor) else inputs
+        channels = [x.shape[1] for x in maps if isinstance(x, Tensor) and x.dim() == 4]
+        for part in _names(model, name):
+            if mismatch := channel_mismatch(model, part, channels):
+                raise ArgumentError(mismatch) from error
+        print_log(f'{name} does not run on features alone: {error}', logger='current')
 
 
-def _run_dense_heads(name: str, heads: list[nn.Module], features: Any) -> None:
+def _run_dense_heads(model: nn.Module, name: str, features: Any) -> None:
     """One head; or those of a cascade, each of which refines what the one before gave."""
     results: list[Any] = []
-    with _counted_if_it_runs(name):
-        for head in heads:
+    with _counted_if_it_runs(model, name, features):
+        for head in _listed(getattr(model, name)):
             results.append(head(features, *results[-1:]))
 
 
-def _run_roi_head(roi_head: BaseModule, features: Sequence[Tensor]) -> None:
+def _run_roi_head(model: nn.Module, features: Sequence[Tensor]) -> None:
     """Its heads on regions as the extractors would cut them out, which is no multiply-add."""
+    roi_head: Any = model.roi_head
     if _has(roi_head, 'semantic_head'):
-        with _counted_if_it_runs('semantic_head'):
+        with _counted_if_it_runs(model, 'roi_head.semantic_head', features):
             roi_head.semantic_head(features)
     if _has(roi_head, 'bbox_head'):
         regions = _regions(roi_head.bbox_roi_extractor, BOXES)
-        with _counted_if_it_runs('bbox_head'):
+        with _counted_if_it_runs(model, 'roi_head.bbox_head', regions):
             for head in _listed(roi_head.bbox_head):
                 head(regions)
     if _has(roi_head, 'mask_head'):
         regions, flow = _regions(roi_head.mask_roi_extractor, MASKS), ()
-        with _counted_if_it_runs('mask_head'):
+        with _counted_if_it_runs(model, 'roi_head.mask_head', regions):
             for head in _listed(roi_head.mask_head):
                 result = head(regions, *flow)
                 # Hybrid task cascade's heads hand their features on to the next.
@@ -344,3 +355,9 @@ def _has(model: nn.Module, name: str) -> bool:
 
 def _listed(module: nn.Module) -> list[nn.Module]:
     return list(module) if isinstance(module, nn.ModuleList) else [module]
+
+
+def _names(model: nn.Module, name: str) -> list[str]:
+    """The names of a head, or of those of a cascade."""
+    head = model.get_submodule(name)
+    return [f'{name}.{i}' for i in range(len(head))] if isinstance(head, nn.ModuleList) else [name]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -19,10 +20,9 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError, CheckpointError
 from ..weights import read_checkpoint
+from .faults import why_not_built, written_for_former
 from .shipped import quietly, read
 
-# A framework's scope, and the extra that brings it.
-EXTRAS = {'mmdet': 'det', 'mmseg': 'seg', 'mmpretrain': 'cls'}
 _GOLDEN = 0.618033988749895  # of a circle: the turn whose multiples never come close
 
 
@@ -44,11 +44,7 @@ def build(content: Config, name: str | Path) -> nn.Module:
     try:
         return MODELS.build(content.model)
     except Exception as error:  # whatever a model's constructor may raise
-        how = '`swin-backbone doctor` looks for what is amiss'
-        if isinstance(error, KeyError) and scope in EXTRAS:
-            how = f"pip install 'swin_backbone[{EXTRAS[scope]}]' brings {scope}; {how}"
-        said = f'{type(error).__name__}: {error}'
-        raise ArgumentError(f'the model of {name} cannot be built: {said}; {how}') from error
+        raise ArgumentError(why_not_built(content, name, error)) from error
 
 
 def _enter(scope: str) -> None:
@@ -62,7 +58,8 @@ def _enter(scope: str) -> None:
 def build_on_meta(content: Config, name: str | Path) -> nn.Module:
     """As :func:`build`, with shapes alone: no memory, no weights."""
     with torch.device('meta'):
-        return build(content, name)
+        model = build(content, name)
+    return model.to('meta')  # torch.Tensor(…) in a constructor, as mmdet's DINO has it, is not
 
 
 def load_weights(model: nn.Module, checkpoint: str | Path) -> dict[str, Any]:
@@ -147,8 +144,8 @@ class Predictor:
         palette: A colour for each, RGB from 0 to 255, uint8 (classes, 3).
 
     Raises:
-        ArgumentError: The config has no model that can be built, none of a known task, or no test
-            pipeline.
+        ArgumentError: The config has no model that can be built, none of a known task, no test
+            pipeline, or a backbone that takes other channels than the pipeline loads.
         CheckpointError: The checkpoint cannot be read, or does not fit.
     """
 
@@ -158,7 +155,8 @@ class Predictor:
         content = read(config)
         model = revert_sync_batchnorm(build(content, config))
         self.task = _task(model, config)
-        self._before, self._transforms = _pipeline(content, config)
+        self._loader, self._transforms = _pipeline(content, config)
+        _check_channels(model, self._loader, config)
         meta = load_weights(model, checkpoint).get('dataset_meta')
         known = _named(
             {str(k).lower(): v for k, v in meta.items()} if isinstance(meta, Mapping) else {}
@@ -174,7 +172,7 @@ class Predictor:
         """What the model sees.
 
         Args:
-            image: uint8 (H, W, 3), RGB.
+            image: uint8 (H, W, 3), RGB; a pipeline that loads grey images gets it grey.
 
         Raises:
             ArgumentError: It is no such array.
@@ -190,13 +188,13 @@ class Predictor:
         return list(self.model.backbone(inputs))
 
     def prepare(self, image: np.ndarray) -> tuple[Tensor, list]:
-        """The model's input, float32 (1, 3, h, w), resized and normalised, and its data sample."""
+        """The model's input, float32 (1, C, h, w), resized and normalised, and its data sample."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ArgumentError(
                 f'image must be RGB, uint8 of shape (H, W, 3), not {image.dtype} {image.shape}'
             )
         size = image.shape[:2]
-        pixels = np.ascontiguousarray(image[..., ::-1]).astype(self._before)
+        pixels = self._loader.loaded(image)
         known = dict(img_shape=size, ori_shape=size, img_id=0, img_path='', img=pixels)
         packed = self._transforms(known)
         batch = dict(inputs=[packed['inputs']], data_samples=[packed['data_samples']])
@@ -237,16 +235,53 @@ def _task(model: nn.Module, config: str | Path) -> str:
     )
 
 
+@dataclass(frozen=True)
+class _Loader:
+    """What a test pipeline loads an image as: the settings of its ``LoadImageFromFile``."""
+
+    pixels: str
+    grey: bool
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.grey else 3
+
+    def loaded(self, image: np.ndarray) -> np.ndarray:
+        """An RGB image as BGR (H, W, 3), or grey (H, W)."""
+        bgr = np.ascontiguousarray(image[..., ::-1])
+        return (mmcv.bgr2gray(bgr) if self.grey else bgr).astype(self.pixels)
+
+
 @quietly()
-def _pipeline(content: Config, config: str | Path) -> tuple[str, Compose]:
-    """The type of pixels that the test pipeline starts from, and its steps after loading."""
+def _pipeline(content: Config, config: str | Path) -> tuple[_Loader, Compose]:
+    """What the test pipeline loads an image as, and its steps after that."""
     steps = _test_data(content).get('pipeline') or content.get('test_pipeline')
     if not steps:
-        raise ArgumentError(f'{config} has no test pipeline: test_dataloader.dataset.pipeline')
+        former = written_for_former(content)
+        raise ArgumentError(
+            f'{config} has no test pipeline: test_dataloader.dataset.pipeline'
+            f'{f"; {former}" if former else ""}'
+        )
     loaders = [step for step in steps if _kind(step).startswith('LoadImage')]
     left = [step for step in steps if not _kind(step).startswith('Load')]
     pixels = 'float32' if any(step.get('to_float32') for step in loaders) else 'uint8'
-    return pixels, Compose(left)
+    grey = any(str(step.get('color_type')).startswith('grayscale') for step in loaders)
+    return _Loader(pixels, grey), Compose(left)
+
+
+def _check_channels(model: nn.Module, loader: _Loader, config: str | Path) -> None:
+    """Raises where a backbone of this package takes other images than the test pipeline loads."""
+    embedding = getattr(getattr(model, 'backbone', None), 'patch_embed', None)
+    wanted = getattr(embedding, 'in_channels', loader.channels)
+    if wanted == loader.channels:
+        return
+    how = "images of more channels than RGB are for the framework's own inferencer"
+    if wanted in (1, 3):
+        how = f'set color_type={"grayscale" if wanted == 1 else "color"!r} in its LoadImageFromFile'
+    raise ArgumentError(
+        f'{config}: model.backbone.in_channels={wanted}, but the test pipeline loads '
+        f'{loader.channels}: {how}'
+    )
 
 
 def _kind(step: Mapping) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
+import importlib.util
 import re
 import sys
 import warnings
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
+# The extra that brings a framework.
+EXTRAS = {'mmdet': 'det', 'mmseg': 'seg', 'mmpretrain': 'cls'}
+DOCTOR = '`swin-backbone doctor` looks for what is amiss'
 _FRAMEWORK = re.compile(r"'(\w+)::|__import__\('(\w+)'\)|^default_scope = '(\w+)'", re.MULTILINE)
 _LEADING_COMMENT = re.compile(r'\A(?:#.*\n)+')
 
@@ -93,6 +97,13 @@ def _framework(path: Path) -> str | None:
     return None
 
 
+def install_advice(framework: str) -> str:
+    """How to install a framework, if it is not; else ``''``."""
+    if framework not in EXTRAS or importlib.util.find_spec(framework) is not None:
+        return ''
+    return f"pip install 'swin_backbone[{EXTRAS[framework]}]' brings {framework}"
+
+
 def read(config: str | Path) -> Config:
     """A config with its bases merged, by its path or a shipped one's name.
 
@@ -116,5 +127,8 @@ def parsed(path: Path, name: str | Path) -> Config:
     # A config is code, which may exit as well, and mmengine's errors are of many kinds.
     except (Exception, SystemExit) as error:
         said = f'{type(error).__name__}: {error}'
-        hint = '`swin-backbone doctor` looks for what is amiss'
-        raise ArgumentError(f'{name} cannot be read: {said}; {hint}') from error
+        named = (install_advice(scope) for scope in EXTRAS if scope in said)
+        hint = next(filter(None, named), DOCTOR if isinstance(error, ImportError) else '')
+        raise ArgumentError(
+            f'{name} cannot be read: {said}{f"; {hint}" if hint else ""}'
+        ) from error

@@ -22,7 +22,9 @@ from ..version import __version__
 from .parts import Part
 from .program import record, recording_settings
 
-FORMATS = ('onnx', 'torch-export')
+# Formats, and how the names of their files end: by that they are told apart when they are read.
+SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2'}
+FORMATS = tuple(SUFFIXES)
 OPSET = 18
 # Protocol buffers, which ONNX files are, end at 2 GiB: weights beyond that go to a file beside it.
 _ONE_FILE = 2**31 - 2**24
@@ -60,7 +62,7 @@ def export(
 
     Args:
         part: What :func:`load_part` returned.
-        path: File to write; replaced only once the new one is whole.
+        path: File to write, ``*.onnx`` or ``*.pt2``; replaced only once the new one is whole.
         to: ``'onnx'``, for ONNX Runtime and what else reads operator set 18; or ``'torch-export'``,
             which ``torch.export.load`` opens without this package.
         dynamic: Whether the file takes any batch, height and width.
@@ -85,6 +87,8 @@ def export(
     if to == 'onnx':
         _needed('onnx'), _needed('onnxscript'), _needed('onnxruntime')
     _check_writable(path)
+    if path.suffix != SUFFIXES[to]:
+        raise ArgumentError(f'{path}: the name of a file of to={to!r} must end in {SUFFIXES[to]}')
     metadata = {
         **part.metadata,
         'swin_backbone': __version__,

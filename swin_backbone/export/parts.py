@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,8 @@ def load_part(
         load_pretrained(backbone, dict(checkpoint=str(checkpoint)))
         cut: Part = Backbone(backbone)
     else:
-        load_weights(model, checkpoint)
         cut = _dense(model, class_map, config)
+        load_weights(model, checkpoint)
     any_size_pooling(cut)
     cut.metadata = _metadata(content, checkpoint, part)
     cut.eval()
@@ -139,16 +140,32 @@ def _backbone(model: BaseModule, config: str | Path) -> nn.Module:
 
 def _dense(model: nn.Module, class_map: bool, config: str | Path) -> Part:
     head = getattr(model, 'decode_head', None)
-    if isinstance(head, nn.Module) and not isinstance(head, nn.ModuleList):
+    if isinstance(head, nn.Module) and _takes_features_alone(head):
         return Segmentor(model, class_map)
-    if class_map:
+    if class_map and head is None:
         raise ArgumentError('class_map is for segmentors')
     if getattr(model, 'neck', None) is not None and hasattr(model, 'rpn_head'):
         return Detector(model)
     raise ArgumentError(
-        f'{config}: the heads of {type(model).__name__} are not exported, only those of segmentors '
-        "with one decode_head and of detectors with neck and rpn_head; part='backbone' always is"
+        f'{config}: {_heads(model)} not exported: --part model is for segmentors whose one '
+        'decode_head takes feature maps alone, and for detectors with a neck and an rpn_head; '
+        '--part backbone is for all'
     )
+
+
+def _takes_features_alone(head: nn.Module) -> bool:
+    """Whether a head is called with feature maps and nothing else; Mask2Former's is not."""
+    if isinstance(head, nn.ModuleList):
+        return False
+    parameters = inspect.signature(head.forward).parameters.values()
+    return sum(parameter.default is parameter.empty for parameter in parameters) == 1
+
+
+def _heads(model: nn.Module) -> str:
+    head = getattr(model, 'decode_head', None)
+    if isinstance(head, nn.Module) and not isinstance(head, nn.ModuleList):
+        return f'its decode_head, a {type(head).__name__}, is'
+    return f'the heads of {type(model).__name__} are'
 
 
 def _least(backbone: BaseModule) -> tuple[int, int]:

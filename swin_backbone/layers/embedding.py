@@ -152,8 +152,8 @@ class PatchEmbed(BaseModule):
     def _check(self, x: Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ArgumentError(
-                f'expected an input of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}; '
-                'another number of channels is set by in_channels='
+                f'expected an input of shape (B, {self.in_channels}, H, W), as '
+                f'in_channels={self.in_channels}, got {tuple(x.shape)}'
             )
         if x.shape[2] < self.patch_size[0] or x.shape[3] < self.patch_size[1]:
             raise ArgumentError(

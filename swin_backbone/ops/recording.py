@@ -14,12 +14,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx import Proxy
 from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils.module_tracker import ModuleTracker
+
+from ..errors import ArgumentError
 
 _HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 _GLOBAL_HOOKS = tuple(f'_global{name}' for name in _HOOKS)
@@ -28,6 +31,21 @@ _GLOBAL_HOOKS = tuple(f'_global{name}' for name in _HOOKS)
 def recording() -> bool:
     """Whether a compiler, exporter or tracer records a graph of what runs, for other sizes too."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def refuse_symbolic(x: object) -> None:
+    """Raises where ``torch.fx`` traces by proxies, which have no sizes.
+
+    Raises:
+        ArgumentError: ``x`` is such a proxy; the message says what to do instead.
+    """
+    if isinstance(x, Proxy):
+        raise ArgumentError(
+            'torch.fx.symbolic_trace, and with it create_feature_extractor of torchvision, cannot '
+            'trace this backbone: its windows depend on the size of the input. out_indices gives '
+            'the maps of stages, forward hooks give those of any module, and torch.export.export '
+            'records a graph; docs/migrate.md, "Features from within", has examples'
+        )
 
 
 def transformed() -> bool:

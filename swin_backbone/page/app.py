@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ..engine.faults import explain
 from ..engine.models import Predictor
 from .answer import answer
 from .guard import Guard
@@ -128,8 +129,7 @@ class _Served:
             found = answer(self._predictor(image))
         except Exception as error:  # the server outlives what a model may raise
             logging.getLogger(__name__).exception('the model failed')
-            said = f'{type(error).__name__}: {error}'
-            raise Refused(500, f'The model failed on this image: {said}.') from error
+            raise Refused(500, f'The model failed on this image: {explain(error)}.') from error
         seconds = time.perf_counter() - start
         picture = base64.b64encode(encode(image)).decode()
         return dict(

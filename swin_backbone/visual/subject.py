@@ -84,13 +84,17 @@ class Subject:
 
         With a whole model that is its test pipeline's doing; a backbone by itself gets the image
         with the longer side at most :data:`LONGER_SIDE`, normalised by ImageNet's mean and
-        deviation.
+        deviation, in grey if it takes one channel.
+
+        Raises:
+            ArgumentError: The backbone takes neither 3 channels nor 1.
         """
         if self.predictor is not None:
             inputs, samples = self.predictor.prepare(image)
             return view_of(inputs, samples[0].metainfo)
         assert self.backbone is not None
-        return _normalised(image, next(self.backbone.parameters()).device)
+        device = next(self.backbone.parameters()).device
+        return _normalised(image, self.backbone.patch_embed.in_channels, device)
 
 
 def view_of(inputs: Tensor, known: Mapping[str, Any]) -> View:
@@ -106,7 +110,12 @@ def view_of(inputs: Tensor, known: Mapping[str, Any]) -> View:
     return View(inputs, size, (float(across), float(down)), (left, top))
 
 
-def _normalised(image: np.ndarray, device: torch.device) -> View:
+def _normalised(image: np.ndarray, channels: int, device: torch.device) -> View:
+    if channels not in (1, 3):
+        raise ArgumentError(
+            f'the backbone takes in_channels={channels}, and pictures are read as RGB: only '
+            'backbones of 3 channels, or of 1 for grey, can be shown'
+        )
     height, width = image.shape[:2]
     factor = min(LONGER_SIDE / max(height, width), 1)
     # Thin images are not made thinner than a patch.
@@ -114,7 +123,11 @@ def _normalised(image: np.ndarray, device: torch.device) -> View:
     size = height_now, width_now
     resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC)
     pixels = torch.tensor(np.asarray(resized), dtype=torch.float32, device=device)
-    pixels = (pixels - pixels.new_tensor(MEAN)) / pixels.new_tensor(STD)
+    mean, std = pixels.new_tensor(MEAN), pixels.new_tensor(STD)
+    if channels == 1:
+        grey = np.asarray(resized.convert('L'))[..., None]
+        pixels, mean, std = pixels.new_tensor(grey), mean.mean(), std.mean()
+    pixels = (pixels - mean) / std
     inputs = pixels.permute(2, 0, 1)[None].contiguous()
     return View(inputs, size, (size[1] / width, size[0] / height))
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..argument_values import LARGEST_WINDOW, integer
+from ..argument_values import window_side
 from ..errors import ArgumentError, CheckpointError
 from . import coordinates, formats
 from .containers import unpack
@@ -46,7 +46,7 @@ def convert(
     source: str | None = None,
     prefix: str | None = None,
     ema: bool | None = None,
-    window_size: int | None = None,
+    window_size: int | tuple[int, int] | None = None,
     pretrain_grid: tuple[int, int] | None = None,
     source_grid: tuple[int, int] | None = None,
     dropped: list[str] | None = None,
@@ -75,12 +75,11 @@ def convert(
             that is not known.
     """
     target = formats.by_name(to)
-    if window_size is not None:
-        window_size = integer('window_size', window_size, 1, LARGEST_WINDOW)
+    side = None if window_size is None else window_side('window_size', window_size)
     pretrain_grid = checked_grid('pretrain_grid', pretrain_grid)
     source_grid = checked_grid('source_grid', source_grid)
     _, weights = to_openmmlab(checkpoint, source=source, prefix=prefix, ema=ema)
-    _resize(weights, window_size, pretrain_grid, source_grid)
+    _resize(weights, side, pretrain_grid, source_grid)
     return target.from_openmmlab(weights, dropped)
 
 

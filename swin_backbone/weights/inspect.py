@@ -200,7 +200,7 @@ def _built_without_weights(arguments: Mapping[str, Any]) -> BaseModule:
     kind = arguments.get('type')
     name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
     model = SwinTransformerV2 if name.endswith('V2') else SwinTransformer
-    left_out = ('type', 'init_cfg', 'pretrained', '_scope_', '_delete_')
+    left_out = ('type', 'init_cfg', 'pretrained', '_scope_')
     arguments = {name: value for name, value in arguments.items() if name not in left_out}
     with torch.device('meta'):
         return model(**arguments)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from click.testing import CliRunner, Result
 
 from swin_backbone import configs_dir
@@ -31,6 +32,32 @@ def test_json_adds_up():
     assert found['flops'] > found['flops_executed']
     parts = {part['name'] for part in found['parts']}
     assert {'backbone.stages.2.attention', 'neck', 'rpn_head', 'roi_head.mask_head'} <= parts
+
+
+@pytest.mark.parametrize(
+    'config, not_counted',
+    [
+        ('atss_swin_t_coco', []),
+        ('retinanet_swin_t_coco', []),
+        ('reppoints_swin_t_coco', ['bbox_head']),
+        ('dino_swin_l_coco', ['bbox_head', 'encoder', 'decoder']),
+        ('mask2former_swin_l_coco_instance', ['panoptic_head']),
+        ('mask2former_swin_l_ade20k', ['decode_head']),
+    ],
+)
+def test_every_kind_of_head(config, not_counted):
+    found = as_json(config, '--shape', 3, 128, 128)
+    assert found['flops'] > 0 and set(not_counted) <= set(found['not_counted'])
+    assert bool(found['not_counted']) == bool(not_counted)
+
+
+def test_a_neck_of_other_channels_is_a_line_that_names_the_option(tmp_path):
+    base = configs_dir() / 'demo_mask_rcnn_shapes.py'
+    text = f'_base_ = {str(base)!r}\nmodel = dict(neck=dict(in_channels=[96, 192, 384]))'
+    (tmp_path / 'mine.py').write_text(text)
+    said = run(tmp_path / 'mine.py', '--shape', 3, 128, 128, code=3).stderr
+    assert said.startswith('Error: model.neck, a FPN, failed') and said.count('\n') == 1
+    assert 'set model.neck.in_channels=[48, 96, 192]; --debug shows the traceback' in said
 
 
 def test_config_by_name_and_by_path(tmp_path):

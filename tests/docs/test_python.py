@@ -75,6 +75,7 @@ TABLE: dict[str, dict[str, Run | Settings | Fragment | Followed]] = {
         'custom_imports': Settings('demo_mask_rcnn_shapes.py'),
         '# torchvision': Fragment(),
         'SwinModel': Run(),
+        'attn_drop': Run(),
     },
     'docs/quick_start.md': {'torch.randn': Run(prints=True), 'mmdet::mask_rcnn': Settings()},
     'docs/reliability.md': {'deterministic=True': Settings()},

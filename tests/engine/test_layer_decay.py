@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, init_default_scope
 from small import SMALL
 from torch import nn
 
@@ -249,6 +251,49 @@ def test_other_errors():
     del cfg['optimizer']['lr']
     with pytest.raises(ArgumentError, match='must have lr='):
         build_optim_wrapper(detector(), cfg)
+
+
+class ConvNeXt(nn.Module):
+    """The names that the frameworks' constructors know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.downsample_layers = nn.ModuleList([nn.Conv2d(3, 4, 1)])
+        self.stages = nn.ModuleList([nn.ModuleList([nn.Linear(4, 4)]) for _ in range(4)])
+
+
+THEIRS = [
+    ('mmdet', 'LearningRateDecayOptimizerConstructor'),
+    ('mmseg', 'LearningRateDecayOptimizerConstructor'),
+    ('mmseg', 'LayerDecayOptimizerConstructor'),
+]
+
+
+def by_theirs(scope: str, name: str, backbone: nn.Module, constructor=None):
+    """An optimizer's groups, by a framework's constructor: the registered one, or the given."""
+    init_default_scope(scope)
+    rate = dict(layer_decay_rate=0.7) if name.startswith('LayerDecay') else dict(decay_rate=0.7)
+    model = nn.Module()
+    model.backbone = backbone
+    cfg = settings(num_layers=6) | dict(constructor=constructor or name, type='OptimWrapper')
+    cfg['paramwise_cfg'] = dict(num_layers=6, **rate)
+    return build_optim_wrapper(model, cfg).optimizer.param_groups
+
+
+@pytest.mark.filterwarnings('ignore:DeprecationWarning')
+@pytest.mark.parametrize(('scope', 'name'), THEIRS)
+def test_the_frameworks_constructors_name_ours_for_swin_alone(scope, name):
+    with pytest.raises(NotImplementedError, match=f"optim_wrapper.constructor='{TYPE}'"):
+        by_theirs(scope, name, SwinTransformer(**SMALL))
+    with pytest.raises(NotImplementedError, match=r'^$'):
+        by_theirs(scope, name, nn.Linear(4, 4))
+    module = f'{scope}.engine.optimizers.layer_decay_optimizer_constructor'
+    theirs = getattr(importlib.import_module(module), name)
+    torch.manual_seed(0)
+    found, wanted = (by_theirs(scope, name, ConvNeXt(), one) for one in (None, theirs))
+    assert OPTIM_WRAPPER_CONSTRUCTORS.get(name) is not theirs
+    assert [group['lr'] for group in found] == [group['lr'] for group in wanted]
+    assert [group['param_names'] for group in found] == [g['param_names'] for g in wanted]
 
 
 def test_what_the_frameworks_constructors_require_may_be_there():

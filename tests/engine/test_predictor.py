@@ -92,6 +92,58 @@ def test_classes_of_the_data_set(name, count):
     assert len(known['classes']) == len(known['palette']) == count
 
 
+GREY = """
+_base_ = '{base}.py'
+channels, load = dict(in_channels={channels}), dict(type='LoadImageFromFile', color_type={color!r})
+before = dict(mean=[120.0], std=[58.0], bgr_to_rgb=False)
+model = dict(backbone=channels, data_preprocessor=before)
+pack = dict(type={pack!r}, meta_keys=('ori_shape', 'img_shape', 'scale_factor'))
+steps = [load, dict(type='Resize', scale=(64, 64)), pack]
+test_dataloader = dict(dataset=dict(pipeline=steps))
+"""
+PACKS = {DETECTOR: 'PackDetInputs', SEGMENTOR: 'PackSegInputs'}
+
+
+def of_channels(folder, name, channels, color):
+    """The config of a demo model that takes so many channels, and its random weights."""
+    config, base = folder / f'{channels}_{color}.py', configs_dir() / name
+    config.write_text(GREY.format(base=base, channels=channels, color=color, pack=PACKS[name]))
+    torch.manual_seed(0)
+    model = randomized(build(read(config), config))
+    torch.save(dict(state_dict=model.state_dict()), folder / 'a.pth')
+    return config, folder / 'a.pth'
+
+
+@pytest.mark.parametrize('name', PACKS)
+def test_models_of_grey_images_get_what_their_pipeline_would_load(tmp_path, name):
+    from mmengine.dataset import Compose
+    from PIL import Image
+
+    grey = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / 'a.png')
+    config, weights = of_channels(tmp_path, name, 1, 'grayscale')
+    ours = Predictor(config, weights)
+    inputs, _ = ours.prepare(np.stack([grey] * 3, -1))
+    loaded = Compose(read(config).test_dataloader.dataset.pipeline)(
+        dict(img_path=str(tmp_path / 'a.png'))
+    )['inputs']
+    torch.testing.assert_close(inputs[0], (loaded.float() - 120) / 58)
+    assert ours(np.stack([grey] * 3, -1)) is not None
+
+
+@pytest.mark.parametrize(
+    ('channels', 'color', 'said'),
+    [
+        (1, 'color', "in_channels=1, but the test pipeline loads 3: set color_type='grayscale'"),
+        (3, 'grayscale', "in_channels=3, but the test pipeline loads 1: set color_type='color'"),
+        (4, 'color', "in_channels=4, but the test pipeline loads 3: .* framework's own"),
+    ],
+)
+def test_channels_that_the_pipeline_does_not_load(tmp_path, channels, color, said):
+    with pytest.raises(ArgumentError, match=f'model.backbone.{said}'):
+        Predictor(*of_channels(tmp_path, SEGMENTOR, channels, color))
+
+
 @pytest.mark.parametrize(
     'image',
     [

@@ -279,8 +279,31 @@ def test_another_backbone_is_named(files, tmp_path):
 def test_a_model_that_is_not_registered_is_an_error(files, tmp_path):
     config = tmp_path / 'config.py'
     config.write_text("default_scope = 'mmdet'\nmodel = dict(type='NoSuchModel')\n")
-    with pytest.raises(ArgumentError, match=r'NoSuchModel.*swin_backbone\[det\]'):
+    with pytest.raises(ArgumentError, match=r'NoSuchModel.*(doctor|swin_backbone\[det\])'):
         load_part(config, files[1])
+
+
+def test_heads_that_take_more_than_features_are_refused_first(tmp_path):
+    """Of the shipped recipe, with a small backbone; the checkpoint is not even read."""
+    pytest.importorskip('mmseg')
+    pytest.importorskip('mmdet')
+    config = tmp_path / 'config.py'
+    config.write_text(
+        f"_base_ = '{configs_dir()}/mask2former_swin_l_ade20k.py'\n"
+        'model = dict(backbone=dict(embed_dims=24, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8)),'
+        'decode_head=dict(in_channels=[24, 48, 96, 192]))'
+    )
+    with pytest.raises(
+        ArgumentError, match=r'decode_head, a Mask2FormerHead, .*--part backbone is'
+    ):
+        load_part(config, tmp_path / 'none.pth', 'model', class_map=True)
+
+
+def test_other_endings_of_files_are_refused(part, tmp_path):
+    for name, to in (('a.pt2', 'onnx'), ('a.onnx', 'torch-export'), ('a', 'onnx')):
+        with pytest.raises(ArgumentError, match=rf"name of a file of to='{to}' must end in \.\w+$"):
+            export(part, tmp_path / name, to)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_that_does_not_fit_is_an_error(files, tmp_path):

@@ -17,7 +17,9 @@ from hypothesis.strategies import SearchStrategy
 from swin_backbone import ArgumentError, CheckpointError
 
 # How the package's TypeErrors begin: of arguments that it does not have, and of `pretrained`.
-MISSPELT = re.compile(r'\w+ got an unknown argument|\w+ takes up to \d+ |pretrained must be a str')
+MISSPELT = re.compile(
+    r'\w+ got (?:an )?unknown arguments? |\w+ takes up to \d+ |pretrained must be a str'
+)
 # What torch itself says of a state dict, in strict mode or whatever it cannot copy.
 TORCHS = re.compile(r'Error\(s\) in loading state_dict|Expected state_dict to be dict-like')
 

@@ -153,6 +153,8 @@ def run(arguments: list[str]) -> str:
         raise result.exception
     assert result.exit_code in range(4), f'exit code {result.exit_code}'
     assert 'Traceback (most recent' not in result.output, result.output
+    # What an error that nobody foresaw ends with.
+    assert 'shows the traceback' not in result.output, result.output
     return f'exit code {result.exit_code}'
 
 

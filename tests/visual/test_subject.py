@@ -159,6 +159,29 @@ def test_what_pipelines_do_to_an_image():
     assert view_of(inputs, dict(ori_shape=(96, 128), img_shape=(96, 128))).scale == (1, 1)
 
 
+def test_a_backbone_of_grey_images_gets_them_grey():
+    pixels = image()
+    pixels[:] = pixels[..., :1]
+    views = []
+    for channels in (3, 1):
+        make = lambda c=channels: SwinTransformer(**SMALL, in_channels=c)  # noqa: E731
+        views.append(module._untrained('small', make, torch.device('cpu')).view(pixels).inputs)
+    colour, grey = views
+    assert grey.shape == (1, 1, *colour.shape[2:])
+    # As the mean of the three, which differ by their means and deviations.
+    mean, std = np.mean(module.MEAN), np.mean(module.STD)
+    restored = colour * torch.tensor(module.STD)[:, None, None]
+    restored = restored + torch.tensor(module.MEAN)[:, None, None]
+    torch.testing.assert_close(grey[:, 0], (restored.mean(1) - mean) / std, atol=1e-4, rtol=0)
+
+
+def test_other_channels_cannot_be_shown():
+    make = lambda: SwinTransformer(**SMALL, in_channels=4)  # noqa: E731
+    found = module._untrained('small', make, torch.device('cpu'))
+    with pytest.raises(ArgumentError, match=r'in_channels=4, and pictures are read as RGB'):
+        found.view(image())
+
+
 def test_tokens_lie_where_they_were_cut():
     """One bright pixel is within the token whose features it changes, of every stage."""
     found = module._untrained('small', lambda: SwinTransformer(**SMALL), torch.device('cpu'))

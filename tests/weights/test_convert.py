@@ -67,7 +67,7 @@ def test_conversion_of_other_networks_says_so():
 
 def test_nothing_is_resized_unless_asked_for():
     state_dict = official.random_state_dict(ape_grid=(8, 8))
-    resized = convert(state_dict, 'microsoft', window_size=12, pretrain_grid=(6, 10))
+    resized = convert(state_dict, 'microsoft', window_size=(12, 12), pretrain_grid=(6, 10))
     table = state_dict[TABLE].T.reshape(1, 2, 7, 7)
     expected = F.interpolate(table, (23, 23), mode='bicubic').flatten(2)[0].T
     torch.testing.assert_close(resized[TABLE], expected)
