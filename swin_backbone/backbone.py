@@ -38,6 +38,7 @@ from .layers import (
     build_norm,
 )
 from .ops.recording import recording, refuse_symbolic
+from .ops.sizes import unflatten
 from .weights import is_pretrained, load_pretrained, register_state_dict_translation
 
 
@@ -196,7 +197,7 @@ class Backbone(BaseModule):
             if self.global_attention is not None and i == len(self.stages) - 1:
                 out = self.global_attention(out)
             if i in self.out_indices:
-                out = getattr(self, f'norm{i}')(out).unflatten(1, out_hw_shape)
+                out = unflatten(getattr(self, f'norm{i}')(out), 1, out_hw_shape)
                 outs.append(out.permute(0, 3, 1, 2).contiguous())
         return outs
 
@@ -205,7 +206,7 @@ class Backbone(BaseModule):
         # A recorded graph interpolates to any size, its own included, where that changes nothing.
         if not recording() and hw_shape == self.pretrain_grid:
             return self.absolute_pos_embed
-        embedding = self.absolute_pos_embed.unflatten(1, self.pretrain_grid).permute(0, 3, 1, 2)
+        embedding = unflatten(self.absolute_pos_embed, 1, self.pretrain_grid).permute(0, 3, 1, 2)
         embedding = F.interpolate(embedding, size=hw_shape, mode='bicubic')
         return embedding.flatten(2).transpose(1, 2)
 

@@ -17,7 +17,7 @@ from .output import json_option, print_fields, print_json
 @click.option('--weights', help="The model's or its backbone's: a path, a catalog name or a URL.")
 @click.option(
     '--what',
-    type=click.Choice(['prediction', 'features', 'attention', 'all']),
+    type=click.Choice(['prediction', 'features', 'attention', 'rollout', 'cam', 'all']),
     default='all',
     show_default=True,
 )
@@ -26,9 +26,14 @@ from .output import json_option, print_fields, print_json
     nargs=2,
     type=float,
     metavar='X Y',
-    help='Whose attention is shown, in pixels of the image.  [default: its middle]',
+    help='Whose attention and rollout are shown, in pixels of the image.  [default: its middle]',
 )
-@click.option('--stage', type=click.IntRange(0), help='Of the attention.  [default: last but one]')
+@click.option(
+    '--stage',
+    type=click.IntRange(0),
+    help='Of the attention and rollout, and whose map --cam is of.  '
+    '[default: last but one; for --cam the last]',
+)
 @click.option(
     '--block',
     type=click.IntRange(0),
@@ -41,6 +46,19 @@ from .output import json_option, print_fields, print_json
     default=0.5,
     show_default=True,
     help='The least of the boxes that are drawn.',
+)
+@click.option(
+    '--cam',
+    metavar='TARGET',
+    help="Show what speaks for it, too: a class's name (of a detector, its best box), or a number: "
+    'of a box by its score, a class by its score or its pixels; 0 is the best.',
+)
+@click.option(
+    '--cam-method',
+    type=click.Choice(['grad-cam', 'grad-cam++', 'hirescam', 'layer-cam', 'xgrad-cam']),
+    default='grad-cam',
+    show_default=True,
+    help='All but the first need the extra cam.',
 )
 @click.option(
     *('-o', '--output'),
@@ -66,6 +84,8 @@ def show(
     stage: int | None,
     block: int | None,
     score: float,
+    cam: str | None,
+    cam_method: str,
     output: Path,
     html: Path | None,
     device: str,
@@ -76,7 +96,8 @@ def show(
     IMAGE is a path, or one of scikit-image's pictures: astronaut, camera, chelsea, coffee, coins or
     rocket. Without --config the model is the backbone that the weights are of, and without either a
     Swin-T: with the weights swin_tiny_in1k if they have been downloaded, else with random ones, and
-    the pictures say so.
+    the pictures say so. What speaks for a class or a box is drawn where --cam or --what cam asks
+    for it, all else unless --what leaves it out.
     """
     from ..visual.images import read_image
     from ..visual.report import show_report
@@ -93,6 +114,8 @@ def show(
         stage=stage,
         block=block,
         score=score,
+        cam=cam,
+        cam_method=cam_method,
         everywhere=html is not None,
     )
     output.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from numbers import Integral
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from ..errors import ArgumentError
 from ..ops.recording import TORCH, is_hooked, is_hooked_within, observed, recording
+from ..ops.sizes import unflatten
 from ..ops.window_attention import shifted_window_attention
 from ..ops.window_attention.reference import (
     pad_to_windows,
@@ -163,7 +165,7 @@ class WindowAttention(BaseModule):
 
         The products of queries and keys are the scores.
         """
-        return qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return unflatten(qkv, -1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
     def _bias_of(self, tokens: int) -> Tensor:
         """The position bias of a window of so many tokens: the module's, or another square."""
@@ -216,7 +218,7 @@ class WindowAttention(BaseModule):
             padding = self._project(x.new_zeros(1, 1, x.shape[-1])).flatten()
         else:
             x = pad_to_windows(x, window_size)
-        return self._project(x.flatten(1, 2)).unflatten(1, x.shape[1:3]), padding
+        return unflatten(self._project(x.flatten(1, 2)), 1, (x.shape[1], x.shape[2])), padding
 
 
 class WindowMSA(WindowAttention):
@@ -353,6 +355,8 @@ class ShiftedWindows(BaseModule):
         """
         if self.pad_small_map or min(hw_shape) > self.window_size:
             return self.window_size, self.shift_size
+        if torch.jit.is_tracing():
+            hw_shape = _fixed_in_the_trace(hw_shape, self.window_size)
         if self.shrinks:
             return min(hw_shape), 0
         if min(hw_shape) < self.window_size:
@@ -408,6 +412,18 @@ class ShiftedWindows(BaseModule):
         return window_reverse(windows.flatten(1, 2), side, (B, H, W))
 
     partition_as_defined = window_partition, window_reverse
+
+
+def _fixed_in_the_trace(hw_shape: tuple[int, int], window_size: int) -> tuple[int, int]:
+    """The sides of a small map as constants; warns that the graph is of this size alone."""
+    H, W = (int(side) for side in hw_shape)
+    warnings.warn(
+        f'a map of {H}×{W} tokens is no larger than the window ({window_size}): the traced graph '
+        f'has windows of {min(H, W)}×{min(H, W)} tokens without a shift there, for whatever image, '
+        'and holds for this height and width alone; trace with a larger image to use it on others',
+        stacklevel=2,
+    )
+    return H, W
 
 
 class ShiftWindowMSA(ShiftedWindows):

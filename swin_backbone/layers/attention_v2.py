@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..errors import ArgumentError
 from ..ops.recording import TORCH, is_hooked_within, observed
+from ..ops.sizes import unflatten
 from ..ops.window_attention import MAX_LOGIT_SCALE, cosine, shifted_window_cosine_attention
 from .attention import (
     NO_DROP_PATH,
@@ -170,7 +171,8 @@ class WindowMSAV2(WindowAttention):
         # Autocast's precision would be too little for what is added to the scores, up to 16.
         with _without_autocast(like.device.type):
             table = 16 * self.cpb_mlp(coordinates.to(like.dtype)).sigmoid()
-        return bias_of_pairs(table.t().unflatten(1, (2 * window_size - 1,) * 2), window_size)
+        table = unflatten(table.t(), 1, (2 * window_size - 1,) * 2)
+        return bias_of_pairs(table, window_size)
 
     def _project(self, x: Tensor) -> Tensor:
         bias = self._padding()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import constant_init, trunc_normal_init
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ArgumentError
+from ..ops.sizes import unflatten
 from .block import recomputed
 from .from_config import build_norm
 from .mlp import FFN
@@ -104,10 +106,14 @@ class GlobalAttentionBlock(BaseModule):
 
     def _attention(self, x: Tensor) -> Tensor:
         # (B, L, 3 C) -> (3, B, heads, L, C / heads)
-        qkv = self.qkv(self.norm1(x)).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        qkv = unflatten(self.qkv(self.norm1(x)), 2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         dropout = self.attn_drop_rate if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
+        # TorchScript's ONNX exporter has no fused one before operator set 14.
+        if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
+            attended = F.dropout((q * self.scale @ k.transpose(2, 3)).softmax(-1), dropout) @ v
+        else:
+            attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)
         return x + self.drop_path(self.proj_drop(self.proj(attended.transpose(1, 2).flatten(2))))
 
     def _mlp(self, x: Tensor) -> Tensor:

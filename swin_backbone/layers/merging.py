@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ..ops.merging import patch_merging
 from ..ops.recording import TORCH, Definitions, observed, recording
+from ..ops.sizes import unflatten
 from .embedding import AdaptivePadding, Pair, covered_grid, pair
 from .from_config import build_norm
 from .in_one_piece import why_merging_not_in_one_piece
@@ -105,7 +106,7 @@ class PatchMerging(BaseModule):
 
     def _sampled(self, x: Tensor, input_size: Pair) -> tuple[Tensor, Pair]:
         """The concatenated channels of each neighbourhood, and their grid, by the sampler."""
-        x = x.unflatten(1, input_size).permute(0, 3, 1, 2)
+        x = unflatten(x, 1, input_size).permute(0, 3, 1, 2)
         if self.adap_padding is not None:
             x = self.adap_padding(x)
         grid = covered_grid(self.sampler, x.shape[2], x.shape[3])
@@ -113,12 +114,12 @@ class PatchMerging(BaseModule):
 
     def _pairs(self, x: Tensor, input_size: Pair) -> tuple[Tensor, Pair]:
         """The same for 2×2 tokens, faster: the map stays as it is, with channels last."""
-        x = x.unflatten(1, input_size)
+        x = unflatten(x, 1, input_size)
         bottom, right = self.adap_padding.get_pad_shape(input_size)
         # A recorded graph pads by what may be nothing: it would else be one graph for each case.
         if recording() or bottom or right:
             x = F.pad(x, (0, 0, 0, right, 0, bottom))
         rows, columns = (input_size[0] + bottom) // 2, (input_size[1] + right) // 2
         # Two copies, first of whole tokens, are faster than one of lone elements.
-        x = x.unflatten(1, (rows, 2)).unflatten(3, (columns, 2)).transpose(2, 3)
+        x = unflatten(unflatten(x, 1, (rows, 2)), 3, (columns, 2)).transpose(2, 3)
         return x.flatten(3, 4).transpose(3, 4).flatten(3).flatten(1, 2), (rows, columns)

@@ -19,8 +19,10 @@ from torch import Tensor
 
 from ..errors import ArgumentError
 from .attention import BlockAttention, TokenAttention
+from .cam import METHODS, Cam
 from .features import Colours, principal_colours
 from .observation import Observation, token_sides
+from .rollout import Rollout
 from .subject import Subject, View
 
 # Of windows and of shifted ones: apart for colour-blind eyes too.
@@ -172,6 +174,17 @@ def attend(
     """
     assert subject.backbone is not None
     grid = grids(subject, view)[stage]
+    check_point(view, point)
+    found = []
+    for block in blocks:
+        tokens, hw = seen.tokens[stage, block]
+        attention = BlockAttention(subject.backbone.stages[stage].blocks[block], tokens, hw)
+        found.append(attention.at(*grid.token(*point, hw)))
+    return found
+
+
+def check_point(view: View, point: tuple[float, float]) -> None:
+    """Raises where the model does not see a point of the image."""
     across, down = view.to_input(*point)
     if not (0 <= across < view.size[1] and 0 <= down < view.size[0]):
         left, top = view.to_image(0, 0)
@@ -180,12 +193,6 @@ def attend(
             f'point={point[0]:g}, {point[1]:g} is not on what the model sees of the image: '
             f'{left:g} to {right:g} across and {top:g} to {bottom:g} down'
         )
-    found = []
-    for block in blocks:
-        tokens, hw = seen.tokens[stage, block]
-        attention = BlockAttention(subject.backbone.stages[stage].blocks[block], tokens, hw)
-        found.append(attention.at(*grid.token(*point, hw)))
-    return found
 
 
 def draw_attention(
@@ -251,6 +258,93 @@ def draw_attention(
     )
     _entitle(parts[0], 'Attention', subject)
     return figure
+
+
+def draw_cam(image: np.ndarray, subject: Subject, view: View, cam: Cam) -> Figure:
+    """The image, of a detector with its box, and what of it speaks for the target.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        subject: The model.
+        view: How the image went into it.
+        cam: The class activation map.
+    """
+    figure, axes = _panels(image, 2, 2)
+    grid = grids(subject, view)[cam.stage]
+    rows, columns = cam.heat.shape
+    _show(axes[0], image)
+    axes[0].set_title(f'{cam.target.name}, {cam.target.score:.2f}', fontsize=10)
+    _tint(axes[1], image, grid, cam.heat)
+    axes[1].set_title(f'stage {cam.stage}: {columns} × {rows} tokens', fontsize=10)
+    for axis in axes:
+        if cam.target.box is not None:
+            left, top, right, bottom = cam.target.box
+            _rectangle(axis, (left, top), (right, bottom), COLOURS[1])
+        _frame(axis, image)
+    _entitle(figure, METHODS[cam.method] or 'Grad-CAM', subject)
+    return figure
+
+
+def draw_rollout(
+    image: np.ndarray,
+    subject: Subject,
+    view: View,
+    place: tuple[int, int],
+    query: tuple[int, int],
+    found: Sequence[Rollout],
+    point: tuple[float, float],
+) -> Figure:
+    """The image with a token, where what it holds has come from, and the same of all tokens.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        subject: The model.
+        view: How the image went into it.
+        place: Stage and block after which the tokens are followed.
+        query: (row, column) of the token.
+        found: Of that token, and of the mean of all.
+        point: Of the image, (across, down), which chose the token.
+    """
+    figure, axes = _panels(image, 3, 3)
+    stage, block = place
+    grid = grids(subject, view)[stage]
+    _show(axes[0], image)
+    corners = grid.corner(*query), grid.corner(query[0] + 1, query[1] + 1)
+    title = f'token {query} of stage {stage}, after block {block}'
+    for axis, one, what in zip(axes[1:], found, (title, 'all tokens there, mean'), strict=True):
+        _tint(axis, image, grids(subject, view)[0], one.shares)
+        lines = [what, f'up to {_share(one.shares.max())} from a token of stage 0']
+        if one.padded >= 5e-4:
+            lines.append(f'{_share(one.padded)} from padding')
+        axis.set_title('\n'.join(lines), fontsize=9)
+    for axis in axes[:2]:
+        _rectangle(axis, *corners, COLOURS[0])
+        _mark(axis, point)
+    for axis in axes:
+        _frame(axis, image)
+    _entitle(figure, 'Attention rollout', subject)
+    return figure
+
+
+def _tint(axis: Axes, image: np.ndarray, grid: Grid, values: np.ndarray) -> None:
+    """Values of tokens as colours, from 0 to the largest, on the pale image."""
+    _show(axis, _pale(image))
+    rows, columns = grid.shown()
+    values = values[:rows, :columns]
+    colours = matplotlib.colormaps[HEAT](values / max(values.max(), 1e-30))
+    colours[..., 3] = 0.75
+    axis.imshow(colours, extent=grid.extent(*values.shape), interpolation='nearest')
+
+
+def _rectangle(
+    axis: Axes, first: tuple[float, float], last: tuple[float, float], colour: str
+) -> None:
+    """A rectangle by its top left and bottom right corner, that stands out on any colour."""
+    (left, top), (right, bottom) = first, last
+    for line, width in ((to_rgba('k', 0.5), 3.2), (to_rgba(colour), 2.0)):
+        axis.add_patch(
+            Rectangle((left, top), right - left, bottom - top, fill=False, ec=line, lw=width)
+        )
 
 
 def _reach(axis: Axes, image: np.ndarray, grid: Grid, found: Sequence[TokenAttention]) -> None:

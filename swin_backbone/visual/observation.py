@@ -27,6 +27,10 @@ class Observation:
     maps: dict[int, Tensor]
     tokens: dict[Place, tuple[Tensor, tuple[int, int]]]
 
+    def of(self, places: Iterable[Place]) -> Observation:
+        """The same with the inputs of these blocks alone."""
+        return Observation(self.maps, {place: self.tokens[place] for place in places})
+
 
 @torch.no_grad()
 def observe(backbone: Backbone, inputs: Tensor, places: Iterable[Place] = ()) -> Observation:

@@ -26,7 +26,13 @@ from .subject import Subject
 # Bytes of weights in a report before base64, which makes 4 of 3; the stages share them.
 MOST_BYTES = 3_000_000
 PICTURE_SIDE = 1024  # of the picture that is clicked on
-TITLES = {'prediction': 'Prediction', 'features': 'Feature maps', 'attention': 'Attention'}
+TITLES = {
+    'prediction': 'Prediction',
+    'features': 'Feature maps',
+    'attention': 'Attention',
+    'rollout': 'Attention rollout',
+    'cam': 'Class activation',
+}
 
 
 def show_report(name: str, image: np.ndarray, subject: Subject, pictures: Pictures) -> str:

@@ -8,18 +8,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
 from ..engine.models import Prediction, Predictor
 from ..errors import ArgumentError
+from . import cam as cams
+from . import rollout as rollouts
 from .attention import TokenAttention
 from .drawing import TOP, draw_prediction
-from .figures import attend, draw_attention, draw_features, feature_colours
-from .observation import Observation, observe, partners
+from .figures import (
+    attend,
+    check_point,
+    draw_attention,
+    draw_cam,
+    draw_features,
+    draw_rollout,
+    feature_colours,
+    grids,
+)
+from .observation import Observation, Place, observe, partners
 from .subject import Subject, View
 
-WHAT = ('prediction', 'features', 'attention')
+WHAT = ('prediction', 'features', 'attention', 'rollout', 'cam')
+OF_POINTS = ('attention', 'rollout')
 DOTS_PER_INCH = 120
 
 
@@ -35,6 +48,7 @@ class Pictures:
         seen: What the backbone did; None where nothing of it was asked for.
         stage: Whose attention is shown.
         blocks: Of the stage.
+        kept: The blocks whose inputs a report needs.
         point: Of the image, whose token's attention is shown.
     """
 
@@ -45,6 +59,7 @@ class Pictures:
     seen: Observation | None = None
     stage: int = 0
     blocks: tuple[int, ...] = ()
+    kept: tuple[Place, ...] = ()
     point: tuple[float, float] = (0.0, 0.0)
 
 
@@ -57,6 +72,8 @@ def look(
     stage: int | None = None,
     block: int | None = None,
     score: float = 0.5,
+    cam: str | None = None,
+    cam_method: str = 'grad-cam',
     everywhere: bool = False,
 ) -> Pictures:
     """Shows an image to a model, and what comes of it.
@@ -64,11 +81,15 @@ def look(
     Args:
         image: uint8 (H, W, 3), RGB.
         subject: The model.
-        what: One of :data:`WHAT`, or ``'all'`` that there is.
+        what: One of :data:`WHAT`, or ``'all'`` that there is but for ``'cam'``.
         point: (across, down) in pixels of the image; its middle if None.
-        stage: Whose attention is shown; the last but one that runs if None.
+        stage: Whose attention is shown; the last but one that runs if None. And whose map speaks
+            for a class; the last that the heads take if None.
         block: Of that stage; it is shown with its partner. Its last ones if None.
         score: The least of the boxes that are drawn.
+        cam: Adds ``'cam'`` to what is shown: that of the class or box, as
+            :func:`.cam.explain` names it. The best if None, where ``'cam'`` is asked for.
+        cam_method: As for :func:`.cam.explain`.
         everywhere: Whether the inputs of every stage's last two blocks are kept as well, for a
             report's attention.
 
@@ -76,27 +97,36 @@ def look(
         ArgumentError: There is no such thing of this model, or no such point, stage or block.
     """
     reasons = _reasons(subject)
-    asked = WHAT if what == 'all' else (what,)
+    asked = WHAT[:-1] if what == 'all' else (what,)
+    for name in (what, 'cam' if cam is not None else what):
+        if name in reasons:
+            raise ArgumentError(f'there is no {name} to show: {reasons[name]}')
     missing = {name: reasons[name] for name in asked if name in reasons}
-    if missing and what != 'all':
-        raise ArgumentError(f'there is no {what} to show: {missing[what]}')
-    if len(missing) == len(WHAT):
+    if len(missing) == len(asked):
         raise ArgumentError(f'{subject.name}: there is nothing to show: {missing["prediction"]}')
     pictures = Pictures(subject.view(image), missing=missing)
-    here = [name for name in asked if name not in missing]
+    here = [name for name in WHAT if name in asked and name not in missing]
     found: list[TokenAttention] = []
     # What may fail comes first, before anything is drawn.
-    if here != ['prediction']:
-        _run(pictures, subject, stage, block, everywhere)
-    if 'attention' in here:
+    if {'features', *OF_POINTS} & {*here}:
+        _run(pictures, subject, stage, block, everywhere, 'rollout' in here)
+    if {*OF_POINTS} & {*here}:
         pictures.point = point or (image.shape[1] / 2, image.shape[0] / 2)
+        check_point(pictures.view, pictures.point)
+    if 'attention' in here:
         found = _attend(pictures, subject)
+    if cam is not None or 'cam' in here:
+        explained = cams.explain(image, subject, cam or '0', stage=stage, method=cam_method)
+        _cam(pictures, image, subject, explained)
     if 'prediction' in here:
         _predict(pictures, image, subject, score)
     if 'features' in here:
         _features(pictures, image, subject)
     if 'attention' in here:
         _attention(pictures, image, subject, found)
+    if 'rollout' in here:
+        _rollout(pictures, image, subject)
+    pictures.png = {name: pictures.png[name] for name in WHAT if name in pictures.png}
     return pictures
 
 
@@ -104,10 +134,10 @@ def _reasons(subject: Subject) -> dict[str, str]:
     """Why the model has not what could be shown."""
     reasons = {}
     if subject.predictor is None:
-        reasons['prediction'] = subject.why_not
+        reasons |= dict.fromkeys(('prediction', 'cam'), subject.why_not)
     if subject.backbone is None:
         other = 'its backbone is none of this package'
-        reasons |= {'features': other, 'attention': other}
+        reasons |= dict.fromkeys(('features', 'attention', 'rollout', 'cam'), other)
     return reasons
 
 
@@ -149,6 +179,7 @@ def _run(
     stage: int | None,
     block: int | None,
     everywhere: bool,
+    rollout: bool,
 ) -> None:
     backbone = subject.backbone
     assert backbone is not None
@@ -159,6 +190,9 @@ def _run(
     if everywhere:
         rest = [i for i in range(last + 1) if i != pictures.stage]
         places |= {(i, b) for i in rest for b in partners(backbone, i)}
+    pictures.kept = tuple(sorted(places))
+    if rollout:
+        places |= {*rollouts.places(backbone, pictures.stage, pictures.blocks[-1])}
     pictures.seen = observe(backbone, pictures.view.inputs, sorted(places))
 
 
@@ -196,6 +230,49 @@ def _attention(
         'point': list(point),
         'blocks': _block_facts(blocks, found),
     }
+
+
+def _rollout(pictures: Pictures, image: np.ndarray, subject: Subject) -> None:
+    backbone, seen, view = subject.backbone, pictures.seen, pictures.view
+    assert backbone is not None and seen is not None
+    place = pictures.stage, pictures.blocks[-1]
+    grid, size = grids(subject, view)[pictures.stage], (view.inputs.shape[2], view.inputs.shape[3])
+    hw = rollouts.grid_of(backbone, size, pictures.stage)
+    query = grid.token(*pictures.point, hw)
+    rows, columns = grid.shown()
+    start = torch.zeros(2, *hw, dtype=torch.float64)
+    start[0, query[0], query[1]] = 1
+    start[1, :rows, :columns] = 1
+    start /= start.sum((1, 2), keepdim=True)
+    found = rollouts.rollout(backbone, seen.tokens, size, *place, start)
+    pictures.seen = seen.of(pictures.kept)
+    figure = draw_rollout(image, subject, view, place, query, found, pictures.point)
+    pictures.png['rollout'] = png_of(figure)
+    pictures.facts['rollout'] = {
+        **dict(zip(('stage', 'block'), place, strict=True)),
+        'point': list(pictures.point),
+        'token': list(query),
+        'grid': list(found[0].shares.shape),
+        'most': float(found[0].shares.max()),
+        'on_padding': found[0].padded,
+        'all_on_padding': found[1].padded,
+    }
+
+
+def _cam(pictures: Pictures, image: np.ndarray, subject: Subject, found: cams.Cam) -> None:
+    pictures.png['cam'] = png_of(draw_cam(image, subject, pictures.view, found))
+    hottest = np.unravel_index(int(found.heat.argmax()), found.heat.shape)
+    facts = {
+        'class': found.target.name,
+        'score': found.target.score,
+        'method': found.method,
+        'stage': found.stage,
+        'grid': list(found.heat.shape),
+        'hottest': [int(place) for place in hottest] if found.heat.any() else None,
+    }
+    if found.target.box is not None:
+        facts['box'] = list(found.target.box)
+    pictures.facts['cam'] = facts
 
 
 def _block_facts(blocks: Sequence[int], found: Sequence[TokenAttention]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from swin_backbone import (
 )
 from swin_backbone.cli.commands import commands
 from swin_backbone.export import Part, check_file, export, load_part, parts
+from swin_backbone.export.check import open_file
 from swin_backbone.export.formats import read_metadata
 from swin_backbone.export.pooling import AnySizePool, any_size_pooling
 from swin_backbone.export.program import record
@@ -166,6 +168,92 @@ def test_a_jit_trace_holds_for_other_sizes(part):
             x = torch.randn(batch, 3, *size)
             for out, expected in zip(traced(x), part(x), strict=True):
                 torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+
+
+KINDS = {1: SwinTransformer, 2: SwinTransformerV2}
+# Larger than every window, so that V2's do not shrink; V1's graph holds for any size.
+LARGER = [(1, 36, 36), (3, 37, 90), (2, 97, 131)]
+
+
+def backbone(version: int, **more) -> nn.Module:
+    return randomized(KINDS[version](**{**TINY, 'out_indices': (0, 1), **more})).eval()
+
+
+class Tuple(nn.Module):
+    """A backbone whose maps are a tuple, as a trace wants them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.eval()  # the exporter sets the mode of what it is given
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.model(image))
+
+
+def by_torchscript(model: nn.Module, path: Path, opset: int, size: tuple[int, int]) -> None:
+    """Writes ONNX by the exporter that traces."""
+    axes = {0: 'batch', 2: 'height', 3: 'width'}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        torch.onnx.export(
+            Tuple(model),
+            (torch.randn(1, 3, *size),),
+            path,
+            dynamo=False,
+            opset_version=opset,
+            input_names=['image'],
+            output_names=['stage0', 'stage1'],
+            dynamic_axes=dict.fromkeys(('image', 'stage0', 'stage1'), axes),
+        )
+
+
+def assert_same(call, model: nn.Module, shapes: list[tuple[int, int, int]]) -> None:
+    for batch, *size in shapes:
+        image = torch.randn(batch, 3, *size)
+        with torch.no_grad():
+            for out, expected in zip(call(image), model(image), strict=True):
+                torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('opset', [11, 13, 18])
+@pytest.mark.parametrize('version', [1, 2])
+def test_torchscripts_onnx_holds_for_every_size(version, opset, tmp_path):
+    onnx_installed()
+    model = backbone(version)
+    by_torchscript(model, tmp_path / 'a.onnx', opset, (45, 50))
+    assert_same(open_file(tmp_path / 'a.onnx'), model, SIZES if version == 1 else LARGER)
+
+
+def test_torchscripts_onnx_of_every_option(tmp_path):
+    onnx_installed()
+    more = dict(use_abs_pos_embed=True, pretrain_img_size=32, global_attention=True)
+    model = backbone(1, depths=(1, 1), qkv_bias=False, **more)
+    by_torchscript(model, tmp_path / 'a.onnx', 11, (45, 50))
+    assert_same(open_file(tmp_path / 'a.onnx'), model, LARGER)
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+def test_a_trace_of_v2_holds_where_no_window_shrinks():
+    model = backbone(2)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter('error', UserWarning)
+        traced = torch.jit.trace(Tuple(model), torch.randn(1, 3, 45, 50), check_trace=False)
+    assert_same(traced, model, LARGER)
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+@pytest.mark.parametrize('size', [(32, 32), (24, 40)], ids=['as small', 'smaller'])
+def test_a_trace_with_a_map_as_small_as_its_window_says_that_it_is_of_one_size(size, tmp_path):
+    model = backbone(2, depths=(1, 2))  # windows of 4 tokens; the last map is of stride 8
+    with pytest.warns(UserWarning, match='holds for this height and width alone'), torch.no_grad():
+        traced = torch.jit.trace(Tuple(model), torch.randn(1, 3, *size), check_trace=False)
+    assert_same(traced, model, [(1, *size), (3, *size)])
+    with pytest.raises(AssertionError):
+        assert_same(traced, model, [(1, 64, 64)])
+    onnx_installed()
+    by_torchscript(model, tmp_path / 'a.onnx', 11, size)
+    assert_same(open_file(tmp_path / 'a.onnx'), model, [(1, *size), (3, *size)])
 
 
 @pytest.mark.slow

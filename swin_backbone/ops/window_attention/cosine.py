@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ..sizes import unflatten
+
 # Shorter vectors are divided by this instead of their length, as F.normalize does by default.
 EPS = 1e-12
 
@@ -29,7 +31,7 @@ def reference(qkv: Tensor, scale: Tensor) -> Tensor:
         The like of ``qkv``; lengths are computed in float32 at least.
     """
     exact = torch.promote_types(qkv.dtype, torch.float32)
-    q, k, v = qkv.unflatten(-1, (3, len(scale), -1)).unbind(-3)
+    q, k, v = unflatten(qkv, -1, (3, len(scale), -1)).unbind(-3)
     q = F.normalize(q.to(exact), dim=-1, eps=EPS) * scale[:, None]
     k = F.normalize(k.to(exact), dim=-1, eps=EPS)
     return torch.stack([q.to(qkv.dtype), k.to(qkv.dtype), v], -3).flatten(-3)

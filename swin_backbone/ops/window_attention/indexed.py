@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..sizes import ceil_div
+from ..sizes import ceil_div, unflatten
 from .reference import MASKED
 
 
@@ -58,7 +58,7 @@ def shifted_window_attention(
     qkv = torch.where(real, qkv, qkv.new_zeros(()) if padding is None else padding.to(qkv.dtype))
     # (B, H, W, 3C) -> 3 × (B, windows, heads, M², head_dim)
     windows = _partition(qkv, row.windows, column.windows, window_size)
-    q, k, v = windows.unflatten(-1, (3, heads, head_dim)).permute(3, 0, 1, 4, 2, 5).unbind(0)
+    q, k, v = unflatten(windows, -1, (3, heads, head_dim)).permute(3, 0, 1, 4, 2, 5).unbind(0)
 
     scores = (q * scale) @ k.transpose(-2, -1) + bias
     if shift_size:
@@ -70,8 +70,8 @@ def shifted_window_attention(
     attention = F.dropout(scores.softmax(-1), dropout_p).to(v.dtype)
 
     out = (attention @ v).transpose(2, 3).flatten(3)
-    out = out.unflatten(2, (window_size, window_size))
-    out = out.unflatten(1, (row.windows, column.windows)).transpose(2, 3)
+    out = unflatten(out, 2, (window_size, window_size))
+    out = unflatten(out, 1, (row.windows, column.windows)).transpose(2, 3)
     out = out.flatten(3, 4).flatten(1, 2)
     return out.index_select(1, row.place).index_select(2, column.place)
 
@@ -84,10 +84,12 @@ def _axis(length: int, window_size: int, shift_size: int, device: torch.device) 
     region = (position >= padded - window_size).long() + (position >= padded - shift_size)
     place = torch.arange(length, device=device) - shift_size
     place = torch.where(place < 0, place + padded, place)
-    return Axis(windows, source.clamp(max=length - 1), source < length, region, place)
+    real = source < length
+    # Not a clamp, which ONNX has for integers from operator set 12 on.
+    return Axis(windows, torch.where(real, source, 0), real, region, place)
 
 
 def _partition(x: Tensor, rows: int, columns: int, window_size: int) -> Tensor:
     """(B, rows * M, columns * M, C) to (B, rows * columns, M², C)."""
-    x = x.unflatten(1, (rows, window_size)).unflatten(3, (columns, window_size))
+    x = unflatten(unflatten(x, 1, (rows, window_size)), 3, (columns, window_size))
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
