@@ -283,6 +283,7 @@ def broken_torchvision(tmp_path) -> Path:
         ),
         # Where there is mmpretrain or timm, mmdet and mmseg need it, too.
         (
+            '[sys.modules.pop(name) for name in [*sys.modules] if name.startswith("torchvision")]; '
             'sys.path.insert(0, sys.argv[3])',
             ['mmengine'],
             ['mmpretrain', 'mmdet', 'mmseg'],
