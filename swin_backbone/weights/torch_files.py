@@ -27,8 +27,10 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch.serialization import default_restore_location
 
+from ..errors import CheckpointError
 from . import buildable
 from .buildable import Storage
+from .nested import weights_in
 from .stand_ins import StandIn, check_weights_were_read
 from .unpickler import Unpickler
 
@@ -52,20 +54,25 @@ def load(path: Path, map_location: Any = None, mmap: bool = False) -> Any:
 
     Raises:
         pickle.UnpicklingError: The file asks for what is not done.
-        CheckpointError: Its weights are objects of classes that are not allowed.
+        CheckpointError: Its weights are objects of classes that are not allowed, or it is a plain
+            pickle without weights.
         Exception: Of any other kind, where the file is damaged.
     """
     with path.open('rb') as file:
         head = file.read(len(_LEGACY))
-        is_zip = head.startswith(_ZIP)
-        if head == _LEGACY or (is_zip and _pickled(file).startswith(_PROTOCOL)):
+        entries = _Entries(file) if head.startswith(_ZIP) else None
+        if head == _LEGACY or (entries and entries.read('data.pkl').startswith(_PROTOCOL)):
             options: dict[str, Any] = dict(mmap=True) if mmap else {}
             with contextlib.suppress(pickle.UnpicklingError):
                 return torch.load(path, map_location=map_location, weights_only=True, **options)
         file.seek(0)
         restore = _restore(map_location)
-        content = _read_zip(file, restore, mmap) if is_zip else _read_pickles(file, restore)
+        content = _read_zip(entries, restore, mmap) if entries else _read_pickles(file, restore)
     check_weights_were_read(content, str(path))
+    if not entries and next(weights_in(content), None) is None:
+        raise CheckpointError(
+            f'{path} is no checkpoint: a pickle without tensors or arrays by name'
+        )
     return content
 
 
@@ -154,14 +161,10 @@ def _filled(file: BinaryIO, nbytes: int) -> torch.UntypedStorage:
 # --- zip ------------------------------------------------------------------------------------------
 
 
-def _read_zip(file: BinaryIO, restore: Restore, mmap: bool) -> Any:
-    storages = _ZipStorages(_Entries(file), restore, mmap)
-    pickled = io.BytesIO(_pickled(file))
+def _read_zip(entries: _Entries, restore: Restore, mmap: bool) -> Any:
+    storages = _ZipStorages(entries, restore, mmap)
+    pickled = io.BytesIO(entries.read('data.pkl'))
     return Unpickler(pickled, buildable.table(), buildable.classes, storages).load()
-
-
-def _pickled(file: BinaryIO) -> bytes:
-    return _Entries(file).read('data.pkl')
 
 
 class _Entries:

@@ -244,3 +244,11 @@ def test_cut_pickles(tmp_path, protocol, keep):
     (tmp_path / 'a.pkl').write_bytes(whole[: int(len(whole) * keep)])
     with pytest.raises(CheckpointError, match='cut short'):
         read_checkpoint(tmp_path / 'a.pkl')
+
+
+@pytest.mark.parametrize('protocol', PROTOCOLS)
+@pytest.mark.parametrize('content', [3, [], {}, {'a': 3}, [np.ones(3)], {'labels': ['a', 'b']}])
+def test_other_pickles_are_no_checkpoints(tmp_path, content, protocol):
+    (tmp_path / 'a.pkl').write_bytes(pickle.dumps(content, protocol))
+    with pytest.raises(CheckpointError, match=r'a\.pkl is no checkpoint: a pickle without tensors'):
+        read_checkpoint(tmp_path / 'a.pkl')
