@@ -99,7 +99,9 @@ def info(
     description = describe(checkpoint, prefix=prefix, ema=ema)
     entry = _published(file)
     found = asdict(description)
-    found['resolution'] = entry.resolution if entry else _resolution(checkpoint, description)
+    found['resolution'] = (
+        entry.resolution if entry else _resolution(checkpoint, description, prefix, ema)
+    )
     if entry:
         found |= {name: getattr(entry, name) for name in ('name', 'data', 'task', 'metrics')}
     resized = problem = None
@@ -123,7 +125,12 @@ def _published(file: str) -> Entry | None:
     return next(found, None)
 
 
-def _resolution(checkpoint: Mapping[str, Any], description: Description) -> int | None:
+def _resolution(
+    checkpoint: Mapping[str, Any],
+    description: Description,
+    prefix: str | None,
+    ema: bool | None,
+) -> int | None:
     """Side of the training images in pixels, where the file tells; else None.
 
     A square position embedding tells it, and so do the masks of shifted windows, of which the
@@ -137,7 +144,7 @@ def _resolution(checkpoint: Mapping[str, Any], description: Description) -> int 
         return None
     if description.pretrain_grid is not None:
         return description.pretrain_grid[0] * description.patch_size[0]
-    weights = unpack(checkpoint, description.prefix or None).weights
+    weights = unpack(checkpoint, prefix, ema).weights
     masks = (v for k, v in weights.items() if k.endswith('layers.0.blocks.1.attn_mask'))
     mask = next((mask for mask in masks if isinstance(mask, Tensor) and mask.dim() == 3), None)
     if mask is None or description.window_size is None:

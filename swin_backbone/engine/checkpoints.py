@@ -9,13 +9,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 
 from ..errors import CheckpointError
+from ..weights import torch_files
 from ..weights.rank_files import PLAIN_WEIGHTS, file_in, is_rank_folder, missing_rank
 
 PART = '.part'
@@ -79,7 +79,7 @@ def read_meta(path: Path) -> dict:
     file = file_in(path) if path.is_dir() else path
     if file is None:
         return {}
-    content = torch.load(file, map_location='cpu', mmap=True, weights_only=True)
+    content = torch_files.load(file, map_location='cpu', mmap=True)
     resumable = 'optimizer' in content or file.name == PLAIN_WEIGHTS
     return content.get('meta', {}) if resumable else {}
 

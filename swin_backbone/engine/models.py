@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError, CheckpointError
 from ..weights import read_checkpoint
+from ..weights.containers import whole_model
 from .faults import why_not_built, written_for_former
 from .shipped import quietly, read
 
@@ -76,12 +77,10 @@ def load_weights(model: nn.Module, checkpoint: str | Path) -> dict[str, Any]:
         CheckpointError: The file cannot be read, or does not fit.
     """
     content = read_checkpoint(checkpoint)
-    meta: Any = None
-    if isinstance(content, Mapping) and isinstance(content.get('state_dict'), Mapping):
-        meta, content = content.get('meta'), content['state_dict']
     if not isinstance(content, Mapping):
         raise CheckpointError(f'{checkpoint} holds a {type(content).__name__}, no state dict')
-    weights = {str(key).removeprefix('module.'): value for key, value in content.items()}
+    meta = content.get('meta')
+    weights = whole_model(content)
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except (RuntimeError, AttributeError) as error:  # CheckpointError is a RuntimeError, too

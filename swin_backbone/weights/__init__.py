@@ -47,8 +47,17 @@ __getattr__, __dir__ = lazy_attributes(
         **dict.fromkeys(('allow_mmengine_checkpoints', 'read_checkpoint'), 'safe_load'),
     },
     submodules=(
-        *('catalog', 'channels', 'classifier', 'containers', 'conversion', 'coordinates'),
-        *('download', 'file_checks', 'formats', 'inspect', 'load', 'plain', 'rank_files'),
-        *('resize', 'safe_load', 'shards'),
+        *('arrays', 'buildable', 'catalog', 'channels', 'classifier', 'containers', 'conversion'),
+        *(
+            'coordinates',
+            'download',
+            'file_checks',
+            'formats',
+            'inspect',
+            'load',
+            'nested',
+            'plain',
+        ),
+        *('rank_files', 'resize', 'safe_load', 'shards', 'stand_ins', 'torch_files', 'unpickler'),
     ),
 )

@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .nested import weights_in
 from .plain import form, is_plain
 from .shards import kind_of, library
 
@@ -27,10 +28,11 @@ _ALLOCATORS = (b'cbuiltins\nbytearray\n', b'c__builtin__\nbytearray\n')
 _EXPECTED = re.compile(
     r'collections\.OrderedDict|torch\._utils\._rebuild_\w+|torch(\.storage)?\.\w+Storage|'
     r'torch\.nn\.parameter\.Parameter|torch\.Size|torch\.\w+\d+|torch\._tensor\.\w+|'
-    r'numpy\.(dtype|ndarray|dtypes\.\w+|(_core|core)\.multiarray\.\w+)|'
+    r'numpy\.(dtype|ndarray|dtypes\.\w+|(_core|core)\.(multiarray|numeric)\.\w+)|'
     r'mmengine\.logging\.history_buffer\.HistoryBuffer'
 )
-_FLOATS = (
+# How the names of a Swin's weights end.
+FLOATS = (
     *('.weight', '.bias', 'relative_position_bias_table', 'absolute_pos_embed'),
     *('logit_scale', 'q_bias', 'v_bias', 'relative_coords_table'),  # V2's
 )
@@ -83,7 +85,7 @@ def check_floats(checkpoint: Any, title: str) -> None:
     """
     wrong = []
     for key, value in _weights(checkpoint):
-        if not key.endswith(_FLOATS):
+        if not key.endswith(FLOATS):
             continue
         if isinstance(value, Tensor) and not value.is_floating_point():
             wrong.append(f'{key}: found {value.dtype}')
@@ -208,6 +210,15 @@ def _weights(checkpoint: Any) -> Iterator[tuple[str, Any]]:
     ]
     for state_dict in inner or [checkpoint]:
         yield from ((k, v) for k, v in state_dict.items() if isinstance(k, str))
+    seen = {id(state_dict) for state_dict in inner or [checkpoint]}
+    for _, state_dict in weights_in(checkpoint):
+        if id(state_dict) not in seen:
+            seen.add(id(state_dict))
+            yield from (
+                (k, v)
+                for k, v in state_dict.items()
+                if isinstance(k, str) and not isinstance(v, Mapping)
+            )
 
 
 def _finite(value: Any) -> bool:

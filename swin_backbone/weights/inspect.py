@@ -18,6 +18,7 @@ from . import coordinates, formats
 from .containers import has_average, unpack
 from .plain import is_plain
 from .safe_load import read_checkpoint
+from .stand_ins import stand_ins_in
 
 _ATTENTION = 'stages.{}.blocks.0.attn.w_msa.'
 # The variants of the papers: width, blocks and heads.
@@ -63,6 +64,8 @@ class Description:
         iteration: The iteration that the file says it is of, or None.
         parameters: Number of the backbone's weights, without classifier and derived buffers.
         dtypes: Their types, such as ``('float32',)``.
+        not_read: What of the file is of classes that are not allowed, and so was not read:
+            ``'args (argparse.Namespace)'``.
     """
 
     container: str
@@ -88,6 +91,7 @@ class Description:
     iteration: int | None
     parameters: int
     dtypes: tuple[str, ...]
+    not_read: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """The architecture in one line, as error messages have it."""
@@ -140,6 +144,7 @@ def describe(
         epoch=epoch,
         iteration=iteration,
         **_size(weights),
+        not_read=tuple(f'{where} ({what})' for where, what in stand_ins_in(checkpoint).items()),
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .stand_ins import StandIn
 
 # Of the neutral layout: names, and how many dimensions they have, for those that are computed with.
 _DIMENSIONS = {
@@ -39,6 +40,8 @@ def form(value: Any) -> str:
     """A value's shape, or what it is instead of a plain tensor."""
     if is_plain(value):
         return str(tuple(value.shape))
+    if isinstance(value, StandIn):
+        return f'an object of {value}, whose class is not allowed'
     if not isinstance(value, Tensor):
         return f'a {type(value).__name__}'
     kind = 'nested' if value.is_nested else 'quantised' if value.is_quantized else value.layout

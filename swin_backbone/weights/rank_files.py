@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from . import torch_files
 from .file_checks import check_file
 
 LAYOUT = 'shards'
@@ -145,7 +146,7 @@ def missing_rank(folder: Path) -> str | None:
 
 def _load(file: Path) -> Any:
     check_file(file)
-    return torch.load(file, map_location='cpu', mmap=True, weights_only=True)
+    return torch_files.load(file, map_location='cpu', mmap=True)
 
 
 def _open(folder: Path) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from .download import hash_in_name, record_path, sha256
 from .file_checks import warn_of_non_finite
 from .inspect import describe
 from .safe_load import read_checkpoint
+from .stand_ins import shown, stand_ins_in
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ def verify(path: Path) -> list[Check]:
 
     Returns:
         ``published hash`` (of the catalog's entry of that file name, or the one in the name),
-        ``recorded hash`` (of its download), ``readable`` (as tensors and plain containers),
-        ``layout`` (a Swin Transformer of a known one) and ``finite`` (no NaN or infinity). What
-        cannot be read has no later checks.
+        ``recorded hash`` (of its download), ``readable`` (as tensors and plain
+        containers, but for objects that are named), ``layout`` (a Swin Transformer of a known one)
+        and ``finite`` (no NaN or infinity). What cannot be read has no later checks.
     """
     actual = sha256(path)
     checks = [_published(path, actual), _recorded(path, actual)]
@@ -37,7 +38,9 @@ def verify(path: Path) -> list[Check]:
         content = read_checkpoint(path)
     except CheckpointError as error:
         return [*checks, Check('readable', False, str(error))]
-    checks.append(Check('readable', True, 'tensors and plain containers only'))
+    objects = stand_ins_in(content)
+    detail = f'but for {shown(objects)}' if objects else 'tensors and plain containers only'
+    checks.append(Check('readable', True, detail))
     try:
         description = describe(content)
         found = f'{description.format}: {description.architecture or "custom"}, {description}'

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
+import re
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -90,6 +93,60 @@ def test_info(own, official, small):
     assert found['depths'] == list(small['depths']) and found['ema'] is False
     text = run('info', official).output
     assert 'microsoft' in text and 'window size' in text and 'num classes' not in text
+
+
+def test_info_names_what_was_not_read(tmp_path, small_model):
+    path = tmp_path / 'checkpoint-300.pth.tar'
+    weights = convert(small_model.state_dict(), 'microsoft')
+    arguments = Namespace(lr=0.1, data=tmp_path)
+    torch.save({'state_dict': weights, 'args': arguments, 'hooks': [arguments]}, path)
+    found = as_json('info', path)
+    names = ['args (argparse.Namespace)', 'hooks.0 (argparse.Namespace)']
+    assert found['not_read'] == names and found['format'] == 'microsoft'
+    text = run('info', path).output
+    assert re.search(r'^not read +args \(argparse\.Namespace\), hooks\.0 \(argp', text, re.M)
+    torch.save({'state_dict': weights}, path)
+    assert as_json('info', path)['not_read'] == []
+    assert 'not read' not in run('info', path).output
+
+
+def test_commands_on_pickles_of_arrays(tmp_path, small_model):
+    """As detectron2 and Mask2Former publish them."""
+    weights = convert(small_model.state_dict(), 'microsoft')
+    arrays = {f'backbone.{key}': value.numpy() for key, value in weights.items()}
+    path = tmp_path / 'model_final.pkl'
+    path.write_bytes(pickle.dumps({'model': arrays, '__author__': 'third_party'}))
+    found = as_json('info', path)
+    assert (found['format'], found['prefix'], found['not_read']) == ('microsoft', 'backbone.', [])
+    assert found['dtypes'] == ['float32']
+    run('convert', path, '--to', 'openmmlab', '-o', tmp_path / 'own.pth')
+    torch.save(small_model.state_dict(), tmp_path / 'other.pth')
+    assert as_json('diff', tmp_path / 'own.pth', tmp_path / 'other.pth')['same']
+    run('diff', path, tmp_path / 'own.pth')
+    checks = {check['name']: check for check in as_json('verify', path)['checks']}
+    assert checks['layout']['passed'] and checks['readable']['passed']
+
+
+def test_commands_take_a_prefix_into_dicts(tmp_path, small_model):
+    weights = convert(small_model.state_dict(), 'microsoft')
+    inner = {f'backbone.{key}': value for key, value in weights.items()}
+    path = tmp_path / 'distilled.pth'
+    torch.save({'teacher': inner, 'student': inner, 'args': Namespace()}, path)
+    assert "'student.backbone.', 'teacher.backbone.'" in run('info', path, code=3).stderr
+    found = as_json('info', path, '--prefix', 'teacher.backbone.')
+    assert (found['container'], found['prefix']) == ('teacher', 'backbone.')
+    run('convert', path, '--to', 'timm', '-o', tmp_path / 'b.pth', '--prefix', 'student')
+    assert as_json('info', tmp_path / 'b.pth')['format'] == 'timm'
+
+
+def test_verify_names_what_was_not_read(tmp_path, small_model):
+    content = {'state_dict': small_model.state_dict(), 'args': Namespace()}
+    torch.save(content, tmp_path / 'a.pth')
+    checks = {check['name']: check for check in as_json('verify', tmp_path / 'a.pth')['checks']}
+    assert checks['readable']['detail'] == 'but for args (argparse.Namespace)'
+    torch.save({'state_dict': Namespace()}, tmp_path / 'a.pth')
+    checks = as_json('verify', tmp_path / 'a.pth', code=1)['checks']
+    assert not checks[-1]['passed'] and 'argparse.Namespace' in checks[-1]['detail']
 
 
 def test_info_tells_the_resolution(tmp_path, small_model, small):

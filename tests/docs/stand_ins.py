@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -139,12 +141,19 @@ def _write_layouts(folder: Path, backbone: nn.Module) -> None:
     (folder / 'swin-tiny').mkdir()
     for name, layout in LAYOUTS.items():
         convert_file(source, folder / name, to=layout)
-    # The average of a training checkpoint; one of several backbones.
+    # The average of a training checkpoint of timm's, with its arguments; one of several backbones.
     weights = backbone.state_dict()
     average: Mapping[str, Tensor] = {key: value + 1 for key, value in weights.items()}
-    torch.save(dict(state_dict=weights, state_dict_ema=average), folder / 'checkpoint-300.pth.tar')
-    both = {f'{who}.backbone.{k}': v for who in ('teacher', 'student') for k, v in weights.items()}
-    torch.save(dict(state_dict=both), folder / 'distilled.pth')
+    arguments = Namespace(lr=0.001, data_dir=Path('data'))
+    timm = dict(state_dict=weights, state_dict_ema=average, args=arguments, epoch=300)
+    torch.save(timm, folder / 'checkpoint-300.pth.tar')
+    torch.save(dict(model_state_dict=weights, optimizer={}, args=arguments), folder / 'last.ckpt')
+    inner = {f'backbone.{key}': value for key, value in weights.items()}
+    torch.save(dict(teacher=inner, student=dict(inner)), folder / 'distilled.pth')
+    official = convert(weights, to='microsoft')
+    arrays = {f'backbone.{key}': value.numpy() for key, value in official.items()}
+    content = dict(model=arrays, __author__='third_party', matching_heuristics=True)
+    (folder / 'model_final_mask2former.pkl').write_bytes(pickle.dumps(content))
     _write_shards(folder / 'swin-tiny/model.safetensors', folder / 'swin-large')
 
 

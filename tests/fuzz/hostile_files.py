@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import collections
 import functools
@@ -48,6 +49,9 @@ def good() -> dict[str, bytes]:
     official = {'model': convert(weights, 'microsoft')}
     whole = dict(rank=0, ranks=1, rows={('state_dict', KEY): (0, tuple(weights[KEY].shape))})
     index = {'weight_map': dict.fromkeys(weights, 'a.safetensors')}
+    # With objects whose classes are not allowed; as detectron2 publishes weights.
+    more = {**trained, 'args': argparse.Namespace(lr=0.1, kind=FOLDER)}
+    arrays = {'model': {key: value.numpy() for key, value in weights.items()}, '__author__': 'x'}
     return {
         'zip': _saved(trained),
         'official': _saved(official),
@@ -56,6 +60,12 @@ def good() -> dict[str, bytes]:
         'safetensors': to_safetensors(weights),
         'index': json.dumps(index).encode(),
         'rank': _saved({**trained, 'shards': whole}),
+        'objects': _saved(more),
+        'protocol 4': _saved(more, pickle_protocol=4),
+        'legacy with objects': _saved(more, _use_new_zipfile_serialization=False),
+        'arrays': pickle.dumps(arrays, 4),
+        'older arrays': pickle.dumps(arrays, 2),
+        'tensors': pickle.dumps(more, 4),
     }
 
 
@@ -284,12 +294,12 @@ def values(draw: st.DrawFn, deep: int = 2) -> Any:
 
 @st.composite
 def pickles(draw: st.DrawFn) -> bytes:
-    """An archive of torch's with a pickle of the above."""
+    """An archive of torch's with a pickle of the above; of those of protocol 4 torch reads none."""
     weights = {draw(st.sampled_from([KEY, 'a.weight', 'a'])): draw(values())}
     content = draw(st.sampled_from([weights, {'state_dict': weights}, {'meta': weights}]))
     pickled, file = io.BytesIO(), io.BytesIO()
     try:
-        Pickler(pickled, 2).dump(content)
+        Pickler(pickled, draw(st.sampled_from([2, 2, 4]))).dump(content)
     except (TypeError, pickle.PicklingError):
         return pickle.dumps(3)
     with zipfile.ZipFile(file, 'w') as archive:
@@ -315,7 +325,7 @@ def files(draw: st.DrawFn) -> tuple[str, str, bytes]:
     elif kind == 'text':
         content = draw(st.binary(max_size=40))
         content = draw(st.sampled_from([b'', b'{', b'\x80\x02', b'PK\x03\x04', bytes(8)])) + content
-    elif kind == 'archive' and name in ('zip', 'official', 'rank'):
+    elif kind == 'archive' and name in ('zip', 'official', 'rank', 'objects'):
         content = repacked(good()[name], chance, times)
     else:
         content = damaged(good()[name], chance, times)
