@@ -9,16 +9,18 @@ import numpy as np
 
 from .class_counts import Count
 
+_FRAMEWORKS = ('mmcv', 'mmdet', 'mmseg', 'mmpretrain')
+
 
 def transform_with(dataset: Any, flag: str) -> Any:
-    """The transform of a data set's pipeline that reads ``'seg'`` or ``'mask'``; None if none does.
+    """The transform of a data set's pipeline that reads ``'seg'`` or ``'mask'``.
 
-    A transform before it may have made what it reads, other than by loading: then it is None, too.
+    None if none does, or if one that is not of the frameworks may have made what it reads.
     """
     for transform in getattr(getattr(dataset, 'pipeline', None), 'transforms', ()):
         if getattr(transform, f'with_{flag}', False):
             return transform
-        if not type(transform).__name__.startswith('Load'):
+        if type(transform).__module__.partition('.')[0] not in _FRAMEWORKS:
             return None
     return None
 
@@ -41,7 +43,12 @@ def read_label_map(transform: Any, sample: dict) -> np.ndarray | None:
 
 def labels_of(labels: np.ndarray) -> dict[int, int]:
     """The number of pixels of each label."""
-    values, numbers = np.unique(labels, return_counts=True)
+    if labels.dtype == np.uint8:  # counting is quicker than sorting
+        numbers = np.bincount(labels.reshape(-1), minlength=256)
+        values = np.flatnonzero(numbers)
+        numbers = numbers[values]
+    else:
+        values, numbers = np.unique(labels, return_counts=True)
     return {int(value): int(number) for value, number in zip(values, numbers, strict=True)}
 
 
@@ -61,12 +68,18 @@ def label_problems(dataset: Any, option: str, counts: Sequence[Count], maps: int
         maps: How many to look at.
     """
     heads = [count for count in counts if count.ignored is not None]
-    transform = transform_with(dataset, 'seg') if heads else None
+    transform = transform_with(dataset, 'seg') if heads and maps else None
     if transform is None:
+        return
+    if problem := zero_label_problem(dataset, transform):
+        yield f'{option}{problem}'
         return
     for index in spread(len(dataset), maps):
         sample = dataset.get_data_info(index)
-        labels = read_label_map(transform, sample)
+        try:
+            labels = read_label_map(transform, sample)
+        except OSError:  # which the loader has its say on, as it does on images
+            return
         if labels is None:
             return
         found = labels_of(labels)
@@ -74,6 +87,20 @@ def label_problems(dataset: Any, option: str, counts: Sequence[Count], maps: int
             if outside := beyond(head, found):
                 yield f'{option}: {label_problem(sample["seg_map_path"], head, outside)}'
                 return
+
+
+def zero_label_problem(dataset: Any, transform: Any) -> str | None:
+    """What is wrong where mmseg's data set and pipeline disagree about label 0.
+
+    The text continues the data set's place in the config.
+    """
+    ours, theirs = getattr(dataset, 'reduce_zero_label', None), transform.reduce_zero_label
+    if ours is None or theirs is None or ours == theirs:
+        return None
+    return (
+        f'.reduce_zero_label is {ours}, and LoadAnnotations of its pipeline has {theirs}: True is '
+        'for maps with 1 for the first class and 0 for what is ignored, False for 0 for the first'
+    )
 
 
 def label_problem(path: str, head: Count, outside: Sequence[int]) -> str:

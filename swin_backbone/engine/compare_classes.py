@@ -115,6 +115,9 @@ def comparison(
                 names.problems += mask_problems(dataset, option, objects)
     compare_names(names, {option: classes for option, (classes, _) in known.items()})
     _compare_counts(found, counts + list(_counts_of_metrics(config, data)), known)
+    if config.get('test_evaluator') == config.get('val_evaluator'):
+        of_val = {k: v for k, v in found.options.items() if k.startswith('val_evaluator')}
+        found.options |= {k.replace('val', 'test', 1): v for k, v in of_val.items()}
     found.problems += names.problems
     found.remarks += names.remarks
     return found
@@ -224,7 +227,7 @@ def _hint(option: str, classes: Classes, dataset: Any, fitting: str | None) -> I
         yield f'  as they are they fit {fitting}: set {option}.metainfo.classes as there'
     elif tuple(own.get('classes') or ()) == classes.names:
         kind = type(dataset).__name__
-        yield f'  (these classes are those of {kind}; {option}.metainfo.classes sets others)'
+        yield f'  those are the classes of {kind}: if yours are others, {option}.metainfo.classes'
 
 
 def _classes(classes: Classes) -> str:

@@ -12,7 +12,15 @@ from typing import Any
 from mmengine import fileio
 from PIL import Image
 
-from .annotations import beyond, label_problem, labels_of, read_label_map, spread, transform_with
+from .annotations import (
+    beyond,
+    label_problem,
+    labels_of,
+    read_label_map,
+    spread,
+    transform_with,
+    zero_label_problem,
+)
 from .class_counts import Count
 from .class_names import classes_of
 
@@ -69,7 +77,8 @@ class Contents:
 
     def wrong(self, kind: str, text: str) -> None:
         """Adds a problem of a kind."""
-        self._wrong.setdefault(kind, []).append(f'{self.option}: {text}')
+        between = '' if text.startswith('.') else ': '
+        self._wrong.setdefault(kind, []).append(f'{self.option}{between}{text}')
 
     def name(self, label: int) -> str:
         """What a label means."""
@@ -95,6 +104,9 @@ def look_into(option: str, dataset: Any, counts: Sequence[Count], images: int) -
         return found
     _count(found, dataset)
     maps = transform_with(dataset, 'seg')
+    if maps is not None and (problem := zero_label_problem(dataset, maps)):
+        found.wrong('zero', problem)
+        maps = None
     for index in spread(len(dataset), images) if len(dataset) else []:
         sample = dataset.get_data_info(index)
         size = _open_image(found, sample, dataset)

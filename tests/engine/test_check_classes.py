@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from little_data import NAMES, coco, dataset, run_config, runner
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS
+from own_data import NAMES, coco, dataset, run_config, runner
 from safetensors.torch import save_file
 
 from swin_backbone import ArgumentError, CheckpointError
