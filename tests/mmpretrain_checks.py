@@ -25,8 +25,9 @@ import v2_files
 from mmcv.cnn.bricks import DropPath
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import init_default_scope
+from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import Runner, load_checkpoint
+from mmpretrain.evaluation import Accuracy
 from mmpretrain.models import ImageClassifier
 from mmpretrain.models.backbones import SwinTransformer as Theirs
 from mmpretrain.models.backbones import SwinTransformerV2 as TheirsV2
@@ -36,6 +37,7 @@ from small import randomized
 from torch.nn import functional as F
 
 from swin_backbone import (
+    ArgumentError,
     CheckpointError,
     SwinTransformer,
     SwinTransformerV2,
@@ -48,6 +50,8 @@ from swin_backbone.classification import (
 )
 from swin_backbone.engine.check_classes import check_classes
 from swin_backbone.engine.check_data import DataCheckingRunner
+from swin_backbone.engine.data_report import report
+from swin_backbone.visual.annotations import draw_sample
 from swin_backbone.weights import convert
 
 STOCK = Path(mmpretrain.__file__).parent / '.mim'
@@ -335,6 +339,10 @@ def test_other_number_of_classes_is_named():
     check_classes({'model': weights}, classifier())
     check_classes({'model': weights}, torch.nn.Linear(1, 1))
     check_classes({'other': torch.zeros(1)}, classifier(classes=7))
+    backbone = {k: v for k, v in weights.items() if not k.startswith('head.')}
+    check_classes({'model': backbone}, classifier())
+    with pytest.raises(CheckpointError, match=r'has no classifier, and the model .* 10 classes'):
+        check_classes({'model': backbone}, classifier(), needed=True)
     wrapped = MODELS.build(dict(type='AverageClsScoreTTA', module=classifier(classes=7)))
     with pytest.raises(CheckpointError, match='10 classes'):
         check_classes({'model': weights}, wrapped)
@@ -654,8 +662,9 @@ model = dict(
 )
 data_preprocessor = dict(num_classes=2)
 load_from = None
-train_dataloader = dict(batch_size=4, num_workers=0)
-val_dataloader = dict(batch_size=2, num_workers=0)
+data = dict(metainfo=dict(classes=['a', 'b']))
+train_dataloader = dict(batch_size=4, num_workers=0, dataset=data)
+val_dataloader = dict(batch_size=2, num_workers=0, dataset=data)
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=1)
 param_scheduler = []
@@ -678,7 +687,8 @@ def test_config_trains_and_tests(name, imagenet, tmp_path, monkeypatch):
     assert 0 <= json.loads(Path('out.json').read_text())['accuracy/top1'] <= 100
     assert len(started) == 2  # both scripts heed runner_type
 
-    config.write_text(config.read_text().replace('num_classes=2', 'num_classes=3'))
+    text = config.read_text().replace('num_classes=2', 'num_classes=3')
+    config.write_text(text.replace("['a', 'b']", "['a', 'b', 'c']"))
     with pytest.raises(CheckpointError, match='2 classes, the model 3'):
         run_tool('test', config, 'work/epoch_1.pth', '--no-pin-memory')
 
@@ -689,3 +699,77 @@ def spy(calls: list, method):
         return method(self, *args)
 
     return called
+
+
+# --- classes of one's own -------------------------------------------------------------------------
+
+FLOWERS = ('daisy', 'rose', 'tulip')
+
+
+@pytest.fixture
+def flowers(tmp_path, monkeypatch) -> Path:
+    """A folder for each class, as docs/fine_tune.md has them."""
+    monkeypatch.chdir(tmp_path)
+    image = np.full((40, 52, 3), 90, np.uint8)
+    for split in ('train', 'val'):
+        for name in FLOWERS:
+            (tmp_path / f'flowers/{split}/{name}').mkdir(parents=True)
+            for i in range(2):
+                cv2.imwrite(str(tmp_path / f'flowers/{split}/{name}/{i}.jpg'), image)
+    return tmp_path / 'flowers'
+
+
+def of_the_page(replaced: str = '', by: str = '') -> Config:
+    """The page's config of an ImageNet recipe."""
+    page = (Path(__file__).parents[1] / 'docs/fine_tune.md').read_text()
+    blocks = re.findall(r'```python[^\n]*\n(.*?)```', page, re.DOTALL)
+    (text,) = (block for block in blocks if 'CustomDataset' in block)
+    assert replaced in text
+    base = f"_base_ = '{configs_dir()}/swin_t_imagenet.py'\n"
+    Path('mine.py').write_text(base + text.replace(replaced, by))
+    return Config.fromfile('mine.py')
+
+
+def test_classes_of_ones_own(flowers):
+    found = report(of_the_page(), 'mine.py')
+    assert found.problems == found.remarks == []
+    train, val = found.contents
+    assert train.classes == FLOWERS and train.objects == val.objects == {0: 2, 1: 2, 2: 2}
+    assert train.sizes == {(52, 40): 6} and not train.pixels
+    picture = draw_sample(found.datasets[0], 3)
+    assert picture.width == 768 and picture.height > 768 * 40 // 52
+
+
+@pytest.mark.parametrize(
+    ('forgotten', 'options'),
+    [
+        ('head=dict(num_classes=len(classes)),', {'model.head.num_classes': 3}),
+        ('num_classes=len(classes))  # of', {'data_preprocessor.num_classes': 3}),
+        ('topk=(1,)', {f'{phase}_evaluator.topk': 1 for phase in ('val', 'test')}),
+    ],
+)
+def test_what_is_forgotten_of_them_is_named(flowers, forgotten, options):
+    by = ')  # of' if forgotten.endswith('of') else ''
+    config = of_the_page(forgotten, by)
+    found = report(config, 'mine.py')
+    assert found.compared.options == options
+    (problem,) = found.problems
+    assert problem.startswith('train_dataloader.dataset has 3 classes (daisy, rose, tulip), but')
+
+
+def test_accuracy_among_more_than_there_are():
+    """Which mmpretrain says after the first epoch."""
+    labels = torch.zeros(2, dtype=torch.long)
+    with pytest.raises(ValueError, match='Top-5 accuracy is unavailable'):
+        Accuracy.calculate(torch.rand(2, 3), labels, topk=(1, 5))
+
+
+def test_a_run_compares_classes(flowers):
+    config = of_the_page('head=dict(num_classes=len(classes)),')
+    config.merge_from_dict({f'{phase}_dataloader.num_workers': 0 for phase in ('train', 'val')})
+    for phase in ('train', 'val'):
+        config[f'{phase}_dataloader'].persistent_workers = False
+    config.model.backbone.update(arch=SMALL, window_size=4, init_cfg=None)
+    config.model.head.in_channels, config.work_dir = 192, 'work'
+    with pytest.raises(ArgumentError, match=r'model\.head\.num_classes = 1000, not 3'):
+        RUNNERS.build(config).train()

@@ -21,6 +21,7 @@ from ..version import __version__
 COMMANDS = {
     'complexity': "Count parameters and FLOPs of a config's model, part by part.",
     'configs': "The package's own configs: what there is, what is in them, copies to change.",
+    'data': 'Look into the data of CONFIG, and compare them with its model.',
     'doctor': 'Examine the installation; exit code 1 if something is wrong, with the command that '
     'mends it.',
     'export': 'Write the model of CONFIG with the weights of CHECKPOINT as a file, and check it.',

@@ -15,10 +15,13 @@ from typing import Any
 from mmengine.registry import RUNNERS
 from torch import nn
 
+from .compare_classes import explained_emptiness
 from .runner import AnyDeviceRunner
 
 # What each of a Runner's methods reads, in the config's own words.
 PHASES = {'train': ('train', 'val'), 'val': ('val',), 'test': ('test',)}
+# Compares classes once the data sets are built.
+CLASS_CHECK = 'swin_backbone.engine.check_classes.ClassCheckHook'
 _ARunner: Any = object  # which has a Runner's attributes where it is mixed in
 
 
@@ -36,6 +39,28 @@ class ChecksData(_ARunner):
         """
         check_any_data(cfg)
         return super().from_cfg(cfg)
+
+    def register_default_hooks(self, hooks: dict | None = None) -> None:
+        """As mmengine's, and a check of classes, which ``classes=None`` leaves out."""
+        hooks = {'classes': dict(type=CLASS_CHECK), **(hooks or {})}
+        if hooks['classes'] is None:
+            del hooks['classes']
+        super().register_default_hooks(hooks)
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """As mmengine's, and says why there are no images to train on."""
+        with explained_emptiness(self.cfg, 'train'):
+            return super().build_train_loop(loop)
+
+    def build_val_loop(self, loop: Any) -> Any:
+        """As mmengine's, and says why there are no images to validate on."""
+        with explained_emptiness(self.cfg, 'val'):
+            return super().build_val_loop(loop)
+
+    def build_test_loop(self, loop: Any) -> Any:
+        """As mmengine's, and says why there are no images to test on."""
+        with explained_emptiness(self.cfg, 'test'):
+            return super().build_test_loop(loop)
 
     def train(self) -> nn.Module:
         """Checks the data of training and validation, and trains."""

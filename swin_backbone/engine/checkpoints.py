@@ -79,9 +79,14 @@ def read_meta(path: Path) -> dict:
     file = file_in(path) if path.is_dir() else path
     if file is None:
         return {}
-    content = torch_files.load(file, map_location='cpu', mmap=True)
+    content = read_mapped(file)
     resumable = 'optimizer' in content or file.name == PLAIN_WEIGHTS
     return content.get('meta', {}) if resumable else {}
+
+
+def read_mapped(file: Path) -> Any:
+    """The content of a file that torch wrote, its tensors left on the disk where that can be."""
+    return torch_files.load(file, map_location='cpu', mmap=True)
 
 
 def last_whole(work_dir: str | Path) -> Path | None:
@@ -169,6 +174,8 @@ class WholeCheckpointHook(CheckpointHook):
             self.file_backend.rmtree(path)
 
     def _save_best_checkpoint(self, runner: Any, metrics: dict) -> None:
+        if not self.save_best:
+            return
         backend = self.file_backend
         self.file_backend = later = _RemovesLater(backend)
         try:

@@ -41,14 +41,14 @@ def build(content: Config, name: str | Path) -> nn.Module:
     if not isinstance(content.get('model'), Mapping):
         raise ArgumentError(f'{name} has no model')
     scope = content.get('default_scope', 'mmengine')
-    _enter(scope)
+    enter_scope(scope)
     try:
         return MODELS.build(content.model)
     except Exception as error:  # whatever a model's constructor may raise
         raise ArgumentError(why_not_built(content, name, error)) from error
 
 
-def _enter(scope: str) -> None:
+def enter_scope(scope: str) -> None:
     """As mmengine's ``init_default_scope``, without its warning that there was another before."""
     current = DefaultScope.get_current_instance()
     if current is None or current.scope_name != scope:
@@ -305,6 +305,11 @@ def _named(known: Mapping[str, Any]) -> dict[str, list]:
     if isinstance(palette, Sequence) and not isinstance(palette, str):
         named['palette'] = [tuple(colour) for colour in palette]
     return named
+
+
+def palette_of(metainfo: Mapping[str, Any], count: int) -> np.ndarray:
+    """Colours for a data set's classes, RGB from 0 to 255, uint8 (at least ``count``, 3)."""
+    return _palette(_named(metainfo).get('palette', ()), count)
 
 
 def _palette(colours: Sequence, count: int) -> np.ndarray:

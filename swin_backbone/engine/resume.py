@@ -22,8 +22,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner, Runner, find_latest_checkpoint
 from torch import nn
 
+from ..weights import read_checkpoint
+from .check_checkpoint import check_resumable, saves_optimizer
 from .check_data import ChecksData, DataCheckingRunner
-from .checkpoints import PART, last_whole, move_into_place, read_meta, remove
+from .checkpoints import PART, last_whole, move_into_place, read_mapped, read_meta, remove
 from .data_stream import Advanced, ResumableBatches, SeededIterationsHook, resumable
 
 # What is swapped for its whole-or-absent version.
@@ -102,7 +104,7 @@ class ResumesExactly(_ARunner):
             if path is None:
                 path = last_whole(self.work_dir)
             if path is not None and '://' not in str(path):
-                choice = [str(path), _without_texts(read_meta(Path(path)))]
+                choice = [str(path), _without_texts(self._checked_meta(path))]
         broadcast_object_list(choice)
         path, meta = choice
         if self._load_from is None and path is None:
@@ -111,6 +113,21 @@ class ResumesExactly(_ARunner):
             self._resume = False
         self._load_from = self._load_from or path
         return meta
+
+    def _checked_meta(self, path: str | Path) -> dict:
+        """The meta of the checkpoint to resume from.
+
+        Raises:
+            CheckpointError: It cannot be resumed from.
+        """
+        if Path(path).is_dir():
+            return read_meta(Path(path))
+        try:
+            content = read_mapped(Path(path))
+        except Exception:  # no file of torch's, or an old one: this one reads all, or says why not
+            content = read_checkpoint(path)
+        check_resumable(content, str(path), optimizer=saves_optimizer(self))
+        return content['meta']
 
     def _save_whole(
         self, save: Any, out_dir: str, filename: str, *args: Any, **kwargs: Any

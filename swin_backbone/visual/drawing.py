@@ -56,6 +56,26 @@ def draw_prediction(
     return _classes(image, prediction.scores, name)
 
 
+def draw_annotation(
+    image: np.ndarray, annotation: Prediction, name: Name, palette: np.ndarray
+) -> Image.Image:
+    """An annotation on its image, with a legend below: boxes, segments, or the image's classes.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        annotation: Without scores. Its ``labels`` are of its boxes, or of the image without boxes.
+        name: As in :func:`draw_prediction`.
+        palette: As there.
+    """
+    if annotation.boxes is not None:
+        return _detections(image, annotation, name, palette, 0.0)
+    if annotation.segments is not None:
+        return _segments(image, annotation.segments, name, palette)
+    labels = () if annotation.labels is None else annotation.labels
+    entries = [(_colour(palette, label), name(int(label))) for label in labels]
+    return _with_legend(_enlarged(image, zoom(image)), entries, 'as annotated')
+
+
 def zoom(image: np.ndarray) -> float:
     """Pixels of the drawn image for one of the image."""
     longer = max(image.shape[:2])
@@ -66,11 +86,11 @@ def zoom(image: np.ndarray) -> float:
 def _detections(
     image: np.ndarray, found: Prediction, name: Name, palette: np.ndarray, score: float
 ) -> Image.Image:
-    assert found.boxes is not None and found.scores is not None and found.labels is not None
-    factor = zoom(image)
+    assert found.boxes is not None and found.labels is not None
+    factor, scores = zoom(image), found.scores
     canvas = _enlarged(image, factor)
     # The best last, so that they lie on top.
-    shown = [i for i in range(len(found.scores)) if found.scores[i] >= score][::-1]
+    shown = [i for i in range(len(found.boxes)) if scores is None or scores[i] >= score][::-1]
     if found.masks is not None:
         canvas = _with_masks(canvas, found.masks[shown], found.labels[shown], palette)
     draw = ImageDraw.Draw(canvas)
@@ -80,7 +100,7 @@ def _detections(
         _outline(draw, box, _colour(palette, found.labels[i]), width)
     placed: list[Rectangle] = []
     for i in shown[::-1]:  # the best have the first choice of a place
-        text = f'{name(int(found.labels[i]))} {found.scores[i]:.2f}'
+        text = name(int(found.labels[i])) + ('' if scores is None else f' {scores[i]:.2f}')
         box = tuple(float(side) * factor for side in found.boxes[i])
         _label(draw, canvas.size, text, box, _colour(palette, found.labels[i]), placed)
     labels, counts = np.unique(found.labels[shown], return_counts=True)
@@ -88,7 +108,9 @@ def _detections(
         (_colour(palette, label), f'{name(int(label))} × {count}')
         for label, count in zip(labels, counts, strict=True)
     ]
-    hidden = len(found.scores) - len(shown)
+    if scores is None:
+        return _with_legend(canvas, entries, 'as annotated' if shown else 'nothing is annotated')
+    hidden = len(scores) - len(shown)
     note = f'score ≥ {score:g}' + (f'; {hidden} more below it' if hidden else '')
     return _with_legend(canvas, entries, note if shown else f'nothing found with {note}')
 

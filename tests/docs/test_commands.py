@@ -86,6 +86,10 @@ TABLE: dict[str, Run | Parse] = {
         3,
         'is there already',  # a stand-in
     ),
+    'swin-backbone data config.py': Run(prints='nothing is wrong'),
+    'swin-backbone data config.py --only train --images 500 --pictures 8 -o pictures': Run(
+        prints='pictures/train_3.png'
+    ),
     'swin-backbone complexity upernet_swin_t_ade20k': Run(prints='59.94 M'),
     'swin-backbone complexity my_config.py --shape 3 640 640 --json': Run(prints='flops_executed'),
     'swin-backbone export upernet_swin_t_ade20k iter_160000.pth --part model --to onnx --dynamic '
@@ -209,6 +213,7 @@ TABLE: dict[str, Run | Parse] = {
     'train_cfg.val_interval=500': FOLLOWED,
     'swin-backbone weights info work_dirs/pretraining/iter_500.pth': FOLLOWED,
     'swin-backbone configs copy demo_mask_rcnn_shapes my_config.py': FOLLOWED,
+    'swin-backbone data my_config.py': FOLLOWED,
     'swin-backbone weights info work_dirs/pretraining/iter_500.pth --config my_config.py': FOLLOWED,
     'swin-backbone complexity my_config.py --shape 3 128 128': FOLLOWED,
     'mim train mmdet my_config.py': FOLLOWED,

@@ -56,7 +56,7 @@ class Fragment:
 
 @dataclass(frozen=True)
 class Followed:
-    """Run by test_fine_tuning.py, which follows the page."""
+    """Run by test_fine_tuning.py, which follows the page, or by test_own_classes.py."""
 
 
 TABLE: dict[str, dict[str, Run | Settings | Fragment | Followed]] = {
@@ -69,6 +69,12 @@ TABLE: dict[str, dict[str, Run | Settings | Fragment | Followed]] = {
         'iterations, warm_up': Followed(),
         'DetInferencer': Followed(),
         'auto_scale_lr': Settings(),
+        'num_things_classes': Followed(),
+        '_base_.model.roi_head.bbox_head': Followed(),
+        'train_steps': Followed(),
+        'labels > 127': Followed(),
+        'num_classes=len(classes),\n        loss_cls': Followed(),
+        'CustomDataset': Followed(),
     },
     'docs/how_it_works.md': {'explain_backend': Run()},
     'docs/migrate.md': {
