@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import BaseTTAModel, revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import Tensor, nn
 
@@ -36,16 +36,23 @@ def build(content: Config, name: str | Path) -> nn.Module:
         name: What errors call it.
 
     Raises:
-        ArgumentError: It has no model, or one that cannot be built.
+        ArgumentError: It has no model, one that cannot be built, or one of test-time augmentation.
     """
     if not isinstance(content.get('model'), Mapping):
         raise ArgumentError(f'{name} has no model')
     scope = content.get('default_scope', 'mmengine')
     enter_scope(scope)
     try:
-        return MODELS.build(content.model)
+        model = MODELS.build(content.model)
     except Exception as error:  # whatever a model's constructor may raise
         raise ArgumentError(why_not_built(content, name, error)) from error
+    if isinstance(model, BaseTTAModel):
+        raise ArgumentError(
+            f'the model of {name} is a {type(model).__name__}, test-time augmentation around '
+            'model.module, which is for tests alone: give the config of the model itself, on which '
+            'this one is based'
+        )
+    return model
 
 
 def enter_scope(scope: str) -> None:

@@ -60,6 +60,11 @@ def test_a_neck_of_other_channels_is_a_line_that_names_the_option(tmp_path):
     assert 'set model.neck.in_channels=[48, 96, 192]; --debug shows the traceback' in said
 
 
+def test_test_time_augmentation_is_no_model_of_its_own():
+    said = run('htcpp_swin_l_mstest_coco', code=3).stderr
+    assert 'is a RoITTAModel, test-time augmentation around model.module' in said
+
+
 def test_config_by_name_and_by_path(tmp_path):
     shape = ('--shape', 3, 128, 128)
     by_name = as_json('demo_upernet_shapes', *shape)
