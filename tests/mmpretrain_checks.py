@@ -52,6 +52,8 @@ from swin_backbone.engine.check_classes import check_classes
 from swin_backbone.engine.check_data import DataCheckingRunner
 from swin_backbone.engine.data_report import report
 from swin_backbone.visual.annotations import draw_sample
+from swin_backbone.visual.cam import Target, explain
+from swin_backbone.visual.subject import load_subject
 from swin_backbone.weights import convert
 
 STOCK = Path(mmpretrain.__file__).parent / '.mim'
@@ -691,6 +693,28 @@ def test_config_trains_and_tests(name, imagenet, tmp_path, monkeypatch):
     config.write_text(text.replace("['a', 'b']", "['a', 'b', 'c']"))
     with pytest.raises(CheckpointError, match='2 classes, the model 3'):
         run_tool('test', config, 'work/epoch_1.pth', '--no-pin-memory')
+
+
+def test_class_activation_is_the_weighted_map(imagenet, tmp_path, monkeypatch):
+    """Zhou et al.'s map, of which Grad-CAM is the generalisation, behind a mean and a linear layer."""
+    monkeypatch.setenv('IMAGENET_ROOT', str(imagenet))
+    config, weights = tmp_path / 'reduced.py', tmp_path / 'a.pth'
+    config.write_text(REDUCED.format(config=configs_dir() / 'swin_t_imagenet.py'))
+    model = randomized(MODELS.build(Config.fromfile(config).model))
+    meta = dict(dataset_meta=dict(classes=['a', 'b']))
+    torch.save(dict(meta=meta, state_dict=model.state_dict()), weights)
+    subject = load_subject(config, weights)
+    predictor = subject.predictor
+    image = np.random.default_rng(0).integers(0, 256, (90, 141, 3), dtype=np.uint8)
+    (feature,) = predictor.features(image)
+    scores = predictor(image).scores
+    for label, name in enumerate('ab'):
+        found = explain(image, subject, name)
+        weight = predictor.model.head.fc.weight[label].detach()[:, None, None]
+        wanted = (weight * feature[0]).sum(0).relu() / feature[0, 0].numel()
+        np.testing.assert_allclose(found.heat, wanted, atol=1e-5)
+        assert found.target == Target(name, 'probability', pytest.approx(scores[label], abs=1e-6))
+    assert explain(image, subject, '0').target.name == 'ab'[int(scores.argmax())]
 
 
 def spy(calls: list, method):

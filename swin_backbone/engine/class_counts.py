@@ -96,7 +96,7 @@ def counts_of(model: nn.Module, settings: Mapping[str, Any] | None = None) -> li
             the modules are.
     """
     while isinstance(model, BaseTTAModel):
-        model = model.module  # type: ignore[assignment]
+        model = model.module
     # Of open vocabularies classes are words, and numbers those of a text's tokens.
     if hasattr(model, 'language_model') or hasattr(model, 'text_encoder'):
         return []

@@ -38,12 +38,14 @@ class Target:
 
     Attributes:
         name: The class.
-        score: Of a classifier the class's probability, of a detector the box's score, of a
-            segmentor the class's share of the pixels.
+        measure: What ``score`` is: of a classifier, the class's ``'probability'``; of a detector,
+            the box's ``'score'``; of a segmentor, the class's ``'share'`` of the pixels.
+        score: From 0 to 1.
         box: Of a detector, left, top, right, bottom in pixels of the image; else None.
     """
 
     name: str
+    measure: str
     score: float
     box: tuple[float, ...] | None = None
 
@@ -201,13 +203,13 @@ def _checked(subject: Subject, stage: int | None) -> int:
 def _giving(backbone: nn.Module, maps: Any) -> Iterator[None]:
     """The backbone gives these maps, whatever the image."""
     before = backbone.__dict__.get('forward')
-    backbone.forward = lambda *_, **__: maps  # type: ignore[method-assign]
+    backbone.forward = lambda *_, **__: maps
     try:
         yield
     finally:
         del backbone.forward
         if before is not None:
-            backbone.forward = before  # type: ignore[method-assign]
+            backbone.forward = before
 
 
 def _class_score(
@@ -220,7 +222,7 @@ def _class_score(
     logits = predictor.model(inputs, samples, mode='tensor')
     if not isinstance(logits, Tensor):
         raise ArgumentError(f'{type(predictor.model.head).__name__} has no score of each class')
-    return logits[0, label], Target(predictor.name(label), float(scores[label]))
+    return logits[0, label], Target(predictor.name(label), 'probability', float(scores[label]))
 
 
 def _segment_score(
@@ -241,7 +243,7 @@ def _segment_score(
     label = ranked[_chosen(wanted, ranked, predictor, int(counts.count_nonzero()))]
     where = segments == label if counts[label] else torch.ones_like(segments, dtype=torch.bool)
     share = float(counts[label] / segments.numel())
-    return logits[label][where].mean(), Target(predictor.name(label), share)
+    return logits[label][where].mean(), Target(predictor.name(label), 'share', share)
 
 
 def _box_score(
@@ -255,7 +257,8 @@ def _box_score(
     i = order[_chosen(wanted, found.labels[order].tolist(), predictor)]
     box = tuple(found.bboxes[i].detach().float().tolist())
     score = found.scores[i]
-    return score, Target(predictor.name(int(found.labels[i])), float(score.detach()), box)
+    name = predictor.name(int(found.labels[i]))
+    return score, Target(name, 'score', float(score.detach()), box)
 
 
 @contextlib.contextmanager
@@ -265,8 +268,10 @@ def _scores_kept(model: nn.Module) -> Iterator[None]:
     mmdet's one-stage heads detach scores, and mmcv's soft-NMS writes new ones.
     """
     kinds = type(getattr(model, 'bbox_head', None)).__mro__
-    places = [(sys.modules[kind.__module__], 'select_single_mlvl', _selected) for kind in kinds]
-    places.append((sys.modules.get('mmcv.ops.nms'), 'soft_nms', _decayed))
+    places: list[tuple[Any, str, Callable]] = [
+        (sys.modules.get('mmcv.ops.nms'), 'soft_nms', _decayed),
+        *((sys.modules[kind.__module__], 'select_single_mlvl', _selected) for kind in kinds),
+    ]
     with contextlib.ExitStack() as stack:
         for module, name, instead in dict.fromkeys(places):
             if (before := getattr(module, name, None)) is not None:

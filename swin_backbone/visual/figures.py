@@ -270,15 +270,21 @@ def draw_cam(image: np.ndarray, subject: Subject, view: View, cam: Cam) -> Figur
         cam: The class activation map.
     """
     figure, axes = _panels(image, 2, 2)
-    grid = grids(subject, view)[cam.stage]
-    rows, columns = cam.heat.shape
+    grid, target = grids(subject, view)[cam.stage], cam.target
     _show(axes[0], image)
-    axes[0].set_title(f'{cam.target.name}, {cam.target.score:.2f}', fontsize=10)
-    _tint(axes[1], image, grid, cam.heat)
-    axes[1].set_title(f'stage {cam.stage}: {columns} × {rows} tokens', fontsize=10)
+    axes[0].set_title(f'{target.name}: {target.measure} {target.score:.2f}', fontsize=10)
+    rows, columns = grid.shown()
+    heat = cam.heat[:rows, :columns]
+    _tint(axes[1], image, grid, heat, heat.min())
+    title = f'stage {cam.stage}: {columns} × {rows} tokens\n'
+    if heat.max() > 0:
+        title += f'from {_share(heat.min() / heat.max())} of the largest, black, to it, pale yellow'
+    else:
+        title += 'none of them speaks for it'
+    axes[1].set_title(title, fontsize=10)
     for axis in axes:
-        if cam.target.box is not None:
-            left, top, right, bottom = cam.target.box
+        if target.box is not None:
+            left, top, right, bottom = target.box
             _rectangle(axis, (left, top), (right, bottom), COLOURS[1])
         _frame(axis, image)
     _entitle(figure, METHODS[cam.method] or 'Grad-CAM', subject)
@@ -326,12 +332,14 @@ def draw_rollout(
     return figure
 
 
-def _tint(axis: Axes, image: np.ndarray, grid: Grid, values: np.ndarray) -> None:
-    """Values of tokens as colours, from 0 to the largest, on the pale image."""
+def _tint(
+    axis: Axes, image: np.ndarray, grid: Grid, values: np.ndarray, lowest: float = 0.0
+) -> None:
+    """Values of tokens as colours, from the lowest to the largest, on the pale image."""
     _show(axis, _pale(image))
     rows, columns = grid.shown()
     values = values[:rows, :columns]
-    colours = matplotlib.colormaps[HEAT](values / max(values.max(), 1e-30))
+    colours = matplotlib.colormaps[HEAT]((values - lowest) / max(values.max() - lowest, 1e-30))
     colours[..., 3] = 0.75
     axis.imshow(colours, extent=grid.extent(*values.shape), interpolation='nearest')
 

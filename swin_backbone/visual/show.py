@@ -132,7 +132,7 @@ def look(
 
 def _reasons(subject: Subject) -> dict[str, str]:
     """Why the model has not what could be shown."""
-    reasons = {}
+    reasons: dict[str, str] = {}
     if subject.predictor is None:
         reasons |= dict.fromkeys(('prediction', 'cam'), subject.why_not)
     if subject.backbone is None:
@@ -264,7 +264,7 @@ def _cam(pictures: Pictures, image: np.ndarray, subject: Subject, found: cams.Ca
     hottest = np.unravel_index(int(found.heat.argmax()), found.heat.shape)
     facts = {
         'class': found.target.name,
-        'score': found.target.score,
+        found.target.measure: found.target.score,
         'method': found.method,
         'stage': found.stage,
         'grid': list(found.heat.shape),

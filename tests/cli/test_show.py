@@ -52,7 +52,10 @@ def run(*arguments: object, code: int = 0) -> Result:
 def test_a_model_of_a_config(segmentor, image, tmp_path):
     arguments = (image, '--config', SEGMENTOR, '--weights', segmentor, '--point', 100, 50)
     found = json.loads(
-        run('show', *arguments, '--stage', 2, '--html', 'out/a.html', '-o', 'out', '--json').stdout
+        run(
+            *('show', *arguments, '--stage', 2, '--cam', 0),
+            *('--html', 'out/a.html', '-o', 'out', '--json'),
+        ).stdout
     )
     assert found['model'] == SEGMENTOR and found['weights'] == str(segmentor)
     assert found['size'] == [141, 90] and found['missing'] == {}
@@ -60,7 +63,13 @@ def test_a_model_of_a_config(segmentor, image, tmp_path):
     assert [f['stage'] for f in found['features']] == [0, 1, 2]
     blocks = found['attention']['blocks']
     assert [b['token'] for b in blocks] == [[3, 6]] * 2 and [b['shift'] for b in blocks] == [0, 4]
-    assert list(found['files']) == ['prediction', 'features', 'attention', 'report']
+    assert found['rollout']['token'] == [3, 6] and found['rollout']['block'] == 1
+    shares = found['prediction']['shares']
+    assert found['cam']['class'] == max(shares, key=shares.get) and found['cam']['stage'] == 2
+    pictures = ['prediction', 'features', 'attention', 'rollout', 'cam']
+    assert list(found['files']) == [*pictures, 'report']
+    report = (tmp_path / 'out/a.html').read_text()
+    assert '<h2>Attention rollout</h2>' in report and '<h2>Class activation</h2>' in report
     assert all((tmp_path / file).is_file() for file in found['files'].values())
     # The segments that are drawn are those of the JSON.
     with Image.open('out/prediction.png') as drawn:
@@ -78,10 +87,22 @@ def test_without_weights_it_says_so(image, tmp_path):
     assert 'random weights, untrained' in done.output
     assert 'no prediction: no weights were given' in done.output
     assert {path.name for path in (tmp_path / 'pictures').iterdir()} == {
-        'features.png', 'attention.png'
+        'features.png', 'attention.png', 'rollout.png'
     }  # fmt: skip
     error = run('show', image, '--config', SEGMENTOR, '--what', 'prediction', code=3).stderr
     assert error == 'Error: there is no prediction to show: no weights were given\n'
+    error = run('show', image, '--config', SEGMENTOR, '--cam', 0, code=3).stderr
+    assert error == 'Error: there is no cam to show: no weights were given\n'
+
+
+def test_class_activation(segmentor, image, tmp_path, monkeypatch):
+    arguments = ('show', image, '--config', SEGMENTOR, '--weights', segmentor)
+    assert 'pictures/cam.png' in run(*arguments, '--what', 'cam').output
+    error = run(*arguments, '--what', 'cam', '--cam', 'rings', code=3).stderr
+    assert "cam='rings' must be the name of a class" in error and "did you mean 'ring'" in error
+    monkeypatch.setitem(sys.modules, 'pytorch_grad_cam', None)
+    error = run(*arguments, '--cam', '0', '--cam-method', 'hirescam', code=3).stderr
+    assert error.startswith('Error: ') and "pip install 'swin_backbone[cam]'" in error
 
 
 def test_nothing_is_needed(tmp_path):

@@ -240,6 +240,7 @@ def test_the_picture(detector, monkeypatch):
     found = explain(IMAGE, detector, '1')
     facts = pictures.facts['cam']
     assert facts['class'] == found.target.name and facts['box'] == list(found.target.box)
+    assert facts['score'] == found.target.score
     assert facts['grid'] == [4, 4] or facts['grid'] == list(found.heat.shape)
     assert found.heat[tuple(facts['hottest'])] == found.heat.max()
     alone = look(IMAGE, detector, 'cam')

@@ -122,7 +122,7 @@ def test_tokens_of_other_shapes():
 
 def test_pictures_of_an_image(subject, image):
     pictures = look(image, subject, point=(70, 30), stage=1)
-    assert set(pictures.png) == {'features', 'attention'}
+    assert set(pictures.png) == {'features', 'attention', 'rollout'}
     assert pictures.missing == {'prediction': 'there is a backbone alone'}
     for png in pictures.png.values():
         assert Image.open(io.BytesIO(png)).size[0] > 300
@@ -151,7 +151,7 @@ def test_what_there_is_not(subject, image, options, message):
 @pytest.mark.parametrize('size', [(4, 4), (4, 900), (700, 5)], ids=str)
 def test_images_of_odd_shapes(subject, size):
     pictures = look(np.full((*size, 3), 77, np.uint8), subject)
-    assert set(pictures.png) == {'features', 'attention'}
+    assert set(pictures.png) == {'features', 'attention', 'rollout'}
 
 
 def test_an_image_smaller_than_a_patch(subject):
