@@ -696,7 +696,7 @@ def test_config_trains_and_tests(name, imagenet, tmp_path, monkeypatch):
 
 
 def test_class_activation_is_the_weighted_map(imagenet, tmp_path, monkeypatch):
-    """Zhou et al.'s map, of which Grad-CAM is the generalisation, behind a mean and a linear layer."""
+    """Zhou et al.'s map, which Grad-CAM generalises, behind a mean and a linear layer."""
     monkeypatch.setenv('IMAGENET_ROOT', str(imagenet))
     config, weights = tmp_path / 'reduced.py', tmp_path / 'a.pth'
     config.write_text(REDUCED.format(config=configs_dir() / 'swin_t_imagenet.py'))
