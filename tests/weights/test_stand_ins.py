@@ -250,7 +250,7 @@ def test_tensors_of_all_types(tmp_path, writer, dtype):
 @pytest.mark.parametrize(
     'where',
     [None, 'cpu', torch.device('cpu'), 'meta', {'cpu': 'meta'}, lambda memory, place: memory],
-    ids=str,
+    ids=['none', 'name', 'device', 'meta', 'mapping', 'function'],
 )
 def test_map_location_and_mmap_are_torchs(tmp_path, where, mmap):
     tensors = {'weight': torch.arange(100.0), 'bias': torch.ones(3)}
