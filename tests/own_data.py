@@ -112,6 +112,7 @@ def detector(classes: int) -> dict:
     assigner = dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0)
     return dict(
         type='RetinaNet',
+        data_preprocessor=dict(type='DetDataPreprocessor'),
         backbone=backbone,
         neck=dict(type='FPN', in_channels=[32], out_channels=16, num_outs=1),
         bbox_head=head,

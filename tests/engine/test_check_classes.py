@@ -146,7 +146,7 @@ def test_every_runner_has_the_check(kind, hooks):
 )
 def test_wrapped_data_are_looked_into(data, tmp_path, wrap):
     config = run_config(tmp_path, wrap(dataset(data)), classes=80)
-    place = re.search(r'^(train_dataloader\S+) has 2 classes', refused(config), re.MULTILINE)[1]
+    place: str = re.search(r'^(train_dataloader\S+) has 2 classes', refused(config), re.MULTILINE)[1]
     node = config
     for part in place.split('.'):
         node = node[int(part) if part.isdigit() else part]
