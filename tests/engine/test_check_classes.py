@@ -146,7 +146,8 @@ def test_every_runner_has_the_check(kind, hooks):
 )
 def test_wrapped_data_are_looked_into(data, tmp_path, wrap):
     config = run_config(tmp_path, wrap(dataset(data)), classes=80)
-    place: str = re.search(r'^(train_dataloader\S+) has 2 classes', refused(config), re.MULTILINE)[1]
+    said = refused(config)
+    place: str = re.search(r'^(train_dataloader\S+) has 2 classes', said, re.MULTILINE)[1]
     node = config
     for part in place.split('.'):
         node = node[int(part) if part.isdigit() else part]
