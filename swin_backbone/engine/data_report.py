@@ -19,6 +19,7 @@ from .class_counts import counts_of
 from .class_names import inner_datasets
 from .compare_classes import PHASES, Comparison, Data, comparison, explained_emptiness
 from .data_contents import Contents, look_into
+from .faults import written_for_former
 from .models import build, build_on_meta, enter_scope
 from .shipped import quietly
 
@@ -67,8 +68,10 @@ def report(
     """
     phases = tuple(phases) or _phases(content)
     if not phases:
+        former = written_for_former(content)
         raise ArgumentError(
             f'{name} has no data: train_dataloader, val_dataloader, test_dataloader'
+            f'{f"; {former}" if former else ""}'
         )
     check_data(content, *phases)
     enter_scope(content.get('default_scope', 'mmengine'))

@@ -231,7 +231,10 @@ def test_data_that_cannot_be_had(tmp_path):
     with pytest.raises(FileNotFoundError, match='nowhere'):
         looked(config)
     del config.train_dataloader
-    with pytest.raises(ArgumentError, match='has no data: train_dataloader, val_dat'):
+    with pytest.raises(ArgumentError, match=r'has no data: train_dataloader, .*, test_dataloader$'):
+        looked(config)
+    config.data = dict(samples_per_gpu=2)
+    with pytest.raises(ArgumentError, match=r'has no data: .* written for mmdet 2 .*migrate\.md'):
         looked(config)
 
 
