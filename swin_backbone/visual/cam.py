@@ -99,12 +99,13 @@ def explain(
         raise ArgumentError(f'{subject.name}: there are no heads whose score could be explained')
     if method not in METHODS:
         raise ArgumentError(f'method={method!r} must be one of {", ".join(METHODS)}')
+    of_package = _of_package(METHODS[method]) if METHODS[method] else None
     heads = Heads(subject.predictor, image, target, _checked(subject, stage))
     with torch.enable_grad():
         try:
             gradient = _gradient(heads)
-            if METHODS[method]:
-                heat = _by_grad_cam(heads, METHODS[method])
+            if of_package is not None:
+                heat = _by_grad_cam(heads, of_package)
             else:
                 heat = grad_cam(heads.feature.detach(), gradient).float().cpu().numpy()
         except NotImplementedError as error:  # of an operator without a backward pass
@@ -172,16 +173,20 @@ def _gradient(heads: Heads) -> Tensor:
     return gradient
 
 
-def _by_grad_cam(heads: Heads, method: str) -> np.ndarray:
-    """By a class of the package grad-cam, for which the map itself is the image."""
+def _of_package(method: str) -> Any:
+    """A class of the package grad-cam."""
     try:
-        package = importlib.import_module('pytorch_grad_cam')
+        return getattr(importlib.import_module('pytorch_grad_cam'), method)
     except ImportError as error:
         raise ArgumentError(
-            f"this method is the package grad-cam's ({error}): pip install 'swin_backbone[cam]'"
+            f"{method} is the package grad-cam's ({error}): pip install 'swin_backbone[cam]'"
         ) from error
+
+
+def _by_grad_cam(heads: Heads, kind: Any) -> np.ndarray:
+    """By a class of the package grad-cam, for which the map itself is the image."""
     try:
-        cam = getattr(package, method)(model=heads, target_layers=[heads.tap])
+        cam = kind(model=heads, target_layers=[heads.tap])
         heat = cam(input_tensor=heads.feature, targets=[lambda score: score])[0]
     finally:
         heads.zero_grad()

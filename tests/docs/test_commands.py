@@ -75,6 +75,7 @@ TABLE: dict[str, Run | Parse] = {
     "pip install 'swin_backbone[export]'": INSTALLS,
     "pip install 'swin_backbone[page,det]'": INSTALLS,
     "pip install 'swin_backbone[visual]'": INSTALLS,
+    "pip install 'swin_backbone[cam]'": INSTALLS,
     "pip install 'swin_backbone[instaboost]'": INSTALLS,
     # The command line.
     'swin-backbone doctor': Run(prints='SwinTransformer'),
@@ -107,10 +108,15 @@ TABLE: dict[str, Run | Parse] = {
     'swin-backbone show street.jpg --config config.py --weights epoch_12.pth --html report.html': (
         Run(prints='report.html')
     ),
+    'swin-backbone show street.jpg --config config.py --weights epoch_12.pth --cam 0': (
+        Run(prints='pictures/cam.png')
+    ),
+    'swin-backbone show street.jpg --config config.py --weights epoch_12.pth --what cam '
+    '--cam-method hirescam': Run(3, "pip install 'swin_backbone[cam]'"),  # which is not there
     'swin-backbone show street.jpg --config config.py --weights epoch_12.pth --point 320 200 '
     '--html report.html': Run(prints='report.html'),
     'swin-backbone show data/shapes/images/validation/00015.jpg --config demo_mask_rcnn_shapes '
-    '--weights work_dirs/demo/detector/iter_700.pth --stage 1 --point 92 24 --html report.html': (
+    '--weights work_dirs/demo/detector/iter_700.pth --stage 1 --point 92 24 --cam 0 --html report.html': (
         Run(prints='report.html')
     ),
     'swin-backbone plot work_dirs/a work_dirs/b --html curves.html': Run(prints='curves.html'),
