@@ -116,9 +116,8 @@ TABLE: dict[str, Run | Parse] = {
     'swin-backbone show street.jpg --config config.py --weights epoch_12.pth --point 320 200 '
     '--html report.html': Run(prints='report.html'),
     'swin-backbone show data/shapes/images/validation/00015.jpg --config demo_mask_rcnn_shapes '
-    '--weights work_dirs/demo/detector/iter_700.pth --stage 1 --point 92 24 --cam 0 --html report.html': (
-        Run(prints='report.html')
-    ),
+    '--weights work_dirs/demo/detector/iter_700.pth --stage 1 --point 92 24 --cam 0 '
+    '--html report.html': Run(prints='report.html'),
     'swin-backbone plot work_dirs/a work_dirs/b --html curves.html': Run(prints='curves.html'),
     'swin-backbone plot work_dirs/a work_dirs/b -o pictures': Run(prints='pictures'),
     'swin-backbone serve --config mask_rcnn_swin_t_coco --weights epoch_36.pth': PAGE,
