@@ -237,11 +237,16 @@ def _explain_nothing(model: nn.Module, prefix: str, unexpected: list[str]) -> No
     if not prefix:
         raise CheckpointError(f'{name}: nothing to load, the state dict is empty')
     # What the modules around the backbone had no place for, seen before it.
-    if formats.detect(dict.fromkeys(unexpected)) or wrapped_in(unexpected):
+    container = wrapped_in(unexpected)
+    if container or formats.detect(dict.fromkeys(unexpected)):
+        whole = (
+            f"; mmengine takes a whole model's weights from 'state_dict', not from {container!r}"
+        )
         raise CheckpointError(
             f'{name}: nothing is under {prefix!r}, where the model has its backbone; found '
             f"{', '.join(unexpected[:4])}. If the file is a backbone's, it goes into the "
             "backbone's init_cfg=dict(type='Pretrained', checkpoint=…), not into load_from"
+            f'{whole if container else ""}'
         )
     # It may be a head's; strict loading goes on to say so itself.
     message = f'{name}: nothing loaded, the checkpoint has no {prefix}*'

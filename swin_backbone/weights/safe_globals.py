@@ -5,6 +5,8 @@ That is its message histories, which pickle NumPy arrays and references to their
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import pickle
 from typing import Any
 
@@ -53,8 +55,9 @@ def _history() -> Any:
 
 
 def _under_both_names(module: str, name: str) -> list[tuple[Any, str]]:
-    core = getattr(np, '_core', None) or np.core
-    function = getattr(getattr(core, module), name)
+    # NumPy 1.26 has both modules already, the new one without attributes until it is imported.
+    core = 'numpy._core' if importlib.util.find_spec('numpy._core') else 'numpy.core'
+    function = getattr(importlib.import_module(f'{core}.{module}'), name)
     return [(function, f'numpy.{place}.{module}.{name}') for place in ('core', '_core')]
 
 

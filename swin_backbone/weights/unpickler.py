@@ -164,9 +164,6 @@ class Unpickler:
         else:
             self._since_mark()
 
-    def _drop_to_mark(self) -> None:
-        self._since_mark()
-
     def _append(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is list:
@@ -208,9 +205,9 @@ def _stand_in_of(target: Any, arguments: Any, named: Any) -> StandIn | None:
 
 
 def _set_state(target: Any, state: Any) -> None:
-    """As pickle does it."""
-    if hasattr(target, '__setstate__'):
-        target.__setstate__(state)
+    """As pickle does it, but that what an earlier state has put into the object is not called."""
+    if (setter := getattr(type(target), '__setstate__', None)) is not None:
+        setter(target, state)
         return
     attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
     if attributes:
@@ -255,7 +252,7 @@ _NEW: dict[str, Callable[[], Any]] = {
     'EMPTY_DICT': dict,
     'EMPTY_SET': set,
 }
-_STEPS: dict[str, Callable[[Unpickler, Any], None]] = {
+_STEPS: dict[str, Callable[[Unpickler, Any], Any]] = {
     'MARK': lambda self, _: self._mark(),
     'TUPLE': lambda self, _: self._push(tuple(self._since_mark())),
     'TUPLE1': lambda self, _: self._push(tuple(self._last(1))),
@@ -268,7 +265,7 @@ _STEPS: dict[str, Callable[[Unpickler, Any], None]] = {
     'SETITEM': lambda self, _: self._set(self._last(2)),
     'SETITEMS': lambda self, _: self._set(self._since_mark()),
     'POP': lambda self, _: self._pop(),
-    'POP_MARK': lambda self, _: self._drop_to_mark(),
+    'POP_MARK': lambda self, _: self._since_mark(),
     'DUP': lambda self, _: self._push(self._stack[-1]),
     'BINPUT': lambda self, place: self._put(place),
     'LONG_BINPUT': lambda self, place: self._put(place),

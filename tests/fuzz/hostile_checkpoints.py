@@ -44,8 +44,14 @@ MODELS: dict[tuple[int, bool], Backbone] = {
     for embedding in (False, True)
 }
 LAYOUTS = [layout.name for layout in FORMATS]
-CONTAINERS = ('state_dict', 'model', 'module', 'ema', 'model_ema', 'ema_state_dict', 'meta', 'x')
-PREFIXES = ('backbone.', 'module.', 'model.backbone.', 'encoder.', 'swin.', 'a.', '.', ' ')
+CONTAINERS = (
+    *('state_dict', 'model', 'module', 'ema', 'model_ema', 'ema_state_dict', 'meta', 'x'),
+    *('net', 'teacher', 'a.b'),
+)
+PREFIXES = (
+    *('backbone.', 'module.', 'model.backbone.', 'encoder.', 'swin.', 'a.', '.', ' '),
+    '_orig_mod.',
+)
 
 
 class Detector(nn.Module):

@@ -250,6 +250,14 @@ def test_a_backbones_file_as_load_from_is_an_error_with_the_way_out(layout, wrap
         load_checkpoint(Detector(model()), str(tmp_path / 'backbone.pth'))
 
 
+@pytest.mark.parametrize('container', ['model', 'model_state_dict', 'net', 'params'])
+def test_load_from_says_where_a_whole_models_weights_must_be(container, tmp_path):
+    torch.save({container: Detector(model()).state_dict()}, tmp_path / 'detector.pth')
+    message = rf"nothing is under 'backbone\.'.*from 'state_dict', not from '{container}'"
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(Detector(model()), str(tmp_path / 'detector.pth'))
+
+
 def test_a_heads_weights_alone_may_be_loaded():
     detector = Detector(model())
     detector.load_state_dict({'head.weight': torch.ones(2, 2)}, strict=False)

@@ -147,3 +147,14 @@ def test_mmengine_has_our_loaders_whatever_is_imported_first(fresh, first):
     )
     done = fresh.run('-c', code)
     assert done.stdout.strip() == 'swin_backbone.weights.safe_load', done.stderr
+
+
+def test_numpy_1_26_has_its_new_modules_without_attributes(monkeypatch):
+    from swin_backbone.weights.safe_globals import _under_both_names
+
+    expected = np.ones(1).__reduce__()[0]
+    monkeypatch.delattr(np._core, 'multiarray')
+    assert _under_both_names('multiarray', '_reconstruct') == [
+        (expected, 'numpy.core.multiarray._reconstruct'),
+        (expected, 'numpy._core.multiarray._reconstruct'),
+    ]
