@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from ..engine.data_contents import Contents
     from ..engine.data_report import Report
 
-ROWS = 30  # of a table of classes
+_ROWS = 30  # of a table of classes
+_NAMED = 4  # pictures
 
 
 @click.command()
@@ -90,7 +91,8 @@ def data(
     else:
         for one in found.contents:
             _print(one)
-        print_fields({'pictures': ', '.join(files) or None})
+        shown = ', '.join(files) if len(files) <= _NAMED else f'{len(files)} in {output}'
+        print_fields({'pictures': shown or None})
         for remark in remarks:
             click.echo(f'note: {remark}')
         wrong = [text for one in found.contents for text in one.problems]
@@ -156,9 +158,9 @@ def _print(one: Contents) -> None:
     rows = list(_rows(one))
     title = 'pixels' if one.pixels and not one.objects else 'annotated'
     if rows:
-        print_table(('label', 'class', title, 'images'), rows[:ROWS])
-    if len(rows) > ROWS:
-        click.echo(f'and {len(rows) - ROWS} classes more: --json has all')
+        print_table(('label', 'class', title, 'images'), rows[:_ROWS])
+    if len(rows) > _ROWS:
+        click.echo(f'and {len(rows) - _ROWS} classes with fewer: --json has all')
     click.echo()
 
 
@@ -175,10 +177,16 @@ def _extreme(listed: Sequence[tuple[tuple[int, int], int]], which: Any) -> tuple
 
 
 def _rows(one: Contents) -> Iterator[tuple[Any, ...]]:
-    """Of each label: its class, how much is annotated with it, and in how many images."""
+    """Of each label: its class, how much is annotated with it, and in how many images.
+
+    Where they are many, those with most come first.
+    """
     of_pixels = bool(one.pixels) and not one.objects
     there = one.pixels if of_pixels else one.objects
     total = sum(there.values())
-    for label in sorted({*range(len(one.classes)), *there}) if there else []:
+    labels = sorted({*range(len(one.classes)), *there}) if there else []
+    if len(labels) > _ROWS:
+        labels.sort(key=lambda label: -there[label])
+    for label in labels:
         number = f'{100 * there[label] / total:.2f} %' if of_pixels else there[label]
         yield label, one.name(label), number, one.images_of[label]

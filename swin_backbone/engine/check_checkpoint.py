@@ -200,9 +200,10 @@ def _number_of_classes(was: tuple[int, ...], has: tuple[int, ...], number: int) 
 
 
 def _heads(counts: list[Count]) -> list[str]:
-    """The parts that have classes, by the modules' names."""
+    """The parts that have classes and are needed for a test, by the modules' names."""
     parts = [_part(count) for count in counts if not count.weights]
-    return list(dict.fromkeys(part for part in parts if 'loss' not in part))
+    needed = [part for part in parts if 'loss' not in part and 'auxiliary_head' not in part]
+    return list(dict.fromkeys(needed))
 
 
 def _part(count: Count) -> str:

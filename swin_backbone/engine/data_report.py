@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +121,8 @@ def _built(content: Config, name: str | Path, phase: str) -> Data:
     if not settings:
         raise ArgumentError(f'{name} has no {option}')
     try:
-        with explained_emptiness(content, phase):
+        # What pycocotools says of its reading is of no use here.
+        with explained_emptiness(content, phase), contextlib.redirect_stdout(io.StringIO()):
             dataset = DATASETS.build(copy.deepcopy(settings))
             if hasattr(dataset, 'full_init'):
                 dataset.full_init()
@@ -131,7 +134,8 @@ def _built(content: Config, name: str | Path, phase: str) -> Data:
     metrics: Sequence[Any] = ()
     evaluator = content.get(f'{phase}_evaluator')
     try:
-        metrics = Evaluator(copy.deepcopy(evaluator)).metrics if evaluator else ()
+        with contextlib.redirect_stdout(io.StringIO()):
+            metrics = Evaluator(copy.deepcopy(evaluator)).metrics if evaluator else ()
     except Exception:  # it may need what is not installed: no matter of the data
         metrics = ()
     return Data(phase, dataset, metrics)

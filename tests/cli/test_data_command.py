@@ -93,13 +93,13 @@ def test_json(tmp_path):
 
 def test_many_classes_are_cut_short(tmp_path):
     names = tuple(f'kind {i}' for i in range(40))
-    coco(tmp_path / 'd', names, images=40)
+    coco(tmp_path / 'd', names, images=50)
     config = written(tmp_path, run_config(tmp_path, dataset('d', names), classes=40))
     output = run(config, '--pictures', 0).stdout
-    assert 'and 10 classes more: --json has all' in output and 'kind 29' in output
-    assert (
-        len(json.loads(run(config, '--pictures', 0, '--json').stdout)['data'][0]['objects']) == 40
-    )
+    assert 'and 10 classes with fewer: --json has all' in output
+    assert 'kind 29' in output and 'kind 30' not in output and '│ 2         │ 2' in output
+    found = json.loads(run(config, '--pictures', 0, '--json').stdout)
+    assert len(found['data'][0]['objects']) == 40
 
 
 def test_without_the_extra(tmp_path, monkeypatch):

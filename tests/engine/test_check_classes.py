@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from swin_backbone import ArgumentError, CheckpointError
 from swin_backbone.engine import class_names
+from swin_backbone.engine.check_checkpoint import check_tested
 from swin_backbone.engine.check_classes import ClassCheckHook
 from swin_backbone.engine.check_data import DataCheckingRunner
 from swin_backbone.engine.class_names import inner_datasets
@@ -146,8 +147,7 @@ def test_every_runner_has_the_check(kind, hooks):
 )
 def test_wrapped_data_are_looked_into(data, tmp_path, wrap):
     config = run_config(tmp_path, wrap(dataset(data)), classes=80)
-    said = refused(config)
-    place: str = re.search(r'^(train_dataloader\S+) has 2 classes', said, re.MULTILINE)[1]
+    place = re.search(r'^(train_dataloader\S+) has 2 classes', refused(config), re.MULTILINE)[1]
     node = config
     for part in place.split('.'):
         node = node[int(part) if part.isdigit() else part]
@@ -360,6 +360,21 @@ def test_a_test_with_a_backbone_alone(trained, data, tmp_path):
     config = run_config(tmp_path, dataset(data), dataset(data), load_from=str(file))
     assert 'no weights of bbox_head' in refused(config, 'test', CheckpointError)
     assert begun(config) == ['iteration']
+
+
+def test_a_test_needs_no_auxiliary_head():
+    """Files are published without, and a test does not run it."""
+    model = torch.nn.Module()
+    for name in ('backbone', 'decode_head', 'auxiliary_head'):
+        part = torch.nn.Linear(2, 2)
+        part.num_classes = 2
+        model.add_module(name, part)
+    weights = {k: v for k, v in model.state_dict().items() if not k.startswith('auxiliary')}
+    check_tested(dict(state_dict=weights), model, {})
+    check_tested(model.state_dict(), model, {})
+    del weights['decode_head.weight'], weights['decode_head.bias']
+    with pytest.raises(CheckpointError, match='has no weights of decode_head: it is of another'):
+        check_tested(dict(state_dict=weights), model, {})
 
 
 def test_a_test_with_its_own_checkpoint(trained, data, tmp_path):
