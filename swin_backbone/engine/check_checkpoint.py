@@ -214,7 +214,7 @@ def _part(count: Count) -> str:
 def _has(weights: Mapping[str, Any], model: nn.Module, part: str) -> bool:
     """Whether a file has anything of a part; true of a part that has no weights."""
     own = any(
-        name.startswith(f'{part}.') and next(module.parameters(False), None) is not None
+        f'{name}.'.startswith(f'{part}.') and next(module.parameters(False), None) is not None
         for name, module in named_parts(model)
     )
     return not own or any(key.startswith(f'{part}.') for key in weights)
