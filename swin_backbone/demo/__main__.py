@@ -29,7 +29,7 @@ METRICS = {
     'mask AP': ('detector', 'coco/segm_mAP', 1, 0.45),
     'mIoU': ('segmentor', 'mIoU', 0.01, 0.70),
 }
-NEVER = 10**6  # an iteration
+NEVER = 10**6  # an iteration after the end of every training
 QUICK = dict(training=24, validation=8)
 QUICK_ITERATIONS = 4
 DATA_ROOT = 'data/shapes'  # as in the configs
@@ -139,7 +139,7 @@ def _run(
 ) -> dict[str, dict[str, float]]:
     """Trains and tests the jobs at the same time, each with its share of the cores.
 
-    At this size two commands of one thread each do more in a minute than one command of two.
+    With models this small, two processes of one thread each are faster than one of two threads.
 
     Returns:
         The metrics of each job, by its name.

@@ -25,7 +25,8 @@ SPLITS = ('training', 'validation')
 
 MANIFEST = 'manifest.json'
 VERSION = 2  # of the drawing: raise it whenever the same parameters give other pixels
-# Shapes to draw, at least and below. A fuller scene costs training no more and teaches more.
+# How many shapes to try in a scene: from the first number to below the second. Training on a fuller
+# scene takes about as long and teaches the models more.
 SHAPES = {'training': (6, 11), 'validation': (2, 6)}
 RADII = {'training': (0.09, 0.26), 'validation': (0.11, 0.28)}  # of the image's side
 _FINE = 4  # sub-pixels a side, for smooth outlines

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.hooks import CheckpointHook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
 from ..errors import CheckpointError
-from .class_counts import Count, counts_of, named_parts
+from .class_counts import Count, counts_of, named_parts, unwrapped
 
 _LISTED = 4
 # Parts that make weights of other sizes fit.
@@ -19,13 +18,6 @@ _FITTING = {'backbone', 'image_encoder', 'text_encoder', 'language_model'}
 _RESIZED = ('relative_position_bias_table', 'absolute_pos_embed')
 # By which optimizers are told apart.
 _KINDS = ('betas', 'momentum')
-
-
-def unwrapped(model: Any) -> Any:
-    """A model without what distributes it or tests it in several views."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
 
 
 def check_tested(checkpoint: Mapping[str, Any], model: nn.Module, config: Mapping) -> None:

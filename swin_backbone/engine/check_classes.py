@@ -20,7 +20,8 @@ from mmengine.runner import BaseLoop, Runner
 
 from ..errors import CheckpointError
 from ..weights import describe
-from .check_checkpoint import check_resumed, check_tested, unwrapped
+from .check_checkpoint import check_resumed, check_tested
+from .class_counts import unwrapped
 from .compare_classes import PHASES, Data, compare
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmengine.model import BaseTTAModel
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
 # Segments that wrappers put into the middle of a module's name.
@@ -85,18 +85,24 @@ class Count:
         return number + self.beside[-1]
 
 
+def unwrapped(model: Any) -> Any:
+    """The model inside a distributed wrapper, or inside a model for test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
 def counts_of(model: nn.Module, settings: Mapping[str, Any] | None = None) -> list[Count]:
     """The numbers of classes in a model, in the order of its modules.
 
     A number that a part takes over from another part is left out, because no option sets it.
 
     Args:
-        model: A detector, segmentor or classifier, without a distributed wrapper around it.
+        model: A detector, segmentor or classifier.
         settings: The config that it was built from; without its ``model`` options are called as
             the modules are.
     """
-    while isinstance(model, BaseTTAModel):
-        model = model.module
+    model = unwrapped(model)
     # Of open vocabularies classes are words, and numbers those of a text's tokens.
     if hasattr(model, 'language_model') or hasattr(model, 'text_encoder'):
         return []

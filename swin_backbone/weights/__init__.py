@@ -48,16 +48,8 @@ __getattr__, __dir__ = lazy_attributes(
     },
     submodules=(
         *('arrays', 'buildable', 'catalog', 'channels', 'classifier', 'containers', 'conversion'),
-        *(
-            'coordinates',
-            'download',
-            'file_checks',
-            'formats',
-            'inspect',
-            'load',
-            'nested',
-            'plain',
-        ),
-        *('rank_files', 'resize', 'safe_load', 'shards', 'stand_ins', 'torch_files', 'unpickler'),
+        *('coordinates', 'download', 'file_checks', 'formats', 'inspect', 'load', 'nested'),
+        *('plain', 'rank_files', 'resize', 'safe_load', 'shards', 'stand_ins', 'torch_files'),
+        'unpickler',
     ),
 )

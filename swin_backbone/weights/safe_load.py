@@ -134,5 +134,5 @@ def _load_from_url(filename: str, map_location: Any = None, *_: Any, **__: Any) 
     return _load_from_file(filename, map_location)
 
 
-# Where importing this module is what imports mmengine.
+# If this module's own imports import mmengine.runner, `startup` runs before the function exists.
 allow_mmengine_checkpoints()

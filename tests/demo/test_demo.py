@@ -149,7 +149,7 @@ def job(tmp_path) -> Job:
     job = Job('model', 'mmdet', config, tmp_path / 'work', 'predictions.pkl')
     job.folder.mkdir()
     torch.save({'state_dict': {'weight': torch.ones(1000)}}, job.folder / 'iter_5.pth')
-    (job.folder / 'last_checkpoint').write_text('elsewhere/work/iter_5.pth')
+    (job.folder / 'last_checkpoint').write_text('elsewhere/run/iter_5.pth')
     write_json(job.record, {'fingerprint': job.fingerprint, 'finished': True})
     return job
 
