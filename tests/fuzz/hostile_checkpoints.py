@@ -25,7 +25,7 @@ from swin_backbone.weights import (
 )
 from swin_backbone.weights import load as loading
 from swin_backbone.weights.compare import compare
-from swin_backbone.weights.file_checks import check_floats, warn_of_non_finite
+from swin_backbone.weights.tensors import check_floats, warn_of_non_finite
 from swin_backbone.weights.formats import FORMATS
 
 SMALL = dict(

@@ -1,8 +1,13 @@
-"""What :mod:`.unpickler` may build: containers, arrays, tensors, and what the user allowed."""
+"""The globals that :mod:`.unpickler` resolves: containers, arrays, tensors and the user's own.
+
+The functions here replace those that pickles name. They check their arguments and create containers,
+arrays that own their memory, and tensors within a storage of the file.
+"""
 
 from __future__ import annotations
 
 import pickle
+import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,11 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import arrays
-from .stand_ins import StandIn
-from .unpickler import checked_key
+from .placeholders import Placeholder
+from .unpickler import Unfinished, checked_key
 
-# In pickles a storage's class says what its numbers are.
+# Pickles give the dtype of a storage by its class.
 _STORAGES = {
     'Double': torch.float64,
     'Float': torch.float32,
@@ -31,8 +35,13 @@ _STORAGES = {
     'ComplexDouble': torch.complex128,
     'ComplexFloat': torch.complex64,
 }
-_TENSOR, _PARAMETER = 'torch.Tensor', 'torch.nn.parameter.Parameter'  # not the classes themselves
+# Classes that pickles pass to functions. Their names take their place, so that nothing calls them.
+_TENSOR, _PARAMETER = 'torch.Tensor', 'torch.nn.parameter.Parameter'
+_ARRAY = 'numpy.ndarray'
 _MOST_DIMENSIONS = 64
+_PLAIN_DTYPE = re.compile(
+    r'[?bBhHiIlLqQefdgFDG]|b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[SU][0-9]{1,9}'
+)
 
 
 @dataclass(frozen=True)
@@ -40,19 +49,16 @@ class Storage:
     """Memory that tensors share.
 
     Attributes:
-        memory: On whatever device.
-        dtype: Of its numbers.
+        memory: The bytes, on any device.
+        dtype: Dtype of the values.
     """
 
     memory: torch.UntypedStorage
     dtype: torch.dtype
 
 
-def table() -> dict[str, Any]:
-    """By full name, the functions that may be called and the names that may be given to them.
-
-    The user's are those of ``torch.serialization.add_safe_globals``.
-    """
+def allowed_globals() -> dict[str, Any]:
+    """The allowed globals by full name, with those of ``torch.serialization.add_safe_globals``."""
     allowed: dict[str, Any] = {}
     for one in torch.serialization.get_safe_globals():
         value, name = one if isinstance(one, tuple) else (one, _full_name(one))
@@ -60,8 +66,8 @@ def table() -> dict[str, Any]:
     return {**allowed, **_TABLE}
 
 
-def classes() -> Iterable[type]:
-    """The classes that the user, or this package, allowed; NumPy's are not made by their own."""
+def allowed_classes() -> Iterable[type]:
+    """The classes of ``add_safe_globals``, without NumPy's, which could allocate any memory."""
     for one in torch.serialization.get_safe_globals():
         value = one[0] if isinstance(one, tuple) else one
         if isinstance(value, type) and not issubclass(value, np.ndarray | np.dtype):
@@ -97,7 +103,7 @@ def _no_bytes() -> bytes:
 
 
 def _encoded(text: Any, encoding: Any = 'latin1') -> bytes:
-    """In place of ``_codecs.encode``, which protocol 2 makes bytes with."""
+    """Replaces ``_codecs.encode``, by which protocol 2 writes bytes."""
     if not isinstance(text, str) or encoding not in ('latin1', 'latin-1'):
         raise pickle.UnpicklingError('refused to encode anything but bytes')
     return text.encode('latin-1')
@@ -115,10 +121,10 @@ def _tensor(
     hooks: Any = None,
     metadata: Any = None,
 ) -> Tensor:
-    """In place of ``torch._utils._rebuild_tensor_v2``.
+    """Replaces ``torch._utils._rebuild_tensor_v2``.
 
     Raises:
-        pickle.UnpicklingError: The tensor would reach beyond its storage.
+        pickle.UnpicklingError: The tensor would exceed its storage.
     """
     if not isinstance(storage, Storage):
         raise pickle.UnpicklingError('refused a tensor that is not made of a storage')
@@ -137,7 +143,7 @@ def _tensor_v3(
     dtype: Any,
     metadata: Any = None,
 ) -> Tensor:
-    """In place of ``torch._utils._rebuild_tensor_v3``, for types that have no storage class."""
+    """Replaces ``torch._utils._rebuild_tensor_v3``, for dtypes without a storage class."""
     if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype) or metadata:
         raise pickle.UnpicklingError('refused a tensor that is not made of a storage')
     end = _end(offset, shape, strides)
@@ -151,10 +157,10 @@ def _tensor_v3(
 
 
 def _end(offset: Any, shape: Any, strides: Any) -> int:
-    """The number of values that a storage must have for a tensor."""
+    """The number of values that a tensor's storage must have."""
     numbers = (offset, *_numbers(shape), *_numbers(strides))
     if any(type(n) is not int or n < 0 for n in numbers) or len(shape) != len(strides):
-        raise pickle.UnpicklingError('refused a tensor whose shape is none')
+        raise pickle.UnpicklingError('refused a tensor whose shape is invalid')
     if 0 in shape:
         return 0
     return offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + 1
@@ -165,27 +171,28 @@ def _numbers(values: Any) -> tuple[Any, ...]:
 
 
 def _meta_tensor(dtype: Any, shape: Any, strides: Any, requires_grad: Any = False) -> Tensor:
-    """In place of ``torch._utils._rebuild_meta_tensor_no_storage``: no memory at all."""
+    """Replaces ``torch._utils._rebuild_meta_tensor_no_storage``."""
     _end(0, shape, strides)
     return torch.empty_strided(shape, strides, dtype=dtype, device='meta')
 
 
 def _parameter(data: Any, requires_grad: Any = True, hooks: Any = None, state: Any = None) -> Any:
-    """In place of ``torch._utils._rebuild_parameter``, and of that with attributes, which go."""
+    """Replaces ``torch._utils._rebuild_parameter`` and its variant with attributes, dropped here."""
     if type(data) is not Tensor:
         raise pickle.UnpicklingError('refused a parameter that is not made of a tensor')
     return nn.Parameter(data.detach(), requires_grad is True and _has_gradient(data))
 
 
 def _of_type(function: Any, kind: Any, arguments: Any, state: Any = None) -> Any:
-    """In place of ``torch._tensor._rebuild_from_type_v2``; attributes go, and other classes."""
-    makers = (_tensor, _tensor_v3, _meta_tensor, _parameter)
-    if not any(function is maker for maker in makers) or not isinstance(arguments, tuple):
+    """Replaces ``torch._tensor._rebuild_from_type_v2``; drops attributes and other subclasses."""
+    allowed = (_tensor, _tensor_v3, _meta_tensor, _parameter)
+    if not any(function is one for one in allowed) or not isinstance(arguments, tuple):
         raise pickle.UnpicklingError('refused a tensor of another class')
-    stand_in = next((a for a in arguments if isinstance(a, StandIn)), None)
-    made = function(*arguments) if stand_in is None else stand_in
-    becomes_one = kind == _PARAMETER and type(made) is Tensor
-    return _parameter(made, made.requires_grad) if becomes_one else made
+    placeholder = next((a for a in arguments if isinstance(a, Placeholder)), None)
+    made = function(*arguments) if placeholder is None else placeholder
+    if kind == _PARAMETER and type(made) is Tensor:
+        return _parameter(made, made.requires_grad)
+    return made
 
 
 def _has_gradient(tensor: Tensor) -> bool:
@@ -201,8 +208,90 @@ def _device(*what: Any) -> torch.device:
     return torch.device(*what)
 
 
+# --- arrays ---------------------------------------------------------------------------------------
+
+
+class _Dtype(Unfinished):
+    """A dtype before its state, which holds the byte order."""
+
+    __slots__ = ('native',)
+    native: np.dtype
+
+    def __init__(self, native: np.dtype) -> None:
+        super().__init__('numpy', 'dtype')
+        object.__setattr__(self, 'native', native)
+
+    def finished(self, state: Any) -> Any:
+        order, subarray, names, fields = state[1:5]
+        if not (subarray is names is fields is None) or len(state) > 8:
+            return Placeholder('numpy', 'dtype')
+        return self.native.newbyteorder(order) if order in ('<', '>') else self.native
+
+
+class _Array(Unfinished):
+    """An array before its state, which holds shape and bytes."""
+
+    __slots__ = ()
+
+    def finished(self, state: Any) -> Any:
+        shape, dtype, is_fortran, data = state[-4:]
+        return _array(data, dtype, shape, 'F' if is_fortran else 'C')
+
+
+def _dtype(code: Any, align: Any = False, copy: Any = False) -> Placeholder:
+    """Replaces ``numpy.dtype``, which pickles call with a code such as ``'f4'``."""
+    plain = isinstance(code, str) and _PLAIN_DTYPE.fullmatch(code)
+    return _Dtype(np.dtype(code)) if plain else Placeholder('numpy', 'dtype')
+
+
+def _reconstruct(kind: Any, shape: Any, code: Any) -> Placeholder:
+    """Replaces ``numpy.core.multiarray._reconstruct``: an array whose state follows."""
+    return _Array('numpy', 'ndarray')
+
+
+def _scalar(kind: Any, data: Any = b'') -> Any:
+    """Replaces ``numpy.core.multiarray.scalar``."""
+    return _array(data, kind, (), 'C')[()] if kind.itemsize else kind.type()
+
+
+def _from_buffer(data: Any, kind: Any, shape: Any, order: Any, axes: Any = None) -> Any:
+    """Replaces ``numpy.core.numeric._frombuffer``."""
+    array = _array(data, kind, shape, 'F' if order == 'F' else 'C')
+    return array.transpose(axes) if order == 'K' and axes is not None else array
+
+
+def _array(data: Any, kind: Any, shape: Any, order: Any) -> Any:
+    """An array that owns its memory.
+
+    Raises:
+        pickle.UnpicklingError: The bytes are not those of such an array.
+    """
+    if isinstance(kind, Placeholder):
+        return Placeholder('numpy', 'ndarray')
+    data = data.encode('latin-1') if isinstance(data, str) else data  # written by Python 2
+    if not (
+        isinstance(kind, np.dtype)
+        and isinstance(data, bytes | bytearray)
+        and isinstance(shape, tuple)
+        and all(type(side) is int and side >= 0 for side in shape)
+        and kind.itemsize
+    ):
+        raise pickle.UnpicklingError('refused an array that is not made of bytes')
+    return np.frombuffer(data, kind).reshape(shape, order=order).copy(order='K')
+
+
 _TABLE: dict[str, Any] = {
-    **arrays.TABLE,
+    'numpy.dtype': _dtype,
+    _ARRAY: _ARRAY,
+    **{
+        f'numpy.{core}.{name}': function
+        for core in ('core', '_core')  # before NumPy 2, and from then on
+        for name, function in {
+            'multiarray._reconstruct': _reconstruct,
+            'multiarray.scalar': _scalar,
+            'numeric._frombuffer': _from_buffer,
+        }.items()
+    },
     'collections.OrderedDict': _ordered,
     'collections.Counter': _counter,
     'builtins.set': _set,
