@@ -55,7 +55,7 @@ class AnyDeviceFSDPStrategy(FSDPStrategy):
     """mmengine's ``FSDPStrategy``, on any device, with shards that can be resumed.
 
     - ``state_dict_cfg='local'``: each process saves its rows of every tensor, as plain ones
-      (:mod:`~swin_backbone.weights.distributed_checkpoints`), and reads no more of them again. They can be
+      (:mod:`~swin_backbone.weights.distributed_checkpoints`), and only reads those. They can be
       resumed by any number of processes, and load into the plain model. mmengine's own hold
       ``ShardedTensor``, which ``torch.load(weights_only=True)`` refuses.
     - ``clip_grad`` of the optimizer wrapper is by the norm of all processes' gradients together.

@@ -155,8 +155,8 @@ def _open(folder: Path) -> list[dict[str, Any]]:
     first = _load(rank_file(folder, 0))
     if not isinstance(first, Mapping) or LAYOUT not in first:
         raise CheckpointError(
-            f'{folder} has one file per process, but they do not say how they go together, as those '
-            'of swin_backbone.engine.fsdp.AnyDeviceFSDPStrategy do'
+            f'{folder} has one file per process, but they do not say how they go together; only '
+            'swin_backbone.engine.fsdp.AnyDeviceFSDPStrategy writes that'
         )
     files: list[Any] = [first]
     for rank in range(1, first[LAYOUT]['ranks']):

@@ -148,14 +148,14 @@ def check_hash(path: Path, digest: str = '') -> str:
     if not actual.startswith(digest):
         raise CheckpointError(
             f'{path} is not the published file: its SHA-256 begins with '
-            f'{actual[: len(digest)]}, the published one with {digest}; delete it to download it again'
+            f'{actual[: len(digest)]}, the published one with {digest}; delete it to download again'
         )
     record = record_path(path)
     recorded = record.read_text().split()[:1] if record.is_file() else []
     if recorded and recorded != [actual]:
         raise CheckpointError(
             f'{path} has changed since it was first used: its SHA-256 is {actual}, '
-            f'{record} says {recorded[0]}; delete both to download it again'
+            f'{record} says {recorded[0]}; delete both to download again'
         )
     if not recorded:
         with contextlib.suppress(OSError):  # a shared folder may be read-only

@@ -1,7 +1,7 @@
 """The globals that :mod:`.unpickler` resolves: containers, arrays, tensors and the user's own.
 
-The functions here replace those that pickles name. They check their arguments and create containers,
-arrays that own their memory, and tensors within a storage of the file.
+The functions here replace those that pickles name. They check their arguments and create
+containers, arrays that own their memory, and tensors within a storage of the file.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def _meta_tensor(dtype: Any, shape: Any, strides: Any, requires_grad: Any = Fals
 
 
 def _parameter(data: Any, requires_grad: Any = True, hooks: Any = None, state: Any = None) -> Any:
-    """Replaces ``torch._utils._rebuild_parameter`` and its variant with attributes, dropped here."""
+    """Replaces ``torch._utils._rebuild_parameter`` and its variant with attributes."""
     if type(data) is not Tensor:
         raise pickle.UnpicklingError('refused a parameter that is not made of a tensor')
     return nn.Parameter(data.detach(), requires_grad is True and _has_gradient(data))

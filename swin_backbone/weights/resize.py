@@ -55,7 +55,7 @@ def resize_position_embedding(embedding: Tensor, grid: tuple[int, int]) -> Tenso
 
 
 def as_map(embedding: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-    """An absolute position embedding (1, H * W, C) as a map (1, C, H, W); a map is returned as is.
+    """An absolute position embedding (1, H * W, C) as a map (1, C, H, W), which is returned as is.
 
     Args:
         embedding: The embedding.
@@ -80,7 +80,7 @@ def as_map(embedding: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
 
 
 def as_sequence(embedding: Tensor) -> Tensor:
-    """An absolute position embedding (1, C, H, W) as (1, H * W, C); a sequence is returned as is."""
+    """An absolute position embedding (1, C, H, W) as (1, H * W, C), which is returned as is."""
     return embedding if embedding.dim() == 3 else embedding.flatten(2).transpose(1, 2)
 
 

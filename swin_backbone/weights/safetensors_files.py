@@ -50,9 +50,7 @@ def read_safetensors(path: str | os.PathLike, map_location: Any = None) -> dict[
     return library().torch.load_file(path, device=device)
 
 
-def read_index(
-    path: Path, read: Callable[[Path], Any], limit: int = 16 * 2**20
-) -> dict[str, Any]:
+def read_index(path: Path, read: Callable[[Path], Any], limit: int = 16 * 2**20) -> dict[str, Any]:
     """The tensors of all shards that an index file names, as transformers writes it.
 
     Args:

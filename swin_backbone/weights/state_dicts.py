@@ -94,7 +94,9 @@ def find_backbone(
         return FoundBackbone('.'.join(path), asked + inner, found[inner], weights)
     groups = _all_backbones(checkpoint, path, ema)
     for group in groups:
-        named = [b for b in group if any(name.startswith(asked) for name in _full_prefixes(b, path))]
+        named = [
+            b for b in group if any(name.startswith(asked) for name in _full_prefixes(b, path))
+        ]
         if matching := named or [b for b in group if b.prefix.startswith(asked)]:
             return _only(matching)
     if asked and not weights:

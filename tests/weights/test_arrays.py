@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from swin_backbone import CheckpointError, SwinTransformer
 from swin_backbone.weights import convert, convert_file, describe, read_checkpoint
-from swin_backbone.weights.rebuild import allowed_classes, allowed_globals
 from swin_backbone.weights.placeholders import Placeholder
+from swin_backbone.weights.rebuild import allowed_classes, allowed_globals
 from swin_backbone.weights.unpickler import Unpickler
 
 GEOMETRY = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=2)
@@ -103,7 +103,9 @@ def test_any_dtype_and_order(protocol):
         'again': arrays[:3],
         'scalars': [*scalars, np.str_(''), np.bytes_(b'')],
     }
-    read = Unpickler(io.BytesIO(pickle.dumps(content, protocol)), allowed_globals(), allowed_classes).load()
+    read = Unpickler(
+        io.BytesIO(pickle.dumps(content, protocol)), allowed_globals(), allowed_classes
+    ).load()
     expected = pickle.loads(pickle.dumps(content, protocol))
     for name in content:
         for ours, theirs in zip(read[name], expected[name], strict=True):

@@ -21,8 +21,8 @@ from mmengine.logging import HistoryBuffer
 
 from swin_backbone import CheckpointError
 from swin_backbone.weights import read_checkpoint
-from swin_backbone.weights.rebuild import Storage, allowed_classes, allowed_globals
 from swin_backbone.weights.placeholders import Placeholder
+from swin_backbone.weights.rebuild import Storage, allowed_classes, allowed_globals
 from swin_backbone.weights.torch_files import load
 from swin_backbone.weights.unpickler import Unpickler
 
@@ -145,7 +145,9 @@ INERT = {
     'the state of a history': HISTORY + b')\x81' + FIRE + b'b',
     'in the state of a dict': ORDERED + state('items', FIRE) + b'b',
     'a subclass of a dict': ORDERED + state('__class__', TRAP) + b'b',
-    "this package's own": named('swin_backbone.weights.placeholders', 'Placeholder') + FIRE + b'\x85R',
+    "this package's own": named('swin_backbone.weights.placeholders', 'Placeholder')
+    + FIRE
+    + b'\x85R',
     "this package's reader": named('swin_backbone.weights.safe_load', 'read_checkpoint') + CALL,
     'dropped': FIRE + CALL + b'0N',
     'dropped to the mark': b'(' + FIRE + CALL + FIRE + b'1N',

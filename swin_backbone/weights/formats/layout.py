@@ -186,7 +186,7 @@ class Layout:
         return index.flatten() if self.index == 'flat' else index
 
     def _reorders(self, key: str, version: int) -> bool:
-        """Whether a weight's last dimension is merged channels in another order than the neutral."""
+        """Whether a weight's last dimension is merged channels, not in the neutral order."""
         if self.unfolds or '.downsample.' not in key:
             return False
         return version == 1 or key.endswith('.reduction.weight')  # V2's norm follows the reduction
@@ -287,7 +287,7 @@ def _with_prefix(weights: Mapping[str, Tensor], old: str, new: str) -> dict[str,
 
 
 def to_unfold_order(merged: Tensor) -> Tensor:
-    """4C merged channels from the official order, (column, row, C), to nn.Unfold's, (C, row, column).
+    """Reorders merged channels from the official (column, row, C) to nn.Unfold's (C, row, column).
 
     Args:
         merged: (..., 4C).

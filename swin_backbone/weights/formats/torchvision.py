@@ -38,8 +38,8 @@ class Torchvision(WithClassifier):
         if version_of(state_dict) == 2:
             if not any(key.endswith(TABLE) for key in state_dict):
                 raise CheckpointError(
-                    "torchvision's V2 has buffers that depend on the window, and the weights do not "
-                    'tell its size; give it with window_size= (--window on the command line)'
+                    "torchvision's V2 has buffers that depend on the window, and the weights do "
+                    'not tell its size; give it with window_size= (--window on the command line)'
                 )
             state_dict = _with_one_bias(state_dict)
         return super().from_openmmlab(state_dict, dropped)
