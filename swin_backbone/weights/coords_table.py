@@ -1,7 +1,8 @@
 """V2's ``relative_coords_table``, from which the window sizes of a file are detected.
 
-For windows of side M the table is (1, 2M - 1, 2M - 1, 2) and holds sign(d) · log8(1 + 8 |d| / (P - 1))
-for the offsets d from 1 - M to M - 1, where P is the side of the windows in pretraining, or M. It is a buffer: models compute their own.
+For windows of side M the table is (1, 2M - 1, 2M - 1, 2). It holds the values
+sign(d) · log8(1 + 8 |d| / (P - 1)) of the offsets d from 1 - M to M - 1, where P is the side of the
+windows in pretraining, or M. The table is a buffer: models compute their own.
 """
 
 from __future__ import annotations

@@ -86,22 +86,6 @@ def _ordered(items: Any = ()) -> OrderedDict:
     return OrderedDict((checked_key(key), value) for key, value in pairs)
 
 
-def _counter(items: Any = ()) -> Counter:
-    return Counter(dict(_ordered(items)))
-
-
-def _set(items: Any = ()) -> set:
-    return set(map(checked_key, items))
-
-
-def _frozenset(items: Any = ()) -> frozenset:
-    return frozenset(map(checked_key, items))
-
-
-def _no_bytes() -> bytes:
-    return b''
-
-
 def _encoded(text: Any, encoding: Any = 'latin1') -> bytes:
     """Replaces ``_codecs.encode``, by which protocol 2 writes bytes."""
     if not isinstance(text, str) or encoding not in ('latin1', 'latin-1'):
@@ -204,10 +188,6 @@ def _size(sides: Any = ()) -> torch.Size:
     return torch.Size(sides)
 
 
-def _device(*what: Any) -> torch.device:
-    return torch.device(*what)
-
-
 # --- arrays ---------------------------------------------------------------------------------------
 
 
@@ -293,14 +273,14 @@ _TABLE: dict[str, Any] = {
         }.items()
     },
     'collections.OrderedDict': _ordered,
-    'collections.Counter': _counter,
-    'builtins.set': _set,
-    'builtins.frozenset': _frozenset,
-    'builtins.bytes': _no_bytes,
+    'collections.Counter': lambda items=(): Counter(dict(_ordered(items))),
+    'builtins.set': lambda items=(): set(map(checked_key, items)),
+    'builtins.frozenset': lambda items=(): frozenset(map(checked_key, items)),
+    'builtins.bytes': lambda: b'',
     'builtins.complex': complex,
     '_codecs.encode': _encoded,
     'torch.Size': _size,
-    'torch.device': _device,
+    'torch.device': lambda *what: torch.device(*what),
     _TENSOR: _TENSOR,
     _PARAMETER: _PARAMETER,
     'torch._utils._rebuild_tensor': _tensor,
