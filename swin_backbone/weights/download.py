@@ -26,7 +26,7 @@ from types import ModuleType
 from urllib.parse import urlsplit
 
 from ..errors import CheckpointError
-from .catalog import Entry, catalog_path, find, find_url
+from .catalog import catalog_path, find, find_url
 
 TIMEOUT = 30.0  # seconds without a byte
 RETRIES = 2
@@ -88,7 +88,8 @@ def target(name: str) -> Target:
     """
     entry = find_url(name) if is_url(name) else find(name)
     if entry is not None:
-        return Target(entry.url, folder() / entry.file_name, entry.digest, _needs_browser(entry))
+        manual = urlsplit(entry.url).netloc == 'drive.google.com'  # requires a browser
+        return Target(entry.url, folder() / entry.file_name, entry.digest, manual)
     try:
         parts = urlsplit(name)
     except ValueError as error:
@@ -150,12 +151,11 @@ def check_hash(path: Path, digest: str = '') -> str:
             f'{path} is not the published file: its SHA-256 begins with '
             f'{actual[: len(digest)]}, the published one with {digest}; delete it to download again'
         )
-    record = record_path(path)
-    recorded = record.read_text().split()[:1] if record.is_file() else []
-    if recorded and recorded != [actual]:
+    record, recorded = record_path(path), recorded_hash(path)
+    if recorded and recorded != actual:
         raise CheckpointError(
             f'{path} has changed since it was first used: its SHA-256 is {actual}, '
-            f'{record} says {recorded[0]}; delete both to download again'
+            f'{record} says {recorded}; delete both to download again'
         )
     if not recorded:
         with contextlib.suppress(OSError):  # a shared folder may be read-only
@@ -168,6 +168,13 @@ def record_path(path: Path) -> Path:
     return path.with_name(f'{path.name}.sha256')
 
 
+def recorded_hash(path: Path) -> str:
+    """The hash recorded at a file's download; '' if there is none."""
+    record = record_path(path)
+    words = record.read_text().split() if record.is_file() else []
+    return words[0] if words else ''
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file in hexadecimal digits."""
     digest = hashlib.sha256()
@@ -175,10 +182,6 @@ def sha256(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _needs_browser(entry: Entry) -> bool:
-    return urlsplit(entry.url).netloc == 'drive.google.com'
 
 
 def _fetch(wanted: Target) -> None:
@@ -212,7 +215,8 @@ def _refuse_if_forbidden(wanted: Target) -> None:
 
 def _download(wanted: Target) -> None:
     pooch, exceptions = _pooch()
-    url, name = _mirrored(wanted.url), wanted.path.name
+    url, name, mirror = wanted.url, wanted.path.name, os.environ.get('SWIN_MIRROR', '').rstrip('/')
+    url = f'{mirror}/{url.split("://", 1)[1]}' if mirror else url
     fetcher = pooch.create(
         path=wanted.path.parent,
         base_url='',
@@ -241,10 +245,10 @@ def _checked(downloader: Callable, wanted: Target) -> Callable:
         actual = sha256(Path(output_file))
         if not actual.startswith(wanted.digest):  # a ValueError makes pooch try again
             raise ValueError(
-                f'the hash of what arrived begins with {actual[: len(wanted.digest)]}, the '
+                f'the hash of the downloaded file begins with {actual[: len(wanted.digest)]}, the '
                 f"published file's with {wanted.digest}"
             )
-        check_file(Path(output_file), 'what arrived')
+        check_file(Path(output_file), 'the downloaded file')
         _record(record_path(wanted.path), f'{actual}  {wanted.path.name}\n')
 
     return download
@@ -254,11 +258,6 @@ def _record(record: Path, text: str) -> None:
     temporary = record.with_name(f'{record.name}.{os.getpid()}')
     temporary.write_text(text)
     temporary.replace(record)
-
-
-def _mirrored(url: str) -> str:
-    mirror = os.environ.get('SWIN_MIRROR', '').rstrip('/')
-    return f'{mirror}/{url.split("://", 1)[1]}' if mirror else url
 
 
 def _pooch() -> tuple[ModuleType, ModuleType]:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import mmap
-import pickletools
-import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import CheckpointError
@@ -17,13 +12,6 @@ from .safetensors_files import kind_of, library
 _ZIP, _TAR_NAME, _PICKLE = b'PK\x03\x04', b'ustar', b'\x80'
 # The only allowed callable that allocates any amount of memory from a few bytes of pickle.
 _ALLOCATORS = (b'cbuiltins\nbytearray\n', b'c__builtin__\nbytearray\n')
-# The globals of checkpoints that hold tensors, arrays and what mmengine writes.
-_EXPECTED = re.compile(
-    r'collections\.OrderedDict|torch\._utils\._rebuild_\w+|torch(\.storage)?\.\w+Storage|'
-    r'torch\.nn\.parameter\.Parameter|torch\.Size|torch\.\w+\d+|torch\._tensor\.\w+|'
-    r'numpy\.(dtype|ndarray|dtypes\.\w+|(_core|core)\.(multiarray|numeric)\.\w+)|'
-    r'mmengine\.logging\.history_buffer\.HistoryBuffer'
-)
 
 
 def check_file(path: Path, title: str | None = None) -> None:
@@ -65,38 +53,6 @@ def check_file(path: Path, title: str | None = None) -> None:
         _check_safetensors(path, title)
     elif kind is None:
         raise CheckpointError(f'{title} is refused or is no checkpoint: {_guess(head)}')
-
-
-def foreign_globals(path: Path) -> list[str]:
-    """The unexpected globals in the pickles of a file, or of the files of a folder.
-
-    Globals that tensors and mmengine's checkpoints need are left out.
-    """
-    if path.is_dir():
-        return [name for file in sorted(path.glob('*.pth')) for name in foreign_globals(file)]
-    with path.open('rb') as file:
-        head = file.read(1 << 20)
-    if head.startswith(_ZIP):
-        with zipfile.ZipFile(path) as archive:
-            pickles = [archive.read(n) for n in archive.namelist() if n.endswith('.pkl')]
-    else:
-        pickles = [head]
-    names = [name for pickled in pickles for name in _globals(pickled)]
-    return list(dict.fromkeys(name for name in names if not _EXPECTED.fullmatch(name)))
-
-
-def _globals(pickled: bytes) -> Iterator[str]:
-    strings: list[str] = []
-    stream = io.BytesIO(pickled)
-    with contextlib.suppress(ValueError):  # the end of the pickles, or truncated
-        while True:
-            for opcode, argument, _ in pickletools.genops(stream):
-                if opcode.name == 'GLOBAL':
-                    yield str(argument).replace(' ', '.')
-                elif opcode.name == 'STACK_GLOBAL':
-                    yield '.'.join(strings[-2:])
-                elif isinstance(argument, str):
-                    strings.append(argument)
 
 
 def _check_zip(path: Path, title: str) -> None:

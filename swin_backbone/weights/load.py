@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmengine.logging import print_log
@@ -243,16 +243,28 @@ def _warn_of_other_windows(model: BaseModule, weights: Mapping[str, Tensor]) -> 
     model's because they shrank to the maps of its images. That is no reason to warn: the model's
     windows shrink as well on images of that size.
     """
-    trained = coords_table.pretrained_windows(weights)
-    stages = [i for i, stage in enumerate(model.stages) if len(stage.blocks)] if trained else []
-    attentions = [model.stages[i].blocks[0].attn for i in stages]
-    own = tuple(a.w_msa.pretrained_window_size or a.window_size for a in attentions)
+    if not (trained := coords_table.pretrained_windows(weights)):
+        return
+    stages = [
+        (stage.blocks[0].attn, side)
+        for stage, (side, _) in zip(model.stages, model.token_sides, strict=True)
+        if len(stage.blocks)
+    ]
+    own = tuple(a.w_msa.pretrained_window_size or a.window_size for a, _ in stages)
     if trained == own or len(trained) != len(own):
         return
-    shrank = trained == _shrunk(attentions, trained, [model.token_sides[i][0] for i in stages])
     found = f'the position biases in the file were trained with windows of {trained} tokens, '
     advice = f'with pretrained_window_sizes={trained} they are read as trained'
-    if shrank:
+    # The first window that is smaller than the model's may be the size of its map.
+    each = list(zip(trained, own, *zip(*stages, strict=True), strict=True))
+    pixels = next((t * side for t, window, _, side in each if t < window), None)
+    shrunk = tuple(
+        window
+        if pixels is None or attention.pad_small_map or attention.w_msa.pretrained_window_size
+        else min(window, max(pixels // side, 1))
+        for _, window, attention, side in each
+    )
+    if trained == shrunk:
         _log(
             model,
             f'{found}which shrank to the maps of its images; on larger images the model reads them '
@@ -260,30 +272,6 @@ def _warn_of_other_windows(model: BaseModule, weights: Mapping[str, Tensor]) -> 
         )
     else:
         _log(model, f'{found}and the model reads them as if with {own}; {advice}', logging.WARNING)
-
-
-def _shrunk(
-    attentions: Sequence[Any], trained: Sequence[int], sides: Sequence[int]
-) -> tuple[int, ...]:
-    """The model's windows on images of the size at which the file's windows seem to have shrunk.
-
-    Args:
-        attentions: The attention module of each stage.
-        trained: The windows of the pretraining, of each stage. The first that is smaller than the
-            model's is assumed to be the size of the stage's map.
-        sides: Side of a token in pixels, of each stage.
-    """
-    windows = [a.w_msa.pretrained_window_size or a.window_size for a in attentions]
-    smaller = [i for i, window in enumerate(windows) if trained[i] < window]
-    if not smaller:
-        return tuple(windows)
-    pixels = trained[smaller[0]] * sides[smaller[0]]
-    return tuple(
-        window
-        if attention.pad_small_map or attention.w_msa.pretrained_window_size
-        else min(window, max(pixels // side, 1))
-        for attention, window, side in zip(attentions, windows, sides, strict=True)
-    )
 
 
 # --- fitting --------------------------------------------------------------------------------------

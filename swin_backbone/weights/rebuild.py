@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,23 +59,22 @@ class Storage:
 
 def allowed_globals() -> dict[str, Any]:
     """The allowed globals by full name, with those of ``torch.serialization.add_safe_globals``."""
-    allowed: dict[str, Any] = {}
-    for one in torch.serialization.get_safe_globals():
-        value, name = one if isinstance(one, tuple) else (one, _full_name(one))
-        allowed[name] = value
-    return {**allowed, **_TABLE}
+    return {**_user_globals(), **_TABLE}
 
 
-def allowed_classes() -> Iterable[type]:
+def allowed_classes() -> list[type]:
     """The classes of ``add_safe_globals``, without NumPy's, which could allocate any memory."""
+    classes = [value for value in _user_globals().values() if isinstance(value, type)]
+    return [value for value in classes if not issubclass(value, np.ndarray | np.dtype)]
+
+
+def _user_globals() -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for one in torch.serialization.get_safe_globals():
-        value = one[0] if isinstance(one, tuple) else one
-        if isinstance(value, type) and not issubclass(value, np.ndarray | np.dtype):
-            yield value
-
-
-def _full_name(value: Any) -> str:
-    return f'{value.__module__}.{value.__qualname__}'
+        named = isinstance(one, tuple)
+        value, name = one if named else (one, f'{one.__module__}.{one.__qualname__}')
+        found[name] = value
+    return found
 
 
 # --- containers -----------------------------------------------------------------------------------

@@ -68,4 +68,4 @@ def _history_statistic(owner: Any, name: str) -> Any:
     """
     if owner in (LazyHistoryBuffer, _history()) and name in ('min', 'max', 'mean', 'current'):
         return getattr(_history(), name)
-    raise pickle.UnpicklingError(f'WeightsUnpickler error: refused getattr({owner!r}, {name!r})')
+    raise pickle.UnpicklingError(f'refused getattr({owner!r}, {name!r})')

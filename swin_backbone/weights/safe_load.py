@@ -11,7 +11,6 @@ import contextlib
 import functools
 import os
 import pickle
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from ..errors import CheckpointError
 from . import distributed_checkpoints, safetensors_files, torch_files
 from .catalog import catalog, nearest
 from .download import fetch, is_url, user_path
-from .file_checks import check_file, foreign_globals
+from .file_checks import check_file
 from .safe_globals import allow_mmengine_objects
 from .tensors import arrays_to_tensors, check_floats, warn_of_non_finite
 
@@ -118,21 +117,11 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except pickle.UnpicklingError as error:
-        names = foreign_globals(path)
-        raise CheckpointError(
-            f'{path} is refused or is no checkpoint: {_reason(error)}'
-            + (f' (it asks for {", ".join(names[:8])})' if names else '')
-        ) from None
+        raise CheckpointError(f'{path} is refused or is no checkpoint: {error}') from None
     except (CheckpointError, FileNotFoundError):
         raise
     except Exception as error:  # any type: a pickle chooses the arguments of constructors
         raise CheckpointError(f'{path} cannot be read; is it cut short? {error}') from error
-
-
-def _reason(error: Exception) -> str:
-    """torch's refusal without its advice, which begins with how to load unsafely."""
-    found = re.search(r'(Unsupported|Trying|Can only|Can not|refused)[^\n]*', str(error))
-    return found[0] if found else str(error).splitlines()[-1]
 
 
 # While this module imports mmengine.runner, `startup` cannot call the function yet.

@@ -127,7 +127,7 @@ class Unpickler:
         if isinstance(target, Unfinished):
             self._finish(target, state)
         elif isinstance(target, Placeholder) or isinstance(state, Placeholder):
-            return
+            pass
         elif type(target) is OrderedDict:  # a state dict
             if isinstance(state, dict) and isinstance(state.get('_metadata'), dict):
                 target._metadata = state['_metadata']  # type: ignore[attr-defined]
@@ -163,27 +163,20 @@ class Unpickler:
         else:
             self._since_mark()
 
-    def _append(self, items: list[Any]) -> None:
+    def _fill(self, kinds: tuple[type, ...], items: list[Any]) -> None:
+        """Adds items to the list, set or dict on the top of the stack, which must be of a kind."""
         target = self._stack[-1]
+        if isinstance(target, Placeholder):
+            return
+        if type(target) not in kinds:
+            raise pickle.UnpicklingError(f'refused to add items to {_form(target)}')
         if type(target) is list:
             target += items
-        elif not isinstance(target, Placeholder):
-            raise pickle.UnpicklingError(f'refused to append to {_form(target)}')
-
-    def _add(self, items: list[Any]) -> None:
-        target = self._stack[-1]
-        if type(target) is set:
+        elif type(target) is set:
             target.update(map(checked_key, items))
-        elif not isinstance(target, Placeholder):
-            raise pickle.UnpicklingError(f'refused to add to {_form(target)}')
-
-    def _set(self, items: list[Any]) -> None:
-        target = self._stack[-1]
-        if type(target) in _DICTS:
+        else:
             for key, value in zip(items[::2], items[1::2], strict=True):
                 target[checked_key(key)] = value
-        elif not isinstance(target, Placeholder):
-            raise pickle.UnpicklingError(f'refused to set items of {_form(target)}')
 
     # --- the memo ---------------------------------------------------------------------------------
 
@@ -258,11 +251,11 @@ _STEPS: dict[str, Callable[[Unpickler, Any], Any]] = {
     'TUPLE2': lambda self, _: self._push(tuple(self._last(2))),
     'TUPLE3': lambda self, _: self._push(tuple(self._last(3))),
     'FROZENSET': lambda self, _: self._push(frozenset(map(checked_key, self._since_mark()))),
-    'APPEND': lambda self, _: self._append(self._last(1)),
-    'APPENDS': lambda self, _: self._append(self._since_mark()),
-    'ADDITEMS': lambda self, _: self._add(self._since_mark()),
-    'SETITEM': lambda self, _: self._set(self._last(2)),
-    'SETITEMS': lambda self, _: self._set(self._since_mark()),
+    'APPEND': lambda self, _: self._fill((list,), self._last(1)),
+    'APPENDS': lambda self, _: self._fill((list,), self._since_mark()),
+    'ADDITEMS': lambda self, _: self._fill((set,), self._since_mark()),
+    'SETITEM': lambda self, _: self._fill(_DICTS, self._last(2)),
+    'SETITEMS': lambda self, _: self._fill(_DICTS, self._since_mark()),
     'POP': lambda self, _: self._pop(),
     'POP_MARK': lambda self, _: self._since_mark(),
     'DUP': lambda self, _: self._push(self._stack[-1]),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from .catalog import catalog
-from .download import hash_in_name, record_path, sha256
+from .download import hash_in_name, recorded_hash, sha256
 from .inspect import describe
 from .placeholders import listed, placeholders_in
 from .safe_load import read_checkpoint
@@ -61,8 +61,7 @@ def _published(path: Path, actual: str) -> Check:
 
 
 def _recorded(path: Path, actual: str) -> Check:
-    record = record_path(path)
-    recorded = record.read_text().split()[:1] if record.is_file() else []
+    recorded = recorded_hash(path)
     if not recorded:
         return Check('recorded hash', None, 'none was recorded at a download')
-    return Check('recorded hash', recorded == [actual], recorded[0])
+    return Check('recorded hash', recorded == actual, recorded)
