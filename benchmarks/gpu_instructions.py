@@ -126,7 +126,7 @@ def attentions() -> Iterator[Counted]:
 
 
 def between_products() -> Iterator[Counted]:
-    """Kernels between products, for float32 maps with drop path, of Swin-T's first and Swin-L's last stage."""
+    """Kernels on float32 maps with drop path, of Swin-T's first and Swin-L's last stage."""
     for C in (96, 1536):
         x, weight, bias = torch.zeros(2, 4, 4, C), *torch.zeros(2, C)
         path, factors, norm = x.to(HALF), torch.ones(2, 2), (weight, bias, 1e-5)
