@@ -33,8 +33,8 @@ __getattr__, __dir__ = lazy_attributes(
     __name__,
     {'SwinTransformer': 'swin', 'SwinTransformerV2': 'swin_v2'},
     submodules=(
-        *('argument_values', 'arguments', 'backbone', 'classification', 'layers', 'ops'),
-        *('registration', 'swin', 'swin_v2', 'weights'),
+        *('argument_values', 'arguments', 'classification', 'layers', 'ops'),
+        *('options', 'registration', 'swin', 'swin_v2', 'weights'),
     ),
 )
 

@@ -16,12 +16,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .argument_values import flag, integer, rate, same, shown
 from .arguments import by_position
-from .backbone import Backbone
+
 from .errors import ArgumentError, ArgumentTypeError
 from .layers import build_norm
 from .layers.attention import ShiftedWindows
-from .swin import VARIANTS, SwinTransformer
-from .swin_v2 import VARIANTS as VARIANTS_V2
+from .options import VARIANTS, VARIANTS_V2
+from .swin import SwinTransformer
 from .swin_v2 import SwinTransformerV2
 from .weights import translate_classifier
 
@@ -73,7 +73,7 @@ def _zoo(variants: Mapping[str, Mapping[str, Any]], **extra: Any) -> dict[str, d
     }
 
 
-class ClassificationBackbone(Backbone):
+class ClassificationBackbone(SwinTransformer):
     """Gives a backbone mmpretrain's arguments, and what its classifiers ask of one; a mixin.
 
     Args:

@@ -155,8 +155,7 @@ def _init_cfg(name: str, value: Any, given: Mapping[str, Any]) -> Any:
     """``init_cfg``, or the one that ``pretrained`` stands for."""
     if not isinstance(value, Mapping | list | tuple | None):
         raise ArgumentError(
-            f'init_cfg={shown(value)} must be a dict, '
-            "dict(type='Pretrained', checkpoint=…) for one"
+            f"init_cfg={shown(value)} must be a dict, dict(type='Pretrained', checkpoint=…) for one"
         )
     pretrained = given['pretrained']
     if pretrained is None:

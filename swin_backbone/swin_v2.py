@@ -84,9 +84,7 @@ class SwinTransformerV2(SwinTransformer):
 
     def _merging(self, i: int, stride: int, arguments: Any) -> PatchMerging:
         width, norm_cfg = self.num_features[i], arguments.norm_cfg
-        return PatchMerging(
-            width, 2 * width, stride=stride, norm_cfg=norm_cfg, use_post_norm=True
-        )
+        return PatchMerging(width, 2 * width, stride=stride, norm_cfg=norm_cfg, use_post_norm=True)
 
     def _init_from_scratch(self) -> None:
         super()._init_from_scratch()

@@ -13,7 +13,7 @@ from ..ops.recording import TORCH, Definitions, observed, recording
 from ..ops.sizes import unflatten
 from .embedding import AdaptivePadding, Pair, covered_grid, pair
 from .from_config import build_norm
-from .in_one_piece import why_merging_not_in_one_piece
+from .fused import why_merging_unfused
 
 DEFINED = Definitions((AdaptivePadding, 'forward'))
 
@@ -80,8 +80,8 @@ class PatchMerging(BaseModule):
         Returns:
             (B, H' * W', out_channels) and (H', W').
         """
-        if why_merging_not_in_one_piece(self, x) is None:
-            x = self._in_one_piece(x.unflatten(1, input_size))
+        if why_merging_unfused(self, x) is None:
+            x = self._fused(x.unflatten(1, input_size))
             return x.flatten(1, 2), (x.shape[1], x.shape[2])
         x, grid = (self._pairs if self._merges_pairs() else self._sampled)(x, input_size)
         if self.use_post_norm:
@@ -90,7 +90,7 @@ class PatchMerging(BaseModule):
             x = self.norm(x)
         return x if self.use_post_norm else self.reduction(x), grid
 
-    def _in_one_piece(self, x: Tensor) -> Tensor:
+    def _fused(self, x: Tensor) -> Tensor:
         norm: Any = self.norm
         return patch_merging(x, norm.weight, norm.bias, self.reduction.weight, eps=norm.eps)
 

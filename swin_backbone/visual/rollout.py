@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..backbone import Backbone
+from ..swin import SwinTransformer
 from ..layers.block import Grid
 from ..ops.sizes import ceil_div
 from .attention import BlockAttention
@@ -41,7 +41,7 @@ class Rollout:
     padded: float
 
 
-def places(backbone: Backbone, stage: int, block: int) -> list[Place]:
+def places(backbone: SwinTransformer, stage: int, block: int) -> list[Place]:
     """All blocks up to that one, whose inputs :func:`rollout` needs."""
     depths = [len(backbone.stages[i].blocks) for i in range(stage)] + [block + 1]
     return [(i, b) for i, depth in enumerate(depths) for b in range(depth)]
@@ -49,7 +49,7 @@ def places(backbone: Backbone, stage: int, block: int) -> list[Place]:
 
 @torch.no_grad()
 def rollout(
-    backbone: Backbone,
+    backbone: SwinTransformer,
     tokens: Mapping[Place, tuple[Tensor, Grid]],
     size: Grid,
     stage: int,
@@ -81,7 +81,7 @@ def rollout(
     return [Rollout(s.numpy(), float(lost)) for s, lost in zip(shares, padded, strict=True)]
 
 
-def grid_of(backbone: Backbone, size: Grid, stage: int) -> Grid:
+def grid_of(backbone: SwinTransformer, size: Grid, stage: int) -> Grid:
     """(H, W) of a stage's tokens, for an input of so many pixels."""
     height, width = (
         ceil_div(*both) for both in zip(size, backbone.token_sides[stage], strict=True)
@@ -107,7 +107,7 @@ def _through_block(attention: BlockAttention, shares: Tensor) -> tuple[Tensor, T
     return (shares + attended) / 2, lost / 2
 
 
-def _merging(backbone: Backbone, stage: int) -> Any:
+def _merging(backbone: SwinTransformer, stage: int) -> Any:
     """The patch merging between a stage and the next."""
     return backbone.stages[stage + backbone.merging_opens_stage].downsample
 
