@@ -16,7 +16,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .argument_values import flag, integer, rate, same, shown
 from .arguments import by_position
-
 from .errors import ArgumentError, ArgumentTypeError
 from .layers import build_norm
 from .layers.attention import ShiftedWindows

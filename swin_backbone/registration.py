@@ -12,7 +12,6 @@ from mmengine.registry import MODELS, Registry
 from torch import nn
 
 from . import layers
-from .swin import SwinTransformer
 from .classification import ClassificationSwinTransformer, ClassificationSwinTransformerV2
 from .errors import RegistrationWarning
 from .startup import FRAMEWORKS, warn_of

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..ops.post_norm import FeedForward, Norm, feed_forward, norm_add

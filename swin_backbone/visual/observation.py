@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..swin import SwinTransformer
 from ..errors import ArgumentError
+from ..swin import SwinTransformer
 
 Place = tuple[int, int]  # stage and block
 

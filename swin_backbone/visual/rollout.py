@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..swin import SwinTransformer
 from ..layers.block import Grid
 from ..ops.sizes import ceil_div
+from ..swin import SwinTransformer
 from .attention import BlockAttention
 from .observation import Place
 

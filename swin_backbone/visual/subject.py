@@ -14,7 +14,6 @@ from mmengine.config import Config
 from PIL import Image
 from torch import Tensor, nn
 
-from ..swin import SwinTransformer
 from ..engine.models import Predictor, build
 from ..engine.shipped import read
 from ..errors import ArgumentError, CheckpointError

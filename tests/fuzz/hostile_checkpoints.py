@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from swin_backbone import SwinTransformer, SwinTransformerV2
-from swin_backbone.swin import SwinTransformer
 from swin_backbone.weights import (
     convert,
     describe,

@@ -11,7 +11,6 @@ from harness import Target
 from hypothesis import strategies as st
 
 from swin_backbone import SwinTransformer, SwinTransformerV2
-from swin_backbone.swin import SwinTransformer
 from swin_backbone.classification import (
     ClassificationSwinTransformer,
     ClassificationSwinTransformerV2,
