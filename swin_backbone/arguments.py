@@ -13,12 +13,12 @@ from .argument_values import same, shown
 from .errors import ArgumentError, ArgumentTypeError
 from .options import ALIASES, Check
 
-# mmengine's key that replaces a dict of a base config, and what is wrong where it is still there.
+# mmengine's key that replaces a dict of a base config; the merge removes it.
 DELETE = '_delete_'
 LEFT_OVER = f'{DELETE}=True has no effect, because no base config has this dict: remove it'
 
-# What the backbones of other families call theirs. A Swin is given them where its config is merged
-# into the backbone of a base config.
+# Arguments of other backbones. Swin gets them if its config is merged into a base config's
+# backbone without _delete_=True.
 _OF_OTHERS = frozenset(
     [
         *('depth', 'num_stages', 'num_layers', 'style', 'norm_eval', 'conv_cfg', 'deep_stem'),
@@ -116,10 +116,10 @@ def _canonical(
 
 
 def by_position(owner: str, names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
-    """Arguments that were given by position, by their names.
+    """Positional arguments by their names.
 
     Raises:
-        ArgumentTypeError: There are more than names.
+        ArgumentTypeError: More values than names.
     """
     if len(values) > len(names):
         raise ArgumentTypeError(f'{owner} takes up to {len(names)} arguments, got {len(values)}')
@@ -127,7 +127,7 @@ def by_position(owner: str, names: Sequence[str], values: Sequence[Any]) -> dict
 
 
 def _unknown(owner: str, names: Sequence[str], known: Sequence[str]) -> str:
-    """What is wrong with arguments that are not known, and the likely cause."""
+    """The error message for unknown arguments, with the likely cause."""
     if DELETE in names:
         return f'{owner} got an unknown argument {DELETE!r}: {LEFT_OVER}'
     inherited = not _OF_OTHERS.isdisjoint(names)
@@ -149,7 +149,7 @@ def _unknown(owner: str, names: Sequence[str], known: Sequence[str]) -> str:
 
 
 def _check_merged(owner: str, name: str, value: Any) -> None:
-    """Raises for a ``_delete_`` within an argument that is a dict, or a list of them."""
+    """Raises if an argument that is a dict, or a list of dicts, contains ``_delete_``."""
     for one in value if isinstance(value, list | tuple) else [value]:
         if isinstance(one, Mapping) and DELETE in one:
             raise ArgumentError(f'{owner}: {name}={shown(value)}: {LEFT_OVER}')

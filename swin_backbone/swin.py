@@ -19,7 +19,7 @@ from .layers import (
     PatchEmbed,
     PatchMerging,
     SwinBlockSequence,
-    WindowMSA,
+    WindowAttention,
     build_norm,
 )
 from .ops.recording import recording, refuse_symbolic
@@ -267,7 +267,7 @@ class SwinTransformer(BaseModule):
 
     def _init_from_scratch(self) -> None:
         for module in self.modules():
-            if isinstance(module, WindowMSA):
+            if isinstance(module, WindowAttention):
                 module.init_weights()
             else:
                 self._init_layer(module)
