@@ -17,6 +17,7 @@ from ..errors import ArgumentError
 from ..ops.recording import TORCH, is_hooked, is_hooked_within, observed, recording
 from ..ops.sizes import unflatten
 from ..ops.window_attention import shifted_window_attention
+from ..ops.window_attention.positions import bias_of_pairs, relative_position_index
 from ..ops.window_attention.reference import (
     pad_to_windows,
     shift_mask,
@@ -73,39 +74,6 @@ class WindowSize(tuple[int, int]):
         return self[0]
 
     __int__ = __index__
-
-
-def relative_position_index(window_size: int | tuple[int, int]) -> Tensor:
-    """Row of the bias table for each pair of tokens of a window (section 3.2, after equation 4).
-
-    Args:
-        window_size: Side of the window in tokens, or (height, width).
-
-    Returns:
-        int64 (N, N) for a window of N tokens: for query i and key j, their offset in rows and in
-        columns, each shifted to start at 0, as one raster index.
-    """
-    height, width = WindowSize.of(window_size)
-    row, column = torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)
-    rows = row[:, None] - row + height - 1
-    columns = column[:, None] - column + width - 1
-    return rows * (2 * width - 1) + columns
-
-
-def bias_of_pairs(table: Tensor, window_size: int) -> Tensor:
-    """The bias of every pair of tokens of a window, (heads, M², M²), for that of every offset.
-
-    What indexing with :func:`relative_position_index` gives, bit for bit, but its gradient is the
-    sum of a few diagonals instead of a sorted scatter.
-
-    Args:
-        table: (heads, 2M - 1, 2M - 1).
-        window_size: M.
-    """
-    # (heads, rows, columns, M, M) is the table as seen from a window's last token backwards; the
-    # flip makes the one copy that is needed.
-    pairs = table.unfold(1, window_size, 1).unfold(2, window_size, 1).flip(3, 4)
-    return pairs.reshape(len(table), window_size**2, window_size**2)
 
 
 class WindowAttention(BaseModule):

@@ -13,36 +13,16 @@ from torch.nn import functional as F
 from ..ops.recording import TORCH, is_hooked_within, observed
 from ..ops.sizes import unflatten
 from ..ops.window_attention import MAX_LOGIT_SCALE, cosine, shifted_window_cosine_attention
-from .attention import (
-    NO_DROP_PATH,
-    ShiftedWindows,
-    WindowAttention,
+from ..ops.window_attention.positions import (
     bias_of_pairs,
+    log_spaced_coordinates,
     relative_position_index,
 )
+from .attention import NO_DROP_PATH, ShiftedWindows, WindowAttention
 from .computed_once import ComputedOnce, may_be_kept
 from .from_config import build_dropout
 
 HIDDEN = 512  # width of the position bias's network
-
-
-def log_spaced_coordinates(
-    window_size: int, pretrained_window_size: int, device: torch.device
-) -> Tensor:
-    """Offsets between two tokens of a window as the bias's network takes them (equation 4).
-
-    Offsets are divided by the largest of the window that it was pretrained with, or of its own if
-    that is 0, so that they are at most 1 there; times 8, and put on a logarithmic scale.
-
-    Returns:
-        float32 ((2M - 1)², 2): rows and columns, in raster order.
-    """
-    axis = torch.arange(1 - window_size, window_size, dtype=torch.float32, device=device)
-    # A window of one token has the offset 0 alone.
-    axis = axis / max((pretrained_window_size or window_size) - 1, 1) * 8
-    axis = axis.sign() * torch.log2(axis.abs() + 1.0) / math.log2(8)
-    length = len(axis)
-    return torch.stack([axis.repeat_interleave(length), axis.repeat(length)], -1)
 
 
 class WindowMSAV2(WindowAttention):
