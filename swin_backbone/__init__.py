@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from .errors import ArgumentError, CheckpointError, RegistrationWarning
 from .imports import lazy_attributes
+from .moved import keep_old_paths
 from .startup import start
 from .version import __version__
 
@@ -46,4 +47,5 @@ def configs_dir() -> Path:
     return inside if inside.is_dir() else here.parent / 'configs'
 
 
+keep_old_paths()
 start()
