@@ -18,7 +18,7 @@ from mmengine.registry import OPTIM_WRAPPERS, STRATEGIES
 from torch import Tensor, nn
 
 from ..errors import ArgumentError
-from ..weights.rank_files import PLAIN_WEIGHTS
+from ..weights.distributed_checkpoints import PLAIN_WEIGHTS
 
 # What DeepSpeed has settings of its own for.
 _PRECISION = ('loss_scale', 'dtype', 'use_fsdp')

@@ -24,8 +24,8 @@ from swin_backbone.weights import (
 )
 from swin_backbone.weights import load as loading
 from swin_backbone.weights.compare import compare
-from swin_backbone.weights.file_checks import check_floats, warn_of_non_finite
 from swin_backbone.weights.formats import FORMATS
+from swin_backbone.weights.tensors import check_floats, warn_of_non_finite
 
 SMALL = dict(
     embed_dims=4,

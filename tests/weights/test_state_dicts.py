@@ -16,7 +16,7 @@ from torch import nn
 
 from swin_backbone import CheckpointError, SwinTransformer
 from swin_backbone.weights import convert, describe, read_checkpoint
-from swin_backbone.weights.containers import unpack
+from swin_backbone.weights.state_dicts import find_backbone
 
 GEOMETRY = dict(embed_dims=16, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=4)
 KEY = 'layers.0.blocks.0.attn.qkv.weight'
@@ -189,8 +189,8 @@ def test_what_is_no_index_is_refused(content, message, tmp_path):
         read_checkpoint(tmp_path / 'model.safetensors.index.json')
 
 
-def test_unpack_takes_no_other_things():
+def test_find_backbone_takes_no_other_things():
     with pytest.raises(CheckpointError, match='expected a dict of tensors, found a list'):
-        unpack([1])
+        find_backbone([1])
     with pytest.raises(CheckpointError, match='expected a dict of tensors'):
-        unpack({1: torch.zeros(1)})
+        find_backbone({1: torch.zeros(1)})

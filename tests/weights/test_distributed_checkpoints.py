@@ -13,7 +13,7 @@ from swin_backbone import CheckpointError
 from swin_backbone.cli.commands import commands
 from swin_backbone.engine.checkpoints import damage, last_whole
 from swin_backbone.weights import read_checkpoint
-from swin_backbone.weights.rank_files import join, rank_file, split
+from swin_backbone.weights.distributed_checkpoints import join, rank_file, split
 
 WHOLE = {
     'head.weight': torch.arange(35.0).reshape(5, 7),

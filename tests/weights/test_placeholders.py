@@ -24,8 +24,8 @@ from torch import nn
 
 from swin_backbone import CheckpointError, SwinTransformer
 from swin_backbone.weights import convert_file, describe, read_checkpoint
-from swin_backbone.weights.rank_files import rank_file, split
-from swin_backbone.weights.stand_ins import StandIn, stand_ins_in
+from swin_backbone.weights.distributed_checkpoints import rank_file, split
+from swin_backbone.weights.placeholders import Placeholder, placeholders_in
 from swin_backbone.weights.torch_files import load
 
 GEOMETRY = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=2)
@@ -141,13 +141,13 @@ def test_objects_become_stand_ins(tmp_path, writer, name):
     WRITERS[writer]({'model': weights, 'args': OBJECTS[name], 'epoch': 7}, tmp_path / 'a.pth')
     content = read_checkpoint(tmp_path / 'a.pth')
     found = content['args']
-    assert type(found) is StandIn
+    assert type(found) is Placeholder
     assert str(found) == NAMES.get(name) or found.name == name or made_by_partial(name, writer)
     assert content['epoch'] == 7 and list(content['model']) == list(weights)
     for key, value in weights.items():
         assert torch.equal(content['model'][key], value)
         assert content['model'][key].stride() == value.stride()
-    assert list(stand_ins_in(content)) == ['args']
+    assert list(placeholders_in(content)) == ['args']
 
 
 def test_stand_ins_wherever_they_are(tmp_path):
@@ -160,7 +160,7 @@ def test_stand_ins_wherever_they_are(tmp_path):
         'frozen': frozenset([Kind.ONE]),
     }
     torch.save(content, tmp_path / 'a.pth')
-    found = stand_ins_in(read_checkpoint(tmp_path / 'a.pth'))
+    found = placeholders_in(read_checkpoint(tmp_path / 'a.pth'))
     assert {name: value.name for name, value in found.items()} == {
         'list.1.0': 'Namespace',
         'list.1.1.deep': 'Namespace',
@@ -293,7 +293,7 @@ def test_folders_of_one_file_a_process(tmp_path):
         torch.save(content, rank_file(folder, rank))
     content = read_checkpoint(folder)
     assert content['state_dict']['a.weight'].tolist() == [0, 0, 0, 1, 1, 1]
-    assert stand_ins_in(content).keys() == {'meta.options'}
+    assert placeholders_in(content).keys() == {'meta.options'}
 
 
 # --- weights that are objects ---------------------------------------------------------------------
@@ -327,7 +327,7 @@ def test_what_is_no_weight_in_a_state_dict_may_be_an_object(tmp_path):
     weights = {'a.weight': torch.ones(2), 'a._extra_state': argparse.Namespace()}
     torch.save({'model': weights, 'ema': {'updates': 3, 'model': nn.Linear(2, 2)}}, tmp_path / 'a')
     content = read_checkpoint(tmp_path / 'a')
-    assert stand_ins_in(content).keys() == {'model.a._extra_state', 'ema.model'}
+    assert placeholders_in(content).keys() == {'model.a._extra_state', 'ema.model'}
 
 
 def test_an_average_that_is_an_object(tmp_path):
@@ -383,9 +383,9 @@ def test_a_detector_loads_it_by_load_from(tmp_path):
 
 
 def test_a_stand_in_does_nothing(tmp_path):
-    found = StandIn('argparse', 'Namespace')
+    found = Placeholder('argparse', 'Namespace')
     assert (str(found), repr(found)) == ('argparse.Namespace', '<argparse.Namespace, not read>')
-    assert not callable(found) and found != StandIn('argparse', 'Namespace')
+    assert not callable(found) and found != Placeholder('argparse', 'Namespace')
     with pytest.raises(AttributeError, match=r"'lr' of an object that was not read.*Namespace"):
         found.lr  # noqa: B018
     for change in (lambda: setattr(found, 'name', 'a'), lambda: delattr(found, 'name')):
@@ -404,4 +404,4 @@ def test_a_stand_in_does_nothing(tmp_path):
 
 @pytest.mark.parametrize('name', ['a\x1b[2J', 'a\nb', 'a' * 10**6])
 def test_names_are_fit_to_be_printed(name):
-    assert str(StandIn('m', name)).isprintable() and len(str(StandIn('m', name))) < 200
+    assert str(Placeholder('m', name)).isprintable() and len(str(Placeholder('m', name))) < 200
