@@ -18,6 +18,7 @@ from mmengine.registry import OPTIM_WRAPPERS, STRATEGIES
 from torch import Tensor, nn
 
 from ..errors import ArgumentError
+from ..patches import use_gloo_in_deepspeed
 from ..weights.rank_files import PLAIN_WEIGHTS
 
 # What DeepSpeed has settings of its own for.
@@ -57,8 +58,7 @@ class AnyDeviceDeepSpeedStrategy(DeepSpeedStrategy):
 
         if 'timeout' in kwargs:
             kwargs['timeout'] = timedelta(seconds=kwargs['timeout'])
-        # It would compile an all-reduce of its own for CPUs, for a minute; gloo's does.
-        deepspeed.ops.__compatible_ops__['deepspeed_shm_comm'] = False
+        use_gloo_in_deepspeed()
         deepspeed.init_distributed(dist_backend='gloo', **kwargs)
 
     def build_optim_wrapper(

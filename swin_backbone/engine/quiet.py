@@ -8,14 +8,10 @@ the demo imports it; no other run is touched. Each entry is one message of one m
 
 from __future__ import annotations
 
-import functools
 import re
-import sys
 import warnings
-from collections.abc import Callable
-from typing import Any
 
-from ..imports import when_imported
+from ..patches import leave_out_logged
 
 # Of setuptools 80.9 and newer, once for each module that imports it.
 PKG_RESOURCES = 'pkg_resources is deprecated as an API'
@@ -57,29 +53,6 @@ def python_warnings(before: str = '') -> str:
     return ','.join([*ours, *filter(None, [before])])
 
 
-def ignore_logged() -> None:
-    """Has mmengine's modules not log the messages above, in this process."""
-    for module in sorted({module for _, module in LOGGED}):
-        when_imported(module, functools.partial(_replace_print_log, module))
-
-
-def _replace_print_log(name: str) -> None:
-    module: Any = sys.modules[name]
-    if not isinstance(module.print_log, _WithoutSome):
-        begins = tuple(message for message, where in LOGGED if where == name)
-        module.print_log = _WithoutSome(module.print_log, begins)
-
-
-class _WithoutSome:
-    """mmengine's ``print_log``, for all but a few messages."""
-
-    def __init__(self, print_log: Callable, begins: tuple[str, ...]) -> None:
-        self.print_log, self.begins = print_log, begins
-
-    def __call__(self, msg: Any, *args: Any, **kwargs: Any) -> None:
-        if not str(msg).startswith(self.begins):
-            self.print_log(msg, *args, **kwargs)
-
-
+for _module in sorted({module for _, module in LOGGED}):
+    leave_out_logged(_module, tuple(message for message, where in LOGGED if where == _module))
 ignore_warnings()
-ignore_logged()

@@ -14,8 +14,7 @@ Runner here where there is none.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -26,6 +25,8 @@ from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from ..patches import honour_runner_type
 
 
 @RUNNERS.register_module()
@@ -78,20 +79,4 @@ def _has_sync_batchnorm(model: nn.Module) -> bool:
     return any(type(module).__name__ == 'SyncBatchNorm' for module in model.modules())
 
 
-def _honouring_runner_type(from_cfg: Callable) -> classmethod:
-    """``Runner.from_cfg`` for configs that ask for another Runner, or leave the choice to us."""
-
-    def build(cls: type[Runner], cfg: Mapping[str, Any]) -> Any:
-        wanted = cfg.get('runner_type', AnyDeviceRunner) if cls is Runner else cls
-        chosen: Any = wanted if inspect.isclass(wanted) else RUNNERS.get(wanted)
-        if chosen is None:
-            raise KeyError(
-                f'no Runner is called runner_type={wanted!r}; custom_imports has to '
-                'name the module that registers it'
-            )
-        return from_cfg(chosen, cfg) if chosen in (cls, Runner) else chosen.from_cfg(cfg)
-
-    return classmethod(build)
-
-
-Runner.from_cfg = _honouring_runner_type(Runner.from_cfg.__func__)
+honour_runner_type(AnyDeviceRunner)

@@ -6,13 +6,14 @@ The names are imported when they are used: the catalog is read without torch.
 from typing import TYPE_CHECKING
 
 from ..imports import lazy_attributes
+from ..patches import allow_mmengine_checkpoints
 
 if TYPE_CHECKING:
     from .classifier import translate_classifier
     from .conversion import Conversion, convert, convert_file
     from .inspect import Description, describe, what_would_be_resized
     from .load import is_pretrained, load_pretrained, register_state_dict_translation
-    from .safe_load import allow_mmengine_checkpoints, read_checkpoint
+    from .safe_load import read_checkpoint
 
 # The layouts that weights come in, by name; `formats` has them.
 LAYOUTS = (
@@ -44,7 +45,7 @@ __getattr__, __dir__ = lazy_attributes(
         **dict.fromkeys(
             ('is_pretrained', 'load_pretrained', 'register_state_dict_translation'), 'load'
         ),
-        **dict.fromkeys(('allow_mmengine_checkpoints', 'read_checkpoint'), 'safe_load'),
+        'read_checkpoint': 'safe_load',
     },
     submodules=(
         *('arrays', 'buildable', 'catalog', 'channels', 'classifier', 'containers', 'conversion'),

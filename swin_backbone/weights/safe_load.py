@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.runner import CheckpointLoader
-from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from ..errors import CheckpointError
 from . import rank_files, shards, torch_files
@@ -26,7 +25,6 @@ from .arrays import as_tensors
 from .catalog import catalog, nearest
 from .download import fetch, is_url, user_path
 from .file_checks import check_file, check_floats, foreign_names, warn_of_non_finite
-from .safe_globals import allow_mmengine_objects
 
 
 def read_checkpoint(path: str | os.PathLike) -> Any:
@@ -45,19 +43,6 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
     content = CheckpointLoader.load_checkpoint(os.fspath(path), map_location='cpu')
     check_floats(content, os.fspath(path))
     return content
-
-
-def allow_mmengine_checkpoints() -> None:
-    """Lets ``torch.load(weights_only=True)`` open what mmengine writes, in this process.
-
-    Also gives mmengine loaders of files, catalog names and ``http(s)://`` that say what is wrong
-    with a file; its own loader of URLs, which those of its model zoos use too, would ask torch for
-    an unsafe load. Safe to call twice.
-    """
-    allow_mmengine_objects()
-    CheckpointLoader.register_scheme('', _load_from_file, force=True)
-    CheckpointLoader.register_scheme(['http://', 'https://'], _load_from_url, force=True)
-    mmengine_checkpoint.load_from_http = _load_from_url  # torchvision:// and open-mmlab:// call it
 
 
 @contextlib.contextmanager
@@ -98,7 +83,8 @@ def locate(name: str | os.PathLike) -> Path:
     return path
 
 
-def _load_from_file(filename: str, map_location: Any = None) -> Any:
+def load_from_file(filename: str, map_location: Any = None) -> Any:
+    """What mmengine loads by a path, a catalog name or a URL; :mod:`swin_backbone.patches`."""
     path = locate(filename)
     content = _read(path, map_location)
     warn_of_non_finite(content, str(path))
@@ -127,12 +113,3 @@ def _reason(error: Exception) -> str:
     """torch's refusal less its advice, which begins with how to load unsafely."""
     found = re.search(r'(Unsupported|Trying|Can only|Can not|refused)[^\n]*', str(error))
     return found[0] if found else str(error).splitlines()[-1]
-
-
-def _load_from_url(filename: str, map_location: Any = None, *_: Any, **__: Any) -> Any:
-    """In place of mmengine's loader of ``http(s)://``; folder and progress bar are our own."""
-    return _load_from_file(filename, map_location)
-
-
-# If this module's own imports import mmengine.runner, `startup` runs before the function exists.
-allow_mmengine_checkpoints()
