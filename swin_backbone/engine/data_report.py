@@ -16,10 +16,10 @@ from mmengine.registry import DATASETS
 from torch import nn
 
 from ..errors import ArgumentError
+from .check_annotations import inner_datasets
+from .check_classes import PHASES, Comparison, Data, comparison, explained_emptiness
 from .check_data import check_data
 from .class_counts import counts_of
-from .class_names import inner_datasets
-from .compare_classes import PHASES, Comparison, Data, comparison, explained_emptiness
 from .data_contents import Contents, look_into
 from .faults import written_for_former
 from .models import build, build_on_meta, enter_scope
