@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from .argument_values import (
     LARGEST_COUNT,
@@ -60,6 +60,8 @@ VARIANTS_V2 = {**VARIANTS, **{'huge': _HUGE, 'giant': _GIANT}, **{'h': _HUGE, 'g
 # What `with_cp` takes: the part that is recomputed in the backward pass. True means 'block'.
 RECOMPUTABLE: tuple[bool | str, ...] = (False, True, 'attention', 'mlp', 'block', 'stage')
 
+Options = TypeVar('Options', bound='BlockOptions')
+
 
 @dataclass(frozen=True)
 class BlockOptions:
@@ -77,7 +79,7 @@ class BlockOptions:
     with_cp: bool | str = False
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any]) -> BlockOptions:
+    def of(cls: type[Options], arguments: Mapping[str, Any]) -> Options:
         """The options among a backbone's arguments."""
         return cls(**{f.name: arguments[f.name] for f in fields(cls) if f.name in arguments})
 

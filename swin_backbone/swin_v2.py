@@ -10,7 +10,7 @@ from torch import nn
 
 from .arguments import declares_arguments
 from .layers import PatchMerging, SwinBlockV2, SwinBlockV2Sequence
-from .options import CHECKS_V2, BlockOptions, BlockOptionsV2
+from .options import CHECKS_V2, BlockOptionsV2
 from .options import VARIANTS_V2 as VARIANTS
 from .swin import SwinTransformer
 
@@ -69,7 +69,7 @@ class SwinTransformerV2(SwinTransformer):
         super()._build(arguments)
         self.extra_norm_every_n_blocks = arguments.extra_norm_every_n_blocks
 
-    def _block_options(self, arguments: Any) -> BlockOptions:
+    def _block_options(self, arguments: Any) -> BlockOptionsV2:
         return BlockOptionsV2.of(vars(arguments))
 
     def _stage(self, i: int, arguments: Any, **own: Any) -> SwinBlockV2Sequence:
