@@ -315,7 +315,7 @@ def _translated(settings: Any, table: Mapping[str, Any], path: str) -> dict[str,
     if isinstance(settings, list | tuple):
         each = [_translated(one, table, f'{path}[{i}]') for i, one in enumerate(settings)]
         if not all(same(one, each[0]) for one in each):
-            raise ArgumentError(f'{path}={shown(settings)}: all stages and blocks must be alike')
+            raise ArgumentError(f'{path}={shown(settings)}: here all stages and blocks are alike')
         return each[0] if each else {}
     if not isinstance(settings, Mapping):
         raise ArgumentError(f'{path}={shown(settings)} must be a dict, or a list of one a stage')
