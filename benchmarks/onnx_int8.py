@@ -20,8 +20,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import Tensor
 
-from swin_backbone.export import export, load_part
-from swin_backbone.export.check import open_file
+from swin_backbone.tools.export import export, load_part
+from swin_backbone.tools.export.check import open_file
 
 
 def main() -> None:

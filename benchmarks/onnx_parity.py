@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from swin_backbone.export import FORMATS, PARTS, check_file, export, load_part
+from swin_backbone.tools.export import FORMATS, PARTS, check_file, export, load_part
 
 # One patch, one token in some or all stages, less than a window, with and without padding, narrow;
 # batches of one to three.

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 import swin_backbone
-from swin_backbone.engine.complexity import Complexity, complexity, default_shape
-from swin_backbone.engine.models import build_on_meta
-from swin_backbone.engine.shipped import read, shipped
+from swin_backbone.tools.complexity import Complexity, complexity, default_shape
+from swin_backbone.tools.configs import read, shipped
+from swin_backbone.tools.predictor import build_on_meta
 
 DOCUMENT = Path(__file__).resolve().parents[1] / 'docs' / 'paper_tables.md'
 BEGIN, END = '<!-- tables: python benchmarks/paper_tables.py --write -->', '<!-- end of tables -->'

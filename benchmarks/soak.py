@@ -31,7 +31,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from swin_backbone.engine.shipped import read
+from swin_backbone.tools.configs import read
 
 SIDES = (64, 256)  # of the resized images, in pixels
 TOLERANCE = 0.02

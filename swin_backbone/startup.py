@@ -1,45 +1,42 @@
-"""What importing the package sets going: registration, once there is a registry to register in.
+"""Registers the backbones when a framework's registry is imported.
 
-Nothing is imported for it that the process does not import itself: whoever imports a framework, or
-looks a backbone up in mmengine's registry, finds this package's classes there.
+Importing the package imports nothing else: a process that imports a framework, or looks a backbone
+up in mmengine's registry, finds this package's classes there.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import runpy
-import threading
 import warnings
 from pathlib import Path
-from typing import Any
 
+from . import patches
 from .errors import RegistrationWarning
 from .imports import is_imported, when_imported
 
 # Frameworks that define a Swin Transformer; `{framework}.models` registers theirs.
 FRAMEWORKS = ('mmdet', 'mmseg', 'mmpretrain')
 
-# Names under which a class is registered: the frameworks' own, then one that is ours alone.
+# The names under which a class is registered: the frameworks' own, and one that is only ours.
 NAMES: dict[str, tuple[str, ...]] = {
     'SwinTransformer': ('SwinTransformer', 'SwinBackbone'),
     'SwinTransformerV2': ('SwinTransformerV2', 'SwinBackboneV2'),
 }
 
-# The frameworks whose import has failed, and those of them that have been warned of.
+# Frameworks whose import failed, and those for which a warning was given.
 _failed: set[str] = set()
 _warned: set[str] = set()
 
 
 @functools.cache
 def start() -> None:
-    """Has everything registered when its time has come; calls after the first do nothing."""
-    # Where Python did not run the hook when it started: a folder on PYTHONPATH, for instance. It is
-    # found by its path, because importing mmcv_ext imports torch.
+    """Schedules registration and patches for when their targets are imported. Runs once."""
+    # Python has run this hook already where the package is installed, but not in a folder on
+    # PYTHONPATH. It is run by its path, because importing mmcv_ext imports torch.
     runpy.run_path(str(Path(__file__).with_name('mmcv_ext') / 'startup.py'))
-    when_imported('torch', _let_torch_open_checkpoints)
+    patches.apply()
     when_imported('mmengine.registry.root', _register_in_mmengine)
-    when_imported('mmengine.runner', _give_mmengine_loaders)
     for framework in FRAMEWORKS:
         warn = functools.partial(warn_of, framework)
         when_imported(framework, failed=warn)
@@ -57,7 +54,7 @@ def start() -> None:
 
 
 def warn_of(framework: str, error: Exception) -> None:
-    """Warns, once for each framework, that it is broken and nothing is registered there."""
+    """Warns, once per framework, that it cannot be imported and nothing is registered in it."""
     _failed.add(framework)
     if framework not in _warned:
         _warned.add(framework)
@@ -70,10 +67,10 @@ def warn_of(framework: str, error: Exception) -> None:
 
 
 def _another_is_broken(framework: str, error: Exception) -> bool:
-    """Whether a framework's import may succeed the second time.
+    """Whether a framework's import may succeed when it is tried again.
 
-    mmdet and mmseg import mmpretrain where it is installed. Where that fails with anything but an
-    ImportError theirs fails the first time, and does without mmpretrain the second time.
+    mmdet and mmseg import mmpretrain where it is installed. If that raises anything but an
+    ImportError, their import fails the first time and continues without mmpretrain the second time.
     """
     return bool(_failed - {framework})
 
@@ -91,63 +88,12 @@ def _name_constructor_in(framework: str) -> None:
 
 
 def _register_in_mmengine() -> None:
-    from mmengine.registry.root import MODELS
-
-    if is_imported('mmengine'):
+    def register() -> None:
         from .registration import register_in_mmengine
 
         register_in_mmengine()
-    else:  # it is being imported, and the backbones need more of it
-        MODELS._module_dict = _WithOurs(MODELS._module_dict)
 
-
-def _let_torch_open_checkpoints() -> None:
-    from .weights.safe_globals import allow_mmengine_objects
-
-    allow_mmengine_objects()
-
-
-def _give_mmengine_loaders() -> None:
-    module = importlib.import_module('.weights.safe_load', __package__)
-    if is_imported(module.__name__):  # otherwise it is importing mmengine.runner, and calls this
-        module.allow_mmengine_checkpoints()
-
-
-class _WithOurs(dict):
-    """mmengine's models by name, which registers the backbones when one of them is asked for."""
-
-    _names = frozenset(name for names in NAMES.values() for name in names)
-
-    def __init__(self, known: dict[str, Any]) -> None:
-        super().__init__(known)
-        self._missing = True
-        self._registering: set[int] = set()  # threads, whose registering ends up here as well
-
-    def _register(self, name: object) -> None:
-        thread = threading.get_ident()
-        if name not in self._names or not self._missing or thread in self._registering:
-            return
-        self._registering.add(thread)
-        try:
-            from .registration import register_in_mmengine
-
-            register_in_mmengine()
-            self._missing = False
-        finally:
-            self._registering.discard(thread)
-
-    def __contains__(self, name: object) -> bool:
-        self._register(name)
-        return super().__contains__(name)
-
-    def __getitem__(self, name: str) -> Any:
-        self._register(name)
-        return super().__getitem__(name)
-
-    def __setitem__(self, name: str, module: Any) -> None:
-        self._register(name)  # before, so that what is registered last stays
-        super().__setitem__(name, module)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        self._register(name)
-        return super().get(name, default)
+    if is_imported('mmengine'):
+        register()
+    else:  # mmengine is being imported, and the backbones need more of it
+        patches.register_on_demand([name for names in NAMES.values() for name in names], register)

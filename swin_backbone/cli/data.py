@@ -13,8 +13,8 @@ from .heavy import needs_models
 from .output import json_option, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..engine.data_contents import Contents
-    from ..engine.data_report import Report
+    from ..tools.data_contents import Contents
+    from ..tools.data_report import Report
 
 _ROWS = 30  # of a table of classes
 _NAMED = 4  # pictures
@@ -69,9 +69,9 @@ def data(
     not have, heads for another number of classes, labels beyond them, maps of 0 and 255, objects
     without masks, images that cannot be read.
     """
-    from ..engine.compare_classes import explained
-    from ..engine.data_report import report
-    from ..engine.shipped import read
+    from ..engine.check_classes import explained
+    from ..tools.configs import read
+    from ..tools.data_report import report
 
     content = read(config)
     found = report(content, config, phases, images)
@@ -103,14 +103,14 @@ def data(
 
 def _draw(found: Report, pictures: int, output: Path) -> tuple[list[str], list[str]]:
     """Draws samples; the files, and why others were not drawn."""
-    from ..engine.annotations import spread
+    from ..engine.check_annotations import spread
 
     files: list[str] = []
     remarks: list[str] = []
     if not pictures:
         return files, remarks
     try:
-        from ..visual.annotations import draw_sample
+        from ..tools.pictures.annotations import draw_sample
     except ArgumentError as error:  # the extra is not installed
         return files, [str(error)]
     output.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..engine.shipped import parsed
 from ..errors import CheckpointError
+from ..tools.configs import parsed
 from ..weights import LAYOUTS
 from ..weights.catalog import TASKS, Entry, catalog
 from ..weights.download import fetch, target, user_path

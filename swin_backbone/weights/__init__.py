@@ -6,6 +6,7 @@ All names are imported lazily, so that the catalog can be read without importing
 from typing import TYPE_CHECKING
 
 from ..imports import lazy_attributes
+from ..patches import allow_mmengine_checkpoints
 
 if TYPE_CHECKING:
     from .conversion import Conversion, convert, convert_file
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
         register_state_dict_translation,
         translate_classifier,
     )
-    from .safe_load import allow_mmengine_checkpoints, read_checkpoint
+    from .safe_load import read_checkpoint
 
 # The names of the layouts in `formats`, which cannot be imported without torch.
 LAYOUTS = (
@@ -30,7 +31,7 @@ _SOURCES = {
         *('is_pretrained', 'load_pretrained', 'register_state_dict_translation'),
         'translate_classifier',
     ),
-    'safe_load': ('allow_mmengine_checkpoints', 'read_checkpoint'),
+    'safe_load': ('read_checkpoint',),
 }
 
 __all__ = [

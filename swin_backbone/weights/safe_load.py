@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.runner import CheckpointLoader
-from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from ..errors import CheckpointError
 from . import distributed_checkpoints, safetensors_files, torch_files
 from .catalog import catalog, nearest
 from .download import fetch, is_url, user_path
 from .file_checks import check_file
-from .safe_globals import allow_mmengine_objects
 from .tensors import arrays_to_tensors, check_floats, warn_of_non_finite
 
 
@@ -43,19 +41,6 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
     content = CheckpointLoader.load_checkpoint(os.fspath(path), map_location='cpu')
     check_floats(content, os.fspath(path))
     return content
-
-
-def allow_mmengine_checkpoints() -> None:
-    """Lets ``torch.load(weights_only=True)`` open mmengine's checkpoints in this process.
-
-    Also replaces mmengine's loaders of files and ``http(s)://`` URLs: the replacements take catalog
-    names, load safely and explain what is wrong with a file. mmengine's own loader of URLs, which
-    the loaders of its model zoos use, requires unsafe loading. Further calls are harmless.
-    """
-    allow_mmengine_objects()
-    CheckpointLoader.register_scheme('', _load_from_file, force=True)
-    CheckpointLoader.register_scheme(['http://', 'https://'], _load_from_url, force=True)
-    mmengine_checkpoint.load_from_http = _load_from_url  # for torchvision:// and open-mmlab://
 
 
 def local_file(name: str | os.PathLike) -> Path:
@@ -81,16 +66,12 @@ def local_file(name: str | os.PathLike) -> Path:
     return path
 
 
-def _load_from_file(filename: str, map_location: Any = None) -> Any:
+def load_from_file(filename: str, map_location: Any = None) -> Any:
+    """Replaces mmengine's loader of paths, catalog names and URLs; see ``patches.py``."""
     path = local_file(filename)
     content = _read(path, map_location)
     warn_of_non_finite(content, str(path))
     return content
-
-
-def _load_from_url(filename: str, map_location: Any = None, *_: Any, **__: Any) -> Any:
-    """Replaces mmengine's loader; its folder and progress bar are not used."""
-    return _load_from_file(filename, map_location)
 
 
 def _read(path: Path, map_location: Any = None) -> Any:
@@ -122,7 +103,3 @@ def _explained(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # any type: a pickle chooses the arguments of constructors
         raise CheckpointError(f'{path} cannot be read; is it cut short? {error}') from error
-
-
-# While this module imports mmengine.runner, `startup` cannot call the function yet.
-allow_mmengine_checkpoints()

@@ -16,12 +16,11 @@ from own_data import NAMES, coco, dataset, run_config, runner
 from safetensors.torch import save_file
 
 from swin_backbone import ArgumentError, CheckpointError
-from swin_backbone.engine import class_names
+from swin_backbone.engine import check_annotations
+from swin_backbone.engine.check_annotations import inner_datasets
 from swin_backbone.engine.check_checkpoint import check_tested
-from swin_backbone.engine.check_classes import ClassCheckHook
+from swin_backbone.engine.check_classes import ClassCheckHook, Data, comparison
 from swin_backbone.engine.check_data import DataCheckingRunner
-from swin_backbone.engine.class_names import inner_datasets
-from swin_backbone.engine.compare_classes import Data, comparison
 from swin_backbone.engine.data_stream import SeededSamples
 from swin_backbone.engine.resume import ResumingFlexibleRunner, ResumingRunner
 
@@ -289,8 +288,8 @@ def test_an_order_that_is_not_the_file_s_is_remarked(data, tmp_path, capsys):
 
 
 def test_large_files_are_not_read_again(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(class_names, '_SMALL', 0)
-    monkeypatch.setattr(class_names, 'load', lambda *_, **__: pytest.fail('it was read'))
+    monkeypatch.setattr(check_annotations, '_SMALL', 0)
+    monkeypatch.setattr(check_annotations, 'load', lambda *_, **__: pytest.fail('it was read'))
     swapped = dataset(data, file='swapped.json')
     begun(run_config(tmp_path, swapped))
 

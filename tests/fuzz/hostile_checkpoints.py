@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from swin_backbone import SwinTransformer, SwinTransformerV2
-from swin_backbone.backbone import Backbone
 from swin_backbone.weights import (
     convert,
     describe,
@@ -38,7 +37,7 @@ SMALL = dict(
     mlp_ratio=1,
     pretrain_img_size=16,
 )
-MODELS: dict[tuple[int, bool], Backbone] = {
+MODELS: dict[tuple[int, bool], SwinTransformer] = {
     (version, embedding): kind(**SMALL, use_abs_pos_embed=embedding).eval()
     for version, kind in ((1, SwinTransformer), (2, SwinTransformerV2))
     for embedding in (False, True)

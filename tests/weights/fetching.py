@@ -13,7 +13,6 @@ import torch.distributed
 
 def main() -> None:
     url, *job = sys.argv[1:]
-    sys.argv = ['swin-backbone']  # which leaves the frameworks out
     from swin_backbone import CheckpointError
     from swin_backbone.weights import download, read_checkpoint
 

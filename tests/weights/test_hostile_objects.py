@@ -373,7 +373,6 @@ BOMBS = {
 }
 MEASURED = """
 import json, resource, sys, time
-sys.argv[0] = 'swin-backbone'
 from swin_backbone import CheckpointError
 from swin_backbone.weights import read_checkpoint
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

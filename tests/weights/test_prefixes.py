@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from swin_backbone import CheckpointError, SwinTransformer
-from swin_backbone.engine.models import load_weights
+from swin_backbone.tools.predictor import load_weights
 from swin_backbone.weights import convert, convert_file, describe
 from swin_backbone.weights.compare import compare
 from swin_backbone.weights.state_dicts import find_backbone
