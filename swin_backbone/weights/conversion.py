@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..argument_values import window_side
 from ..errors import ArgumentError, CheckpointError
+from ..files import replacing
 from . import coordinates, formats
 from .containers import unpack
 from .plain import check_weights
@@ -175,14 +176,10 @@ def _coordinates(weights: Mapping[str, Tensor], window_size: int) -> dict[str, T
 
 
 def _write(weights: Mapping[str, Tensor], dst: Path, layout: formats.Layout) -> None:
-    unfinished = dst.with_name(f'.{dst.name}.{os.getpid()}')
-    try:
+    with replacing(dst) as unfinished:
         if dst.suffix == '.safetensors':
             tensors = {key: value.contiguous() for key, value in weights.items()}
             library().torch.save_file(tensors, unfinished, metadata={'format': 'pt'})
         else:
             content = {layout.container: dict(weights)} if layout.container else dict(weights)
             torch.save(content, unfinished)
-        os.replace(unfinished, dst)
-    finally:
-        unfinished.unlink(missing_ok=True)

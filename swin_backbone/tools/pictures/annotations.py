@@ -10,9 +10,9 @@ from PIL import Image
 
 from ...engine.annotations import read_label_map, transform_with
 from ...engine.class_names import classes_of
+from ..images import read_image
 from ..predictor import Prediction, palette_of
 from .drawing import draw_annotation
-from .images import read_image
 
 
 def draw_sample(dataset: Any, index: int) -> Image.Image:
