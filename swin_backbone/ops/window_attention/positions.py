@@ -18,8 +18,9 @@ def relative_position_index(window_size: int | tuple[int, int]) -> Tensor:
         int64 (N, N) for a window of N tokens. The entry of query i and key j is their offset in
         rows and columns, each shifted to start at 0, as one raster index.
     """
-    is_pair = isinstance(window_size, tuple | list)
-    height, width = window_size if is_pair else (window_size, window_size)
+    if not isinstance(window_size, tuple | list):
+        window_size = window_size, window_size
+    height, width = window_size
     row, column = torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)
     rows = row[:, None] - row + height - 1
     columns = column[:, None] - column + width - 1
