@@ -30,6 +30,11 @@ _GLOBAL_HOOKS = tuple(f'_global{name}' for name in _HOOKS)
 _is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
 
 
+def compiling() -> bool:
+    """Whether ``torch.compile`` or ``torch.export`` records the computation."""
+    return torch.compiler.is_compiling()
+
+
 def tracing() -> bool:
     """Whether ``torch.jit.trace``, or an exporter that uses it, records the computation."""
     return torch.jit.is_tracing()
@@ -42,7 +47,7 @@ def exporting() -> bool:
 
 def recording() -> bool:
     """Whether a compiler, exporter or tracer records a graph, which may be used for other sizes."""
-    return torch.compiler.is_compiling() or tracing()
+    return compiling() or tracing()
 
 
 def refuse_symbolic(x: object) -> None:
@@ -62,7 +67,7 @@ def refuse_symbolic(x: object) -> None:
 
 def transformed() -> bool:
     """Whether a functorch transform is active. It supports only PyTorch's own operators."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    return not compiling() and torch._C._are_functorch_transforms_active()
 
 
 def counted() -> bool:
