@@ -65,7 +65,7 @@ setup(
     include_package_data=False,  # a checkout may hold downloaded weights beside the catalog
     package_data={
         'swin_backbone': ['py.typed'],
-        'swin_backbone.page': ['page.*'],
+        'swin_backbone.tools.page': ['page.*'],
         'swin_backbone.configs': ['*.py', '_base_/*/*.py'],
         'swin_backbone.checkpoints': ['catalog.yml'],
     },

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .errors import ArgumentError, CheckpointError, RegistrationWarning
 from .imports import lazy_attributes
+from .moved import keep_old_paths
 from .startup import start
 from .version import __version__
 
@@ -34,8 +35,8 @@ __getattr__, __dir__ = lazy_attributes(
     __name__,
     {'SwinTransformer': 'swin', 'SwinTransformerV2': 'swin_v2'},
     submodules=(
-        *('argument_values', 'arguments', 'backbone', 'classification', 'layers', 'ops'),
-        *('patches', 'registration', 'swin', 'swin_v2', 'weights'),
+        *('argument_values', 'arguments', 'classification', 'layers', 'ops'),
+        *('options', 'patches', 'registration', 'swin', 'swin_v2', 'weights'),
     ),
 )
 
@@ -47,4 +48,5 @@ def configs_dir() -> Path:
     return inside if inside.is_dir() else here.parent / 'configs'
 
 
+keep_old_paths()
 start()

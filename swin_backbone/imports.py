@@ -16,6 +16,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from .moved import new_path
+
 
 def when_imported(
     name: str,
@@ -178,6 +180,8 @@ def lazy_attributes(
 
     def get(name: str) -> Any:
         if name in modules:
+            return importlib.import_module(f'{package}.{name}')
+        if new_path(f'{package}.{name}'):
             return importlib.import_module(f'{package}.{name}')
         if name not in sources:
             raise AttributeError(f'module {package!r} has no attribute {name!r}')

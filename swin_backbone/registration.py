@@ -12,7 +12,6 @@ from mmengine.registry import MODELS, Registry
 from torch import nn
 
 from . import layers
-from .backbone import Backbone
 from .classification import ClassificationSwinTransformer, ClassificationSwinTransformerV2
 from .errors import RegistrationWarning
 from .startup import FRAMEWORKS, warn_of
@@ -132,7 +131,9 @@ def _naming_ours(constructor: Any) -> type:
         try:
             constructor.add_params(self, params, module, **kwargs)
         except NotImplementedError as error:
-            if error.args or not any(isinstance(part, Backbone) for part in module.modules()):
+            if error.args or not any(
+                isinstance(part, SwinTransformer) for part in module.modules()
+            ):
                 raise
             raise NotImplementedError(
                 f'{constructor.__name__} does not know Swin: set optim_wrapper.constructor='

@@ -23,7 +23,7 @@ torch.set_num_threads(1 if 'PYTEST_XDIST_WORKER' in os.environ else 2)
 mmengine_config._get_external_cfg_path = functools.cache(mmengine_config._get_external_cfg_path)
 
 # Folders whose tests or groups take longest: what begins last must be short.
-LONGEST_FIRST = ['integration', 'ops', 'demo', 'export', 'benchmarks', 'configs', 'engine']
+LONGEST_FIRST = ['integration', 'ops', 'demo', 'export', 'benchmarks', 'configs', 'engine', 'tools']
 
 UNTIL = pytest.StashKey[float | None]()
 

@@ -50,10 +50,10 @@ from swin_backbone.classification import (
 )
 from swin_backbone.engine.check_classes import check_classes
 from swin_backbone.engine.check_data import DataCheckingRunner
-from swin_backbone.engine.data_report import report
-from swin_backbone.visual.annotations import draw_sample
-from swin_backbone.visual.cam import Target, explain
-from swin_backbone.visual.subject import load_subject
+from swin_backbone.tools.data_report import report
+from swin_backbone.tools.pictures.annotations import draw_sample
+from swin_backbone.tools.pictures.cam import Target, explain
+from swin_backbone.tools.pictures.subject import load_subject
 from swin_backbone.weights import convert
 
 STOCK = Path(mmpretrain.__file__).parent / '.mim'

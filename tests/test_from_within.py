@@ -7,7 +7,7 @@ import torch
 from small import SMALL, randomized
 
 from swin_backbone import SwinTransformer, SwinTransformerV2
-from swin_backbone.visual.attention import BlockAttention
+from swin_backbone.tools.pictures.attention import BlockAttention
 
 KINDS = [SwinTransformer, SwinTransformerV2]
 IMAGE = (1, 3, 92, 108)  # maps of 23 × 27 tokens, and so on: no multiples of the window

@@ -107,7 +107,7 @@ def _line_of(error: Exception) -> str:
     if isinstance(error, ArgumentError | CheckpointError | OSError):
         return str(error)
     try:
-        from ..engine.faults import explain
+        from ..tools.faults import explain
 
         said = explain(error)
     except Exception:  # a broken torch, which `doctor` looks for

@@ -10,7 +10,7 @@ from .heavy import needs_models
 from .output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..engine.complexity import Complexity, Part
+    from ..tools.complexity import Complexity, Part
 
 
 @click.command()
@@ -32,10 +32,10 @@ def complexity(config: str, shape: tuple[int, int, int] | None, as_json: bool) -
     detectors have 1000 boxes and 100 masks a stage, and heads that only training needs do not run.
     "executed" leaves out what the official code spends on projecting padded tokens.
     """
-    from ..engine.complexity import complexity as count
-    from ..engine.complexity import default_shape
-    from ..engine.models import build_on_meta
-    from ..engine.shipped import read
+    from ..tools.complexity import complexity as count
+    from ..tools.complexity import default_shape
+    from ..tools.configs import read
+    from ..tools.predictor import build_on_meta
 
     content = read(config)
     model = build_on_meta(content, config)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from ..engine.shipped import find, read, shipped, summary
 from ..errors import ArgumentError
+from ..tools.configs import find, read, shipped, summary
 from .output import json_option, print_json, print_table
 
 

@@ -13,8 +13,8 @@ from .heavy import needs_models
 from .output import json_option, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..engine.data_contents import Contents
-    from ..engine.data_report import Report
+    from ..tools.data_contents import Contents
+    from ..tools.data_report import Report
 
 _ROWS = 30  # of a table of classes
 _NAMED = 4  # pictures
@@ -70,8 +70,8 @@ def data(
     without masks, images that cannot be read.
     """
     from ..engine.check_classes import explained
-    from ..engine.data_report import report
-    from ..engine.shipped import read
+    from ..tools.configs import read
+    from ..tools.data_report import report
 
     content = read(config)
     found = report(content, config, phases, images)
@@ -110,7 +110,7 @@ def _draw(found: Report, pictures: int, output: Path) -> tuple[list[str], list[s
     if not pictures:
         return files, remarks
     try:
-        from ..visual.annotations import draw_sample
+        from ..tools.pictures.annotations import draw_sample
     except ArgumentError as error:  # the extra is not installed
         return files, [str(error)]
     output.mkdir(parents=True, exist_ok=True)

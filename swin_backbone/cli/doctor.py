@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import click
 
-from ..engine.installation import examine
+from ..tools.doctor import examine
 from .output import json_option, print_json, print_table
 
 WORDS = {True: 'ok', False: 'WRONG', None: '–'}

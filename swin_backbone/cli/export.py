@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from ..engine.shipped import located
+from ..tools.configs import located
 from .heavy import needs_models
 from .output import json_option, print_fields, print_json, print_table
 
@@ -60,11 +60,11 @@ def export(
     is dynamic. The file is run on noise and held against PyTorch; exit code 1 if the two differ by
     more than a thousandth.
     """
-    from ..export import check_file
-    from ..export import export as write
-    from ..export.check import shapes_to_check
-    from ..export.formats import SUFFIXES
-    from ..export.parts import load_part
+    from ..tools.export import check_file
+    from ..tools.export import export as write
+    from ..tools.export.check import shapes_to_check
+    from ..tools.export.formats import SUFFIXES
+    from ..tools.export.parts import load_part
 
     start = time.perf_counter()
     file = located(config)

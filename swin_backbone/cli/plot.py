@@ -33,9 +33,9 @@ def plot(logs: tuple[str, ...], output: Path, html: Path | None, as_json: bool) 
     Loss and its parts, box and mask AP, mIoU, throughput, memory, times, learning rate: what is
     logged is drawn, runs over each other.
     """
-    from ..visual.curves import draw_curves, last_values, read_runs
-    from ..visual.report import plot_report
-    from ..visual.show import png_of
+    from ..tools.pictures.curves import draw_curves, last_values, read_runs
+    from ..tools.pictures.report import plot_report
+    from ..tools.pictures.show import png_of
 
     runs = read_runs(logs)
     png = png_of(draw_curves(runs))

@@ -46,10 +46,10 @@ def serve(
 
     Only this machine reaches it, unless HOST is told otherwise. Ctrl-C ends it.
     """
-    from ..engine.models import Predictor
+    from ..tools.predictor import Predictor
 
     try:
-        from .. import page
+        from ..tools import page
     except ImportError as error:
         raise ArgumentError(
             f"the page needs {error.name} ({error}): pip install 'swin_backbone[page]'"

@@ -99,10 +99,10 @@ def show(
     the pictures say so. What speaks for a class or a box is drawn where --cam or --what cam asks
     for it, all else unless --what leaves it out.
     """
-    from ..visual.images import read_image
-    from ..visual.report import show_report
-    from ..visual.show import look
-    from ..visual.subject import load_subject
+    from ..tools.pictures.images import read_image
+    from ..tools.pictures.report import show_report
+    from ..tools.pictures.show import look
+    from ..tools.pictures.subject import load_subject
 
     pixels = read_image(image)
     subject = load_subject(config, weights, device)

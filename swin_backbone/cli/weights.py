@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..engine.shipped import parsed
 from ..errors import CheckpointError
+from ..tools.configs import parsed
 from ..weights import LAYOUTS
 from ..weights.catalog import TASKS, Entry, catalog
 from ..weights.download import fetch, target, user_path
@@ -138,13 +138,13 @@ def _resolution(
     """
     from torch import Tensor
 
-    from ..weights.containers import unpack
+    from ..weights.state_dicts import find_backbone
 
     if description.patch_size is None:
         return None
     if description.pretrain_grid is not None:
         return description.pretrain_grid[0] * description.patch_size[0]
-    weights = unpack(checkpoint, prefix, ema).weights
+    weights = find_backbone(checkpoint, prefix, ema).weights
     masks = (v for k, v in weights.items() if k.endswith('layers.0.blocks.1.attn_mask'))
     mask = next((mask for mask in masks if isinstance(mask, Tensor) and mask.dim() == 3), None)
     if mask is None or description.window_size is None:

@@ -16,7 +16,7 @@ from mmengine.registry import HOOKS
 
 from ..errors import CheckpointError
 from ..weights import torch_files
-from ..weights.rank_files import PLAIN_WEIGHTS, file_in, is_rank_folder, missing_rank
+from ..weights.distributed_checkpoints import PLAIN_WEIGHTS, file_in, is_rank_folder, missing_rank
 
 PART = '.part'
 

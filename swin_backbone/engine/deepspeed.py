@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError
 from ..patches import use_gloo_in_deepspeed
-from ..weights.rank_files import PLAIN_WEIGHTS
+from ..weights.distributed_checkpoints import PLAIN_WEIGHTS
 
 # Options of an optimizer wrapper that DeepSpeed sets itself.
 _PRECISION = ('loss_scale', 'dtype', 'use_fsdp')

@@ -29,7 +29,7 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
 
 from ..layers import SwinBlock, SwinBlockV2
-from ..weights.rank_files import Rows, is_rank_folder, join, split
+from ..weights.distributed_checkpoints import SplitTensor, is_rank_folder, join, split
 
 
 @FUNCTIONS.register_module()
@@ -55,8 +55,8 @@ class AnyDeviceFSDPStrategy(FSDPStrategy):
     """mmengine's ``FSDPStrategy``, on any device, with shards that can be resumed.
 
     - ``state_dict_cfg='local'``: each process saves its rows of every tensor as plain tensors
-      (:mod:`~swin_backbone.weights.rank_files`), and reads only its rows. The files resume with any
-      number of processes and load into the plain model. mmengine's own files contain
+      (:mod:`~swin_backbone.weights.distributed_checkpoints`), and reads only its rows. The files
+      resume with any number of processes and load into the plain model. mmengine's own contain
       ``ShardedTensor``, which ``torch.load(weights_only=True)`` refuses.
     - ``clip_grad`` of the optimizer wrapper uses the norm over all processes' gradients.
     - Without an accelerator, the processes communicate by gloo.
@@ -141,7 +141,7 @@ class AnyDeviceFSDPStrategy(FSDPStrategy):
         self.load_model_state_dict(content.pop('state_dict'))
         return content
 
-    def _as_shard(self, rows: Rows) -> DTensor:
+    def _as_shard(self, rows: SplitTensor) -> DTensor:
         mesh = self.model_wrapper['device_mesh']
         each = math.ceil(rows.shape[0] / self.world_size)  # as in torch.chunk
         own = rows.read(each * self.rank, each).to(get_device())

@@ -28,16 +28,21 @@ def why_not_kernels(
         can_run: Why they cannot run at all, or None.
         fault: What a trial finds wrong with them, or None; not asked where they were asked for.
     """
+    if (reason := why_other_device(x) or can_run()) is not None or requested_backend():
+        return reason
+    if torch.cuda.is_current_stream_capturing():  # a graph must not record the trial
+        return None
+    return fault()
+
+
+def why_other_device(x: Tensor) -> str | None:
+    """Why kernels are not considered for ``x``: its device, or a request for another backend."""
     requested = requested_backend()
     if requested not in (None, 'triton'):
         return f'backend {requested!r} was asked for'
     if requested is None and not x.is_cuda:
         return f'for GPUs, got {x.device.type}'
-    if (reason := can_run()) is not None or requested is not None:
-        return reason
-    if torch.cuda.is_current_stream_capturing():  # a graph must not record the trial
-        return None
-    return fault()
+    return None
 
 
 def verdict(

@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from swin_backbone import configs_dir
 from swin_backbone.cli.commands import commands
-from swin_backbone.engine.shipped import shipped
+from swin_backbone.tools.configs import shipped
 
 SCOPES = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
 
@@ -96,7 +96,7 @@ def test_copy_onto_the_config_itself(monkeypatch, tmp_path):
     """A loop of a config that is its own base, and the config lost."""
     own = tmp_path / 'own.py'
     own.write_text('# A title.\nmodel = dict()\n')
-    monkeypatch.setattr('swin_backbone.engine.shipped.configs_dir', lambda: tmp_path)
+    monkeypatch.setattr('swin_backbone.tools.configs.configs_dir', lambda: tmp_path)
     assert 'itself' in run('copy', 'own', own, '--force', code=3).stderr
     assert own.read_text() == '# A title.\nmodel = dict()\n'
 

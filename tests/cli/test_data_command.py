@@ -104,7 +104,7 @@ def test_many_classes_are_cut_short(tmp_path):
 
 def test_without_the_extra(tmp_path, monkeypatch):
     """Everything but pictures is told."""
-    for name in [name for name in sys.modules if name.startswith('swin_backbone.visual')]:
+    for name in [name for name in sys.modules if name.startswith('swin_backbone.tools.pictures')]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, 'matplotlib', None)
     coco(tmp_path / 'd')

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from swin_backbone.cli import commands as module
 from swin_backbone.cli.commands import COMMANDS, commands
-from swin_backbone.engine import shipped
+from swin_backbone.tools import configs
 
 UNFORESEEN = 'Error: LookupError: no such thing; --debug shows the traceback\n'
 
@@ -29,7 +29,7 @@ def broken(monkeypatch):
     def fail(*_):
         raise LookupError('no such thing\nin two lines')
 
-    for name in ('swin_backbone.cli.configs', 'swin_backbone.engine.shipped'):
+    for name in ('swin_backbone.cli.configs', 'swin_backbone.tools.configs'):
         monkeypatch.setattr(f'{name}.find', fail)
 
 
@@ -97,7 +97,7 @@ def test_every_command_has_it():
 
 
 def test_a_broken_torch_does_not_hide_the_error(broken, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'swin_backbone.engine.faults', None)
+    monkeypatch.setitem(sys.modules, 'swin_backbone.tools.faults', None)
     said = run('configs', 'show', 'a').stderr
     assert said.startswith('Error: LookupError: no such thing')
-    assert module.DEBUG not in said and shipped.DOCTOR not in said
+    assert module.DEBUG not in said and configs.DOCTOR not in said

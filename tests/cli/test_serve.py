@@ -11,11 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 from starlette.testclient import TestClient
 
-import swin_backbone
-from swin_backbone import page
+import swin_backbone.tools
 from swin_backbone.cli import serve as command
 from swin_backbone.cli.commands import commands
-from swin_backbone.engine import models
+from swin_backbone.tools import page, predictor
 
 MODEL = ('--config', 'demo_mask_rcnn_shapes', '--weights', 'missing.pth')
 
@@ -31,7 +30,7 @@ def served(monkeypatch) -> list:
     """No model is built and nothing is served; it is noted what would have been, and where."""
     model = SimpleNamespace(task='detection', classes=['a'], palette=np.zeros((1, 3), np.uint8))
     found: list = []
-    monkeypatch.setattr(models, 'Predictor', lambda *_: model)
+    monkeypatch.setattr(predictor, 'Predictor', lambda *_: model)
     monkeypatch.setattr(
         page, 'serve', lambda app, socket: found.append((app, socket.getsockname()))
     )
@@ -101,9 +100,9 @@ def test_wrong_command_lines(arguments):
 
 
 def test_the_extra_is_named(monkeypatch):
-    for name in [name for name in sys.modules if name.startswith('swin_backbone.page')]:
+    for name in [name for name in sys.modules if name.startswith('swin_backbone.tools.page')]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr(swin_backbone, 'page')
+    monkeypatch.delattr(swin_backbone.tools, 'page')
     monkeypatch.setitem(sys.modules, 'uvicorn', None)
     assert 'the page needs uvicorn (' in (said := run(code=3).stderr)
     assert "pip install 'swin_backbone[page]'" in said

@@ -14,8 +14,8 @@ from small import SMALL, randomized
 
 from swin_backbone import SwinTransformer
 from swin_backbone.cli.commands import commands
-from swin_backbone.engine.models import build
-from swin_backbone.engine.shipped import read
+from swin_backbone.tools.configs import read
+from swin_backbone.tools.predictor import build
 
 SEGMENTOR = 'demo_upernet_shapes'
 
@@ -140,7 +140,7 @@ def test_errors(image, tmp_path):
 
 @pytest.mark.parametrize('arguments', [('show',), ('plot', 'a.json')])
 def test_without_the_extra(arguments, monkeypatch):
-    for name in [name for name in sys.modules if name.startswith('swin_backbone.visual')]:
+    for name in [name for name in sys.modules if name.startswith('swin_backbone.tools.pictures')]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, 'matplotlib', None)
     assert run(*arguments, code=3).stderr == (

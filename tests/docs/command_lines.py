@@ -19,8 +19,8 @@ from mmengine.config import Config
 from torch.distributed.run import get_args_parser
 
 from swin_backbone.cli.commands import commands
-from swin_backbone.engine.models import build_on_meta
-from swin_backbone.engine.shipped import read
+from swin_backbone.tools.configs import read
+from swin_backbone.tools.predictor import build_on_meta
 from swin_backbone.weights import catalog
 
 MIM = {'train': mim_train, 'test': mim_test}

@@ -52,7 +52,7 @@ IMAGENET = Parse('ImageNet')
 MACHINES = Parse('several machines or a slurm cluster')
 INSTALLS = Parse('installs packages')
 MINUTES = Parse('takes minutes to hours')
-PAGE = Parse('does not end; tests/page and tests/cli/test_serve.py start it, and post images')
+PAGE = Parse('does not end; tests/tools/page and tests/cli/test_serve.py start it, and post images')
 FOLLOWED = Parse('run by test_fine_tuning.py, which follows the page')
 
 TABLE: dict[str, Run | Parse] = {

@@ -13,8 +13,8 @@ from own_data import coco, label_maps
 from PIL import Image
 from stand_ins import CONFIGS
 
-from swin_backbone.engine.data_report import Report, report
-from swin_backbone.engine.shipped import read
+from swin_backbone.tools.configs import read
+from swin_backbone.tools.data_report import Report, report
 
 PAGE = DOCS / 'fine_tune.md'
 NAMES = ('lid', 'plate', 'washer')

@@ -19,8 +19,8 @@ from small import SMALL
 from stand_ins import CONFIGS, TINY
 
 from swin_backbone import SwinTransformer, SwinTransformerV2
-from swin_backbone.engine.models import build_on_meta
-from swin_backbone.engine.shipped import read
+from swin_backbone.tools.configs import read
+from swin_backbone.tools.predictor import build_on_meta
 from swin_backbone.weights import catalog
 
 # One worker makes the stand-ins.

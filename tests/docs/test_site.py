@@ -28,7 +28,7 @@ PUBLIC = {
     'swin_backbone': swin_backbone,
     **{
         f'swin_backbone.{name}': importlib.import_module(f'swin_backbone.{name}')
-        for name in ('weights', 'export', 'ops.window_attention')
+        for name in ('weights', 'tools.export', 'ops.window_attention')
     },
 }
 # Not of this package, or no more than its number.

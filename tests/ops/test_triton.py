@@ -69,7 +69,7 @@ def test_no_file_of_checks_is_forgotten():
 
 @needs_triton
 @pytest.mark.skipif(torch.cuda.is_available(), reason='GPUs have no float64 kernels')
-def test_backbone_in_one_piece_is_openmmlabs():
+def test_backbone_fused_is_openmmlabs():
     """In float64, outputs and all gradients."""
     run_checks(str(HERE.parent / 'test_swin.py'), '-k', 'under_every_backend and triton and mmdet')
 

@@ -11,7 +11,7 @@ from kernel_results import results as results_of
 from torch.nn import functional as F
 
 from swin_backbone import SwinTransformer
-from swin_backbone.layers.in_one_piece import why_block_not_in_one_piece
+from swin_backbone.layers.fused import why_block_unfused
 from swin_backbone.ops.backends import use_backend
 from swin_backbone.ops.block import Options, Parameters, reference, trial, triton
 from swin_backbone.ops.rows import triton as rows
@@ -172,7 +172,7 @@ def test_backbone_agrees_with_its_modules_and_draws_the_same_paths(with_cp, monk
     found = []
     for modules in (False, True):
         if modules:
-            why_not = 'swin_backbone.layers.block.why_block_not_in_one_piece'
+            why_not = 'swin_backbone.layers.block.why_block_unfused'
             monkeypatch.setattr(why_not, lambda *args: 'by modules')
         torch.manual_seed(3)
         with use_backend('triton'):
@@ -190,9 +190,9 @@ def test_autocast_is_as_near_to_float32_as_the_modules_are():
     with use_backend('triton'):
         expected = block(x, (9, 10))
         with torch.autocast(DEVICE, torch.bfloat16):
-            assert why_block_not_in_one_piece(block, x, (9, 10)) is None
+            assert why_block_unfused(block, x, (9, 10)) is None
             ours = block(x, (9, 10))
-            modules = block._by_modules(x, (9, 10))
+            modules = block._unfused(x, (9, 10))
     assert ours.dtype == modules.dtype == torch.float32
     # Triton's interpreter cuts bfloat16 off where GPUs round: twice the error, squared.
     factor = 1.2 if DEVICE == 'cuda' else 4

@@ -10,7 +10,7 @@ from kernel_results import DEVICE, DTYPES, EXACT, ON_GPUS, TOLERANCE, assert_nea
 from kernel_results import results as results_of
 
 from swin_backbone.layers import PatchMerging
-from swin_backbone.layers.in_one_piece import why_merging_not_in_one_piece
+from swin_backbone.layers.fused import why_merging_unfused
 from swin_backbone.ops.backends import use_backend
 from swin_backbone.ops.merging import reference, trial, triton
 from swin_backbone.ops.rows import triton as rows
@@ -66,7 +66,7 @@ def test_layer_agrees_with_its_modules_and_keeps_its_inputs_only(frozen):
         ),
         use_backend('triton'),
     ):
-        assert why_merging_not_in_one_piece(merging, x) is None
+        assert why_merging_unfused(merging, x) is None
         ours = merging(x, (5, 7))
     assert kept == {t.data_ptr() for t in (x, *merging.parameters())}
     with use_backend('reference'):
@@ -88,7 +88,7 @@ def test_hooks_on_its_modules_are_called():
 @pytest.mark.parametrize(
     'options', [dict(stride=3), dict(norm_cfg=None), dict(use_post_norm=True)], ids=str
 )
-def test_other_mergings_go_by_modules(options):
+def test_other_mergings_run_unfused(options):
     merging = PatchMerging(6, 10, **options).to(DEVICE)
     x = torch.randn(2, 35, 6, device=DEVICE)
     found = []

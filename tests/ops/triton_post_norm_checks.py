@@ -10,7 +10,7 @@ from kernel_results import DEVICE, DTYPES, EXACT, TOLERANCE, assert_near
 from kernel_results import results as results_of
 
 from swin_backbone import SwinTransformerV2
-from swin_backbone.layers.in_one_piece import why_paths_not_in_one_piece
+from swin_backbone.layers.fused import why_paths_unfused
 from swin_backbone.ops.backends import use_backend
 from swin_backbone.ops.post_norm import FeedForward, Norm, reference, trial, triton, why_not
 from swin_backbone.ops.rows import triton as rows
@@ -107,7 +107,7 @@ def test_backbone_agrees_with_its_modules_and_draws_the_same_paths(with_cp, monk
     found = []
     for modules in (False, True):
         if modules:
-            name = 'swin_backbone.layers.block_v2.why_paths_not_in_one_piece'
+            name = 'swin_backbone.layers.block_v2.why_paths_unfused'
             monkeypatch.setattr(name, lambda *args: 'by modules')
         torch.manual_seed(3)
         with use_backend('triton'):
@@ -124,10 +124,10 @@ def test_hooks_within_a_block_are_called(name):
     block, seen = small().stages[0].blocks[1], []
     x = torch.randn(1, 20, 32, dtype=EXACT, device=DEVICE)
     with use_backend('triton'):
-        assert why_paths_not_in_one_piece(block, x) is None
+        assert why_paths_unfused(block, x) is None
         expected = block(x, (4, 5))
         block.get_submodule(name).register_forward_hook(lambda *args: seen.append(name))
-        assert 'hook' in why_paths_not_in_one_piece(block, x)
+        assert 'hook' in why_paths_unfused(block, x)
         assert_near([block(x, (4, 5))], [expected.double()], TOLERANCE[torch.float32])
     assert name in seen
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from swin_backbone import CheckpointError, SwinTransformer
 from swin_backbone.weights import convert, convert_file, describe, read_checkpoint
-from swin_backbone.weights.buildable import classes, table
-from swin_backbone.weights.stand_ins import StandIn
+from swin_backbone.weights.placeholders import Placeholder
+from swin_backbone.weights.rebuild import allowed_classes, allowed_globals
 from swin_backbone.weights.unpickler import Unpickler
 
 GEOMETRY = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=2)
@@ -103,7 +103,9 @@ def test_any_dtype_and_order(protocol):
         'again': arrays[:3],
         'scalars': [*scalars, np.str_(''), np.bytes_(b'')],
     }
-    read = Unpickler(io.BytesIO(pickle.dumps(content, protocol)), table(), classes).load()
+    read = Unpickler(
+        io.BytesIO(pickle.dumps(content, protocol)), allowed_globals(), allowed_classes
+    ).load()
     expected = pickle.loads(pickle.dumps(content, protocol))
     for name in content:
         for ours, theirs in zip(read[name], expected[name], strict=True):
@@ -133,7 +135,7 @@ def test_arrays_of_anything_else_are_not_read(tmp_path, protocol, array):
     assert loaded(tmp_path / 'a.pkl').shape == (24, 8)
     read = read_checkpoint(tmp_path / 'a.pkl')
     assert type(read['other']) is type(read['more'][0])
-    assert isinstance(read['other'], StandIn) and read['other'].module.startswith('numpy')
+    assert isinstance(read['other'], Placeholder) and read['other'].module.startswith('numpy')
     content['model'][KEY] = array
     (tmp_path / 'a.pkl').write_bytes(pickle.dumps(content, protocol))
     with pytest.raises(CheckpointError, match=rf'refused: its weights .*{KEY} \(numpy'):
@@ -151,7 +153,7 @@ def test_arrays_of_any_shape(code, shape, order, protocol):
         np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(code), order=order
     )
     data = pickle.dumps([array, array], protocol)
-    ours, again = Unpickler(io.BytesIO(data), table(), classes).load()
+    ours, again = Unpickler(io.BytesIO(data), allowed_globals(), allowed_classes).load()
     assert ours is again and ours.dtype == array.dtype and np.array_equal(ours, array)
     assert ours.shape == array.shape and ours.flags.writeable
 
@@ -213,10 +215,10 @@ def test_numbers_that_torch_has_not(tmp_path):
 
 
 def test_nan_in_arrays_is_warned_of(tmp_path, monkeypatch):
-    from swin_backbone.weights import file_checks
+    from swin_backbone.weights import tensors
 
     said = []
-    monkeypatch.setattr(file_checks, 'print_log', lambda text, **_: said.append(text))
+    monkeypatch.setattr(tensors, 'print_log', lambda text, **_: said.append(text))
     weights = arrays(official_weights())
     weights[KEY][0, 0] = np.nan
     (tmp_path / 'a.pkl').write_bytes(pickle.dumps(published(weights)))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from swin_backbone import ArgumentError, CheckpointError, SwinTransformer
 from swin_backbone.weights import Conversion, convert, convert_file
-from swin_backbone.weights.channels import adapt_input_channels
+from swin_backbone.weights.resize import adapt_input_channels
 
 GEOMETRY = dict(embed_dims=16, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=4)
 TABLE = 'layers.1.blocks.1.attn.relative_position_bias_table'

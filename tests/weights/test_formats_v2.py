@@ -15,7 +15,7 @@ from swin_backbone import CheckpointError
 from swin_backbone.layers.attention import relative_position_index
 from swin_backbone.weights import convert, describe
 from swin_backbone.weights.compare import compare
-from swin_backbone.weights.coordinates import pretrained_window_of, table_of, window_of
+from swin_backbone.weights.coords_table import pretrained_window_of, table_of, window_of
 from swin_backbone.weights.formats import FORMATS, by_name, detect
 
 RECORDED = json.loads((Path(__file__).parent / 'recorded_keys.json').read_text())

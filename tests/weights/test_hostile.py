@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from swin_backbone import CheckpointError, SwinTransformer
-from swin_backbone.weights import file_checks, read_checkpoint
+from swin_backbone.weights import read_checkpoint, tensors
 
 KEY = 'stages.0.blocks.0.attn.w_msa.qkv.weight'
 TABLE = 'stages.0.blocks.0.attn.w_msa.relative_coords_table'
@@ -320,7 +320,7 @@ def test_weights_that_are_no_floats(tmp_path, value, message, container):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
 def test_nan_and_infinity_are_warned_of_once(tmp_path, monkeypatch, value, dtype):
     said = []
-    monkeypatch.setattr(file_checks, 'print_log', lambda text, **_: said.append(text))
+    monkeypatch.setattr(tensors, 'print_log', lambda text, **_: said.append(text))
     weights = {KEY: torch.ones(3, 3, dtype=dtype), 'norm3.weight': torch.ones(3)}
     weights[KEY][1, 1] = value
     torch.save({'state_dict': weights}, tmp_path / 'file.pth')

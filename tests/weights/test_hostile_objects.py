@@ -21,8 +21,8 @@ from mmengine.logging import HistoryBuffer
 
 from swin_backbone import CheckpointError
 from swin_backbone.weights import read_checkpoint
-from swin_backbone.weights.buildable import Storage, classes, table
-from swin_backbone.weights.stand_ins import StandIn
+from swin_backbone.weights.placeholders import Placeholder
+from swin_backbone.weights.rebuild import Storage, allowed_classes, allowed_globals
 from swin_backbone.weights.torch_files import load
 from swin_backbone.weights.unpickler import Unpickler
 
@@ -145,7 +145,9 @@ INERT = {
     'the state of a history': HISTORY + b')\x81' + FIRE + b'b',
     'in the state of a dict': ORDERED + state('items', FIRE) + b'b',
     'a subclass of a dict': ORDERED + state('__class__', TRAP) + b'b',
-    "this package's own": named('swin_backbone.weights.stand_ins', 'StandIn') + FIRE + b'\x85R',
+    "this package's own": named('swin_backbone.weights.placeholders', 'Placeholder')
+    + FIRE
+    + b'\x85R',
     "this package's reader": named('swin_backbone.weights.safe_load', 'read_checkpoint') + CALL,
     'dropped': FIRE + CALL + b'0N',
     'dropped to the mark': b'(' + FIRE + CALL + FIRE + b'1N',
@@ -216,7 +218,7 @@ def dump(path: Path, content: dict, way: str) -> Path:
 
 
 HARMLESS = (
-    *(StandIn, int, float, bool, str, bytes, bytearray, type(None), complex, torch.Tensor),
+    *(Placeholder, int, float, bool, str, bytes, bytearray, type(None), complex, torch.Tensor),
     *(torch.nn.Parameter, np.ndarray, np.generic, torch.dtype, torch.device, HistoryBuffer),
     *(Storage, types.FunctionType, type, np.dtype),
 )
@@ -224,7 +226,7 @@ HARMLESS = (
 
 def check_harmless(content: object) -> None:
     """Plain containers of what is allowed; functions are those of the table."""
-    known = [*table().values(), *classes()]
+    known = [*allowed_globals().values(), *allowed_classes()]
     waiting, seen = [content], set()
     while waiting:
         value = waiting.pop()
@@ -271,7 +273,7 @@ def test_attacks_in_place_of_a_weight(tmp_path, attack, way):
     except CheckpointError:
         return
     check_harmless(content)
-    assert not isinstance(content['state_dict']['a.weight'], StandIn)
+    assert not isinstance(content['state_dict']['a.weight'], Placeholder)
 
 
 # --- storages -------------------------------------------------------------------------------------
@@ -425,7 +427,7 @@ def test_no_order_of_opcodes_runs_anything(pieces):
 
     code = b'\x80\x02' + b''.join(pieces) + b'.'
     try:
-        content = Unpickler(io.BytesIO(code), table(), classes, persistent).load()
+        content = Unpickler(io.BytesIO(code), allowed_globals(), allowed_classes, persistent).load()
     except Exception:  # of any kind; read_checkpoint makes a CheckpointError of it
         return
     finally:

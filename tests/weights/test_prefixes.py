@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from swin_backbone import CheckpointError, SwinTransformer
-from swin_backbone.engine.models import load_weights
+from swin_backbone.tools.predictor import load_weights
 from swin_backbone.weights import convert, convert_file, describe
 from swin_backbone.weights.compare import compare
-from swin_backbone.weights.containers import unpack
+from swin_backbone.weights.state_dicts import find_backbone
 
 GEOMETRY = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=2)
 LAYOUTS = ('microsoft', 'openmmlab', 'timm', 'torchvision', 'transformers', 'detectron2')
@@ -35,7 +35,7 @@ def below(prefix: str, weights: dict) -> dict:
 
 def taken(content: dict, **options) -> float:
     """Whose weights are taken: 1 of WEIGHTS, 2 of OTHER."""
-    contents = unpack(content, **options)
+    contents = find_backbone(content, **options)
     return contents.layout.to_openmmlab(contents.weights)[
         'stages.0.blocks.0.attn.w_msa.qkv.weight'
     ][0, 0].item()
@@ -225,7 +225,7 @@ def test_prefixes_that_lead_nowhere():
         ({'state_dict': below('net.', WEIGHTS)}, "'net.'"),
     ):
         with pytest.raises(CheckpointError, match=r"no weights under 'decoder'") as caught:
-            unpack(content, 'decoder')
+            find_backbone(content, 'decoder')
         assert str(caught.value).endswith(f'backbones under {choices}')
 
 
@@ -236,7 +236,7 @@ def test_dicts_within_themselves_and_deep_ones():
     deep: dict = {'weights': WEIGHTS}
     for _ in range(100_000):
         deep = {'a': deep}
-    assert unpack(deep).layout is None
+    assert find_backbone(deep).layout is None
     for _ in range(100_000):
         deep = deep['a']  # a recursive end would be too deep
 
@@ -269,7 +269,7 @@ def test_every_prefix_that_an_error_names_leads_to_a_backbone(tree):
 
     content = made(tree)
     try:
-        assert unpack(content).layout is None or taken(content) in (1, 2)
+        assert find_backbone(content).layout is None or taken(content) in (1, 2)
     except CheckpointError as error:
         quoted = str(error).split("'")[1::2]
         assert 'several backbones' in str(error) and len(set(quoted)) > 1

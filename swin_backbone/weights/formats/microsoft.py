@@ -2,7 +2,7 @@
 
 Source: the models of microsoft/Swin-Transformer and of the repositories of the SwinTransformer
 organisation (Swin-Transformer-Object-Detection, -Semantic-Segmentation, Transformer-SSL,
-MIM-Depth-Estimation). timm before 0.9 and detrex have the same.
+MIM-Depth-Estimation). timm before 0.9 and detrex use the same layout.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .layout import OFFICIAL_BLOCK, OFFICIAL_STEM, WithClassifier
 
 class Microsoft(WithClassifier):
     def renamed(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        # Files of V2 may have the older name, which the official loaders replace, too.
+        # The older name in files of V2, which the official loaders also replace.
         named = {k.replace('.attn.rpe_mlp.', '.attn.cpb_mlp.'): v for k, v in state_dict.items()}
         return super().renamed(named)
 

@@ -23,7 +23,7 @@ class MMPretrain(OpenMMLab):
     def from_openmmlab(
         self, state_dict: Mapping[str, Tensor], dropped: list[str] | None = None
     ) -> dict[str, Tensor]:
-        """As for every layout; the norm before the classifier is the last output's here."""
+        """As for every layout; ``norm`` becomes the norm of the last output."""
         return super().from_openmmlab(with_norm_of_last_output(state_dict), dropped)
 
 

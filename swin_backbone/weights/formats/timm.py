@@ -1,6 +1,6 @@
-"""timm from 0.9 on: patch merging opens a stage instead of closing the one before.
+"""timm from 0.9 on: a patch merging belongs to the stage after it.
 
-Source: ``timm/models/swin_transformer.py`` and ``swin_transformer_v2.py``. Earlier releases have
+Source: ``timm/models/swin_transformer.py`` and ``swin_transformer_v2.py``. Earlier releases use
 the official layout.
 """
 
@@ -21,7 +21,7 @@ class Timm(WithClassifier):
         return bool(merging) and '0' not in merging
 
     def renamed(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        # `features_only` models have `layers_0` for `layers.0`.
+        # `features_only` models have `layers_0` instead of `layers.0`.
         named = {
             re.sub(r'^layers_([0-9]{1,4})\.', r'layers.\1.', k): v for k, v in state_dict.items()
         }
