@@ -128,7 +128,7 @@ def report(runner: Any, batch: Any, what: str) -> str:
     head = f'iteration {runner.iter}, rank {get_rank()}: {what}; '
     for name, parameter in model.named_parameters():
         if not finite([parameter.detach()]):
-            return head + f'parameter {name} is already not finite'
+            return head + f'parameter {name} is not finite already'
     model.zero_grad(set_to_none=True)
     seed_generators(MODEL, runner.seed, get_rank(), runner.iter)
     with _watched(model) as found:
@@ -197,8 +197,7 @@ def _sentence(found: dict, optim_wrapper: Any) -> str:
         text = f'in the forward pass, the first non-finite value is in {found["forward"]}'
     elif 'backward' in found:
         text = (
-            'in the backward pass, the first non-finite value is the gradient '
-            + found['backward']
+            'in the backward pass, the first non-finite value is the gradient ' + found['backward']
         )
     else:
         text = 'a second run of the batch is finite; another process may have caused it'
