@@ -154,7 +154,7 @@ def compare_names(names: Names, classes: Mapping[str, Classes]) -> None:
         if order is not None and order != known.names and set(order) == set(known.names):
             names.remarks.append(
                 f'{option}: classes are numbered in the order of the annotation file, which is '
-                'not that of metainfo.classes: pictures and predictions would have wrong class names; '
+                'not that of metainfo.classes: pictures and predictions would show wrong names; '
                 f'write metainfo=dict(classes={_tuple(order)})'
             )
 
