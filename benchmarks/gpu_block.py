@@ -32,8 +32,8 @@ from swin_backbone.ops.block import trial as block_trial
 from swin_backbone.ops.block.triton import swin_block
 from swin_backbone.ops.merging import trial as merging_trial
 from swin_backbone.ops.post_norm import trial as post_norm_trial
-from swin_backbone.ops.rows import triton as rows
-from swin_backbone.ops.trial import TOLERANCE
+from swin_backbone.ops.tokenwise import triton as tokenwise
+from swin_backbone.ops.trial import TOLERANCE, Setting
 from swin_backbone.ops.window_attention import shifted_window_attention
 
 TRIALS = block_trial, merging_trial, post_norm_trial
@@ -46,7 +46,8 @@ def check() -> list[dict]:
     results = []
     for C, products in itertools.product(widths, TOLERANCE):
         for trial, sizes in zip(TRIALS, ((C // 32, 7, 4 * C), (), (4 * C,)), strict=True):
-            error = trial._error(DEVICE.type, torch.float32, products, C, *sizes)
+            autocast = None if products == torch.float32 else products
+            error = trial.TRIAL.error(Setting(DEVICE, torch.float32, autocast), C, *sizes)
             results.append(dict(what=trial.__name__, width=C, dtype=str(products), error=error))
             print(results[-1], flush=True)
             assert error <= TOLERANCE[products], results[-1]
@@ -67,30 +68,30 @@ def kernels(B: int, H: int, W: int, C: int) -> Iterator[tuple[str, Callable[[], 
     path, other = draw(B, H, W, C, dtype=HALF), draw(B, H, W, C, dtype=HALF)
     weight, bias, factors = draw(C), draw(C), draw(2, B)
     norm = weight, bias, 1e-5
-    yield 'norm', lambda: rows.add_norm(x, None, None, *norm, HALF), 6 * n
-    yield 'residual and norm', lambda: rows.add_norm(x, path, factors, *norm, HALF), 8 * n
-    yield 'two residuals', lambda: rows.add(x, path, other, factors), 12 * n
+    yield 'norm', lambda: tokenwise.add_norm(x, None, None, *norm, HALF), 6 * n
+    yield 'residual and norm', lambda: tokenwise.add_norm(x, path, factors, *norm, HALF), 8 * n
+    yield 'two residuals', lambda: tokenwise.add(x, path, other, factors), 12 * n
     yield (
         'back through residual and norm',
-        lambda: rows.norm_backward(other, grad, x, path, factors, *norm),
+        lambda: tokenwise.norm_backward(other, grad, x, path, factors, *norm),
         20 * n,
     )
-    yield 'back through a path', lambda: rows.path_backward(grad, factors, HALF), 6 * n
-    yield "V2's norm and residual", lambda: rows.norm_add(x, path, factors[0], *norm), 10 * n
+    yield 'back through a path', lambda: tokenwise.path_backward(grad, factors, HALF), 6 * n
+    yield "V2's norm and residual", lambda: tokenwise.norm_add(x, path, factors[0], *norm), 10 * n
     yield (
         "back through V2's norm",
-        lambda: rows.norm_add_backward(grad, path, factors[0], weight, 1e-5),
+        lambda: tokenwise.norm_add_backward(grad, path, factors[0], weight, 1e-5),
         8 * n,
     )
     hidden, d_hidden = draw(B, H, W, 4 * C, dtype=HALF), draw(B, H, W, 4 * C, dtype=HALF)
-    yield 'GELU', lambda: rows.gelu(hidden, keep=True), 16 * n
-    yield 'back through GELU', lambda: rows.gelu_backward(hidden, d_hidden), 32 * n
+    yield 'GELU', lambda: tokenwise.gelu(hidden, keep=True), 16 * n
+    yield 'back through GELU', lambda: tokenwise.gelu_backward(hidden, d_hidden), 32 * n
     merged = (draw(4 * C), draw(4 * C)), (B, -(-H // 2), -(-W // 2), 4 * C)
     d_merged = draw(*merged[1], dtype=HALF)
-    yield 'merging and norm', lambda: rows.merge_norm(x, *merged[0], 1e-5, HALF), 6 * n
+    yield 'merging and norm', lambda: tokenwise.merge_norm(x, *merged[0], 1e-5, HALF), 6 * n
     yield (
         'back through merging and norm',
-        lambda: rows.merge_norm_backward(d_merged, x, *merged[0], 1e-5),
+        lambda: tokenwise.merge_norm_backward(d_merged, x, *merged[0], 1e-5),
         12 * n,
     )
 
@@ -150,19 +151,19 @@ def measure(clock: attention.Clock, bandwidth: float, models: list[str]) -> list
 
 
 def tune(clock: attention.Clock, models: list[str]) -> list[dict]:
-    """Times of the kernels with other tiles and numbers of programs."""
-    tile, programs, results = rows.TILE, dict(rows.PROGRAMS), []
-    for stage, rows.TILE, factor in itertools.product(
+    """Kernels' times with other tiles and numbers of programs than the default ones."""
+    tile, programs, results = tokenwise.TILE, dict(tokenwise.PROGRAMS), []
+    for stage, tokenwise.TILE, factor in itertools.product(
         attention.stages([7]), (1024, 2048, 4096, 8192), (0.5, 1, 2, 4)
     ):
         if stage['model'] not in models or stage['stage'] not in (1, 3):
             continue
-        rows.PROGRAMS = {k: max(1, round(factor * v)) for k, v in programs.items()}
+        tokenwise.PROGRAMS = {k: max(1, round(factor * v)) for k, v in programs.items()}
         for name, call, _ in kernels(*stage['map'], stage['C']):
             taken = clock.interleaved({name: call}, rounds=5)[name]
-            layout = dict(what=name, tile=rows.TILE, programs=factor)
+            layout = dict(what=name, tile=tokenwise.TILE, programs=factor)
             results.append(stage | layout | taken)
-    rows.TILE, rows.PROGRAMS = tile, programs
+    tokenwise.TILE, tokenwise.PROGRAMS = tile, programs
     return results
 
 

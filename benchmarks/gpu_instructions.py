@@ -32,8 +32,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
 from swin_backbone.ops import gpu
-from swin_backbone.ops.rows import triton as rows
-from swin_backbone.ops.rows import triton_kernels as rows_kernels
+from swin_backbone.ops.tokenwise import triton as tokenwise
+from swin_backbone.ops.tokenwise import triton_kernels as tokenwise_kernels
 from swin_backbone.ops.window_attention import triton as attention
 from swin_backbone.ops.window_attention import triton_kernels as attention_kernels
 
@@ -74,14 +74,14 @@ def recorded() -> Iterator[list[Launch]]:
         launches.append(Launch(kernel, arguments | options | dict(groups=grid.groups), machine))
 
     def of_rows(name: str, programs: int, tensors: tuple, layout: Any, **options: Any) -> None:
-        kernel = getattr(rows_kernels, name)
+        kernel = getattr(tokenwise_kernels, name)
         arguments = dict(zip(kernel.arg_names, tensors, strict=False))
-        constants = rows.constants(layout, tensors[0])
+        constants = tokenwise.constants(layout, tensors[0])
         launches.append(Launch(kernel, arguments | options | constants, dict(num_warps=4)))
 
     with (
         mock.patch.object(attention, '_launch', of_attention),
-        mock.patch.object(rows, '_launch', of_rows),
+        mock.patch.object(tokenwise, '_launch', of_rows),
     ):
         yield launches
 
@@ -132,16 +132,16 @@ def between_products() -> Iterator[Counted]:
         path, factors, norm = x.to(HALF), torch.ones(2, 2), (weight, bias, 1e-5)
         hidden, grad = torch.zeros(2, 2, 4, 4, 4 * C, dtype=HALF)
         with recorded() as launches:
-            rows.add_norm(x, None, None, *norm, HALF)
-            rows.add_norm(x, path, factors, *norm, HALF)
-            rows.add(x, path, path, factors)
-            rows.norm_backward(path, x, x, path, factors, *norm)
-            rows.norm_add(x, path, factors[0], *norm)
-            rows.norm_add_backward(x, path, factors[0], weight, 1e-5)
-            rows.path_backward(x, factors, HALF)
-            rows.gelu(hidden, keep=True)
-            rows.gelu_backward(hidden, grad)
-        whole, tile = rows._whole_rows(C), rows._tiles(C)
+            tokenwise.add_norm(x, None, None, *norm, HALF)
+            tokenwise.add_norm(x, path, factors, *norm, HALF)
+            tokenwise.add(x, path, path, factors)
+            tokenwise.norm_backward(path, x, x, path, factors, *norm)
+            tokenwise.norm_add(x, path, factors[0], *norm)
+            tokenwise.norm_add_backward(x, path, factors[0], weight, 1e-5)
+            tokenwise.path_backward(x, factors, HALF)
+            tokenwise.gelu(hidden, keep=True)
+            tokenwise.gelu_backward(hidden, grad)
+        whole, tile = tokenwise._whole_rows(C), tokenwise._tiles(C)
         of_rows, of_tile = whole.rows * C, tile.rows * min(tile.block, C)
         known = (
             ('norm', of_rows, 6),
@@ -151,8 +151,8 @@ def between_products() -> Iterator[Counted]:
             ("V2's norm and residual", of_rows, 10),
             ("back through V2's norm", of_rows, 8),
             ('back through a path', of_tile, 6),
-            ('GELU', rows.TILE, 4),
-            ('back through GELU', rows.TILE, 8),
+            ('GELU', tokenwise.TILE, 4),
+            ('back through GELU', tokenwise.TILE, 8),
         )
         for (name, *facts), launch in zip(known, launches, strict=True):
             yield Counted(f'{name}, {C} wide', launch, *facts)
@@ -164,9 +164,9 @@ def mergings() -> Iterator[Counted]:
         x, weight, bias = torch.zeros(2, 8, 8, C // 4), *torch.zeros(2, C)
         grad, norm = torch.zeros(2, 4, 4, C, dtype=HALF), (weight, bias, 1e-5)
         with recorded() as launches:
-            rows.merge_norm(x, *norm, HALF)
-            rows.merge_norm_backward(grad, x, *norm)
-        elements = rows._whole_rows(C).rows * C
+            tokenwise.merge_norm(x, *norm, HALF)
+            tokenwise.merge_norm_backward(grad, x, *norm)
+        elements = tokenwise._whole_rows(C).rows * C
         names = 'merging and norm', 'back through merging and norm'
         for name, moved, launch in zip(names, (6, 12), launches, strict=True):
             yield Counted(f'{name}, {C} wide', launch, elements, moved)

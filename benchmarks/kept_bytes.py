@@ -52,13 +52,13 @@ def kept_bytes(model: nn.Module, x: Tensor, backend: str | None = None) -> int:
 def without_kernels() -> Iterator[None]:
     """Enables the ``triton`` backend on any machine, without launching its kernels."""
     from swin_backbone.ops import gpu
-    from swin_backbone.ops.rows import triton as rows
+    from swin_backbone.ops.tokenwise import triton as tokenwise
     from swin_backbone.ops.window_attention import triton as attention
 
     with (
         mock.patch.object(gpu, 'why_not', lambda device, dtype: None),
         mock.patch.object(gpu, 'interpreted', lambda: False),
-        mock.patch.object(rows, '_launch', lambda *args, **options: None),
+        mock.patch.object(tokenwise, '_launch', lambda *args, **options: None),
         mock.patch.object(attention, '_launch', lambda *args, **options: None),
     ):
         yield

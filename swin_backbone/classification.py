@@ -19,6 +19,7 @@ from .arguments import by_position
 from .errors import ArgumentError, ArgumentTypeError
 from .layers import build_norm
 from .layers.attention import ShiftedWindows
+from .layers.numbering import layer_id
 from .options import VARIANTS, VARIANTS_V2
 from .swin import SwinTransformer
 from .swin_v2 import SwinTransformerV2
@@ -177,20 +178,11 @@ class ClassificationBackbone(SwinTransformer):
             The depth and the number of depths: 0 for the patch embedding, then one per block (a
             patch merging belongs to the block before it), and the last one for everything else.
         """
-        depths = self.arch_settings['depths']
-        last = sum(depths) + 1
-        parts = param_name.removeprefix(prefix).split('.')
-        if not param_name.startswith(prefix):
+        last = sum(self.depths) + 1
+        name = param_name.removeprefix(prefix)
+        if not param_name.startswith(prefix) or name.startswith('norm'):
             return last, last + 1
-        if parts[0] in ('patch_embed', 'absolute_pos_embed'):
-            return 0, last + 1
-        if parts[0] != 'stages':
-            return last, last + 1
-        stage = int(parts[1])
-        before = sum(depths[:stage])
-        if parts[2] == 'blocks':
-            return before + int(parts[3]) + 1, last + 1
-        return before + (0 if self.merging_opens_stage else depths[stage]), last + 1
+        return layer_id(name, self.depths, self.merging_opens_stage), last + 1
 
     def _stage_settings(self) -> Mapping[str, Any]:
         """Table of the settings accepted in ``stage_cfgs``."""

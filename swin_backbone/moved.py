@@ -34,6 +34,7 @@ MOVED = {
     'export': 'tools.export',
     'page': 'tools.page',
     'visual': 'tools.pictures',
+    'visual.images': 'tools.images',
 }
 
 _PREFIX = f'{__package__}.'

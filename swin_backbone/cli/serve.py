@@ -46,7 +46,7 @@ def serve(
 
     Only this machine reaches it, unless HOST is told otherwise. Ctrl-C ends it.
     """
-    from ..tools.predictor import Predictor
+    from ..tools.predictor import Predictor, usable_device
 
     try:
         from ..tools import page
@@ -55,7 +55,7 @@ def serve(
             f"the page needs {error.name} ({error}): pip install 'swin_backbone[page]'"
         ) from error
 
-    _check(device)
+    usable_device(device, f'--device {device}')  # before the model is built
     with page.listen(host, port) as listening:  # before the model, which takes its time
         predictor = Predictor(config, weights, device)
         app = page.application(
@@ -75,14 +75,3 @@ def serve(
             page.serve(app, listening)
         except KeyboardInterrupt:
             click.echo('ended')
-
-
-def _check(device: str) -> None:
-    """Raises before the model is built, not after."""
-    import torch
-
-    try:
-        torch.ones(1, device=device).item()  # which meta has not
-    except (RuntimeError, AssertionError) as error:  # torch's own differ
-        said = str(error).partition('\n')[0]
-        raise ArgumentError(f'--device {device} cannot be used: {said}') from error

@@ -99,7 +99,7 @@ def show(
     the pictures say so. What speaks for a class or a box is drawn where --cam or --what cam asks
     for it, all else unless --what leaves it out.
     """
-    from ..tools.pictures.images import read_image
+    from ..tools.images import read_image
     from ..tools.pictures.report import show_report
     from ..tools.pictures.show import look
     from ..tools.pictures.subject import load_subject

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import CheckpointError
+from ..files import replacing
 from ..tools.configs import parsed
 from ..weights import LAYOUTS
 from ..weights.catalog import TASKS, Entry, catalog
@@ -229,12 +229,8 @@ def join(folder: Path, file: Path, weights_only: bool) -> None:
     content = read_checkpoint(folder)
     if weights_only:
         content = {key: content[key] for key in ('meta', 'state_dict')}
-    part = file.with_name(f'.{file.name}.{os.getpid()}')
-    try:
+    with replacing(file) as part:
         torch.save(content, part)
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
     click.echo(f'{file}: {len(content["state_dict"])} tensors')
 
 

@@ -24,6 +24,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..engine.quiet import python_warnings
+from ..files import write
 from .scenes import VERSION
 
 _TRAINED = re.compile(r'Iter\(train\) \[ *(?P<step>\d+)/(?P<steps>\d+)\].* loss: (?P<loss>\S+)')
@@ -240,6 +241,4 @@ def _read_json(path: Path) -> dict:
 def write_json(path: Path, content: dict) -> None:
     """Writes a JSON file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f'.{path.name}.part')
-    beside.write_text(json.dumps(content, indent=2) + '\n')
-    beside.replace(path)
+    write(path, json.dumps(content, indent=2) + '\n')

@@ -9,13 +9,14 @@ shapes than validation scenes.
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from filelock import FileLock
+
+from ..files import move_into_place, remove
 
 CLASSES = ('disc', 'square', 'triangle', 'ring')
 # Stuff comes first. 0 in an annotation means "not labeled", as in ADE20K.
@@ -201,12 +202,9 @@ def prepare(root: str | Path, **parameters: int) -> Path:
         if found is None and root.exists():
             raise FileExistsError(f'{root} is there, with no {MANIFEST} of scenes: not overwritten')
         beside = root.with_name(f'.{root.name}.part')
-        shutil.rmtree(beside, ignore_errors=True)  # of a killed run
-        _write(beside / 'new', scenes)
-        if found is not None:
-            root.rename(beside / 'old')
-        (beside / 'new').rename(root)
-        shutil.rmtree(beside)
+        remove(beside)  # of a killed run
+        _write(beside, scenes)
+        move_into_place(beside, root, flush=False)  # thousands of files, quickly generated again
     return root
 
 

@@ -1,10 +1,8 @@
-"""Atomic checkpoints: written to a temporary name, then renamed."""
+"""Which checkpoints are complete, and a hook that always keeps at least one that is."""
 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,43 +13,9 @@ from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 
 from ..errors import CheckpointError
+from ..files import write
 from ..weights import torch_files
 from ..weights.distributed_checkpoints import PLAIN_WEIGHTS, file_in, is_rank_folder, missing_rank
-
-PART = '.part'
-
-
-def move_into_place(part: Path, final: Path) -> None:
-    """Flushes a finished file or folder to the disk, then renames it."""
-    for file in part.rglob('*') if part.is_dir() else [part]:
-        _sync(file)
-    if final.is_dir():  # a folder cannot replace another one in a single step
-        shutil.rmtree(final)
-    os.replace(part, final)
-    _sync(final.parent)
-
-
-def remove(path: Path) -> None:
-    """Removes a file or a folder, if it exists."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file atomically."""
-    part = path.with_name(path.name + PART)
-    part.write_text(text)
-    move_into_place(part, path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def damage(path: Path) -> str | None:
@@ -151,7 +115,7 @@ class WholeCheckpointHook(CheckpointHook):
         )
         if not is_main_process():
             return
-        write_text(Path(runner.work_dir) / 'last_checkpoint', self.last_ckpt)
+        write(Path(runner.work_dir) / 'last_checkpoint', self.last_ckpt)
         for path in outdated:
             self._remove(path)
 

@@ -10,8 +10,7 @@ A config of any detector, segmentor or classifier selects it by its import path:
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from numbers import Real
 from typing import Any
 
@@ -22,6 +21,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
 from ..errors import ArgumentError
+from ..layers.numbering import layer_id
 
 # Position biases and scales, which have more than one dimension but get no weight decay.
 # V2's follow the official code.
@@ -120,30 +120,6 @@ class SwinLayerDecayConstructor(DefaultOptimWrapperConstructor):
                 exponent = sum(depths) + 1 - layer_id(name, depths, opens)
                 scales[id(parameter)] = self.decay_rate**exponent
         return scales
-
-
-def layer_id(name: str, depths: Sequence[int], merging_opens_stage: bool = False) -> int:
-    """The layer of a parameter of Swin V1 or V2.
-
-    Args:
-        name: The parameter's name within the backbone.
-        depths: Blocks of each stage, N in all.
-        merging_opens_stage: Whether a patch merging belongs to the stage after it, as in V2.
-
-    Returns:
-        0 for patch and position embedding; 1 to N for a block and the patch merging after it; one
-        more than the last block of stage i for ``norm{i}``; N + 1 for anything else.
-    """
-    if match := re.match(r'stages\.(\d+)\.(?:blocks\.(\d+)\.|downsample\.)', name):
-        stage, block = match.groups()
-        before = sum(depths[: int(stage)])
-        if block is not None:
-            return before + int(block) + 1
-        return before + (0 if merging_opens_stage else depths[int(stage)])
-    if match := re.match(r'norm(\d+)\.', name):
-        return sum(depths[: int(match[1]) + 1]) + 1
-    first = name.partition('.')[0]
-    return 0 if first in ('patch_embed', 'absolute_pos_embed') else sum(depths) + 1
 
 
 def _backbones(model: nn.Module) -> Iterator[nn.Module]:

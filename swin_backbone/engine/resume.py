@@ -22,11 +22,14 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner, Runner, find_latest_checkpoint
 from torch import nn
 
+from ..files import move_into_place, remove
 from ..weights import read_checkpoint
 from .check_checkpoint import check_resumable, saves_optimizer
 from .check_data import ChecksData, DataCheckingRunner
-from .checkpoints import PART, last_whole, move_into_place, read_mapped, read_meta, remove
+from .checkpoints import last_whole, read_mapped, read_meta
 from .data_stream import Advanced, ResumableBatches, SeededIterationsHook, resumable
+
+PART = '.part'  # ends the name of a checkpoint that is being written
 
 # Hooks that are replaced by WholeCheckpointHook.
 CHECKPOINT_HOOKS = ('CheckpointHook', 'mmengine.CheckpointHook')

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ArgumentError
-from ..ops.recording import TORCH, is_hooked, is_hooked_within, observed, recording
+from ..ops.recording import TORCH, is_hooked, is_hooked_within, observed, recording, tracing
 from ..ops.sizes import unflatten
 from ..ops.window_attention import shifted_window_attention
 from ..ops.window_attention.positions import bias_of_pairs, relative_position_index
@@ -342,7 +342,7 @@ class ShiftedWindows(BaseModule):
         """
         if self.pad_small_map or min(hw_shape) > self.window_size:
             return self.window_size, self.shift_size
-        if torch.jit.is_tracing():
+        if tracing():
             hw_shape = _fixed_in_the_trace(hw_shape, self.window_size)
         if self.shrinks:
             return min(hw_shape), 0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops.recording import TORCH, is_hooked_within, observed
+from ..ops.recording import TORCH, compiling, is_hooked_within, observed
 from ..ops.sizes import unflatten
 from ..ops.window_attention import MAX_LOGIT_SCALE, cosine, shifted_window_cosine_attention
 from ..ops.window_attention.positions import (
@@ -114,7 +114,7 @@ class WindowMSAV2(WindowAttention):
         it is.
         """
         window_size = window_size or int(self.window_size)
-        if torch.compiler.is_compiling():
+        if compiling():
             return self._computed_bias(window_size)
         sources = [*self.cpb_mlp.parameters(), *self.cpb_mlp.buffers()]
         if self.training or not (self._network_is_usual() and may_be_kept(sources)):

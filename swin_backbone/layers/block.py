@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from ..ops.backends import requested_backend, use_backend
 from ..ops.block import Options, Parameters, swin_block
 from ..ops.dtypes import products_dtype
+from ..ops.recording import compiling
 from ..options import BlockOptions, BlockOptionsV1, takes_options
 from .attention import ShiftWindowMSA
 from .from_config import build_norm
@@ -28,7 +29,7 @@ def recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:
     """``function(*args)``; the backward pass recomputes it from the arguments."""
     if not torch.is_grad_enabled():
         return function(*args)
-    if torch.compiler.is_compiling():  # a compiled graph keeps its backend
+    if compiling():  # a compiled graph keeps its backend
         return checkpoint(function, *args, use_reentrant=False)
     backend = requested_backend()
 

@@ -8,14 +8,13 @@ from typing import NamedTuple, cast
 import torch
 from mmcv.cnn.bricks import DropPath, drop
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
 from ..ops import block as ops_block
 from ..ops import merging as ops_merging
 from ..ops import post_norm as ops_post_norm
 from ..ops import trial as ops_trial
 from ..ops.dtypes import autocast_dtype
-from ..ops.recording import Definitions, counted, is_hooked, observed, recording, transformed
+from ..ops.recording import Definitions, is_hooked, why_unfused
 from .attention import WINDOWS, ShiftWindowMSA, WindowMSA
 from .embedding import AdaptivePadding
 from .mlp import FFN, PostNormFFN
@@ -132,13 +131,7 @@ def _why_unusual(
     modules: dict[str, nn.Module | None], usual: dict[str, _Usual], x: Tensor
 ) -> str | None:
     """Why these modules, by name, must be called."""
-    if recording():
-        return 'a compiler or tracer is active'
-    if transformed() or counted():
-        return 'a transformation or counter is active'
-    if torch_module._has_any_global_hook():
-        return 'there are hooks on all modules'
-    if (reason := observed()) is not None:
+    if (reason := why_unfused()) is not None:
         return reason
     if (name := OWN.replaced()) is not None:
         return f'{name} is replaced'

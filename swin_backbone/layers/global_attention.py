@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ArgumentError
+from ..ops.recording import tracing
 from ..ops.sizes import unflatten
 from .block import recomputed
 from .from_config import build_norm
@@ -109,7 +110,7 @@ class GlobalAttentionBlock(BaseModule):
         q, k, v = qkv.unbind(0)
         dropout = self.attn_drop_rate if self.training else 0.0
         # TorchScript's ONNX exporter has no fused attention before opset 14.
-        if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
+        if tracing() and torch.onnx.is_in_onnx_export():
             attended = F.dropout((q * self.scale @ k.transpose(2, 3)).softmax(-1), dropout) @ v
         else:
             attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)

@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -113,7 +114,7 @@ def _version(module: str) -> Finding:
         detail = f'{released or "it"} cannot be imported: {_said(error)}'
         return Finding('versions', module, False, detail, _fix_of(error, install))
     version = released or str(getattr(imported, '__version__', 'of unknown version'))
-    if _older(version, wanted):
+    if _unfit(version, wanted):
         return Finding('versions', module, False, f'{version}, but it must be {wanted}', install)
     named = distribution.startswith(('onedl-', 'mmcv-'))  # another than OpenMMLab's own
     detail = f'{version} ({distribution})' if named else version
@@ -472,18 +473,22 @@ def _distributed(name: str) -> str | None:
         return None
 
 
-def _older(version: str, wanted: str) -> bool:
-    """Whether a version is below the ``>=`` of a requirement; False where it is no number."""
-    minimum = _numbers(wanted.partition('>=')[2].partition(',')[0])
-    return bool(_numbers(version)) and _numbers(version) < minimum
+def _unfit(version: str, wanted: str) -> bool:
+    """Whether a version contradicts ``name>=a,<b``; False if it does not start with a number.
+
+    The package ``packaging`` is not used: it may be missing where the doctor is needed.
+    """
+    low, _, high = wanted.partition('>=')[2].partition(',<')
+    number = _numbers(version)
+    return bool(number) and (number < _numbers(low) or (high != '' and number >= _numbers(high)))
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    numbers = []
-    for part in version.split('+')[0].split('.'):
-        if not part.isdigit():
-            break
-        numbers.append(int(part))
+    """(2, 1) of ``2.1.0rc1+cpu``: zeros at the end do not count."""
+    found = re.match(r'\d+(\.\d+)*', version)
+    numbers = [int(part) for part in found[0].split('.')] if found else []
+    while numbers and not numbers[-1]:
+        numbers.pop()
     return tuple(numbers)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,29 @@ def build_on_meta(content: Config, name: str | Path) -> nn.Module:
     with torch.device('meta'):
         model = build(content, name)
     return model.to('meta')  # torch.Tensor(…) in a constructor, as mmdet's DINO has it, is not
+
+
+def usable_device(device: str | torch.device, name: str | None = None) -> torch.device:
+    """A device, after trying to compute on it.
+
+    Args:
+        device: What a user asked for.
+        name: What the error calls it.
+
+    Raises:
+        ArgumentError: It is not a device, this machine has none, or it holds no numbers (meta).
+    """
+    try:
+        found = torch.device(device)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of a driver that is too old: the error says so
+            torch.ones(1, device=found).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # depends on the device
+        said = str(error).partition('\n')[0]
+        raise ArgumentError(
+            f'{name or f"device={str(device)!r}"} cannot be used: {said}'
+        ) from error
+    return found
 
 
 def load_weights(model: nn.Module, checkpoint: str | Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..argument_values import window_side
 from ..errors import ArgumentError
+from ..files import replacing
 from . import coords_table, formats
 from .resize import as_map, checked_grid, resize_bias_table, resize_position_embedding
 from .safe_load import read_checkpoint
@@ -162,14 +163,10 @@ def _resize(
 
 
 def _write(weights: Mapping[str, Tensor], dst: Path, layout: formats.Layout) -> None:
-    unfinished = dst.with_name(f'.{dst.name}.{os.getpid()}')
-    try:
+    with replacing(dst) as unfinished:
         if dst.suffix == '.safetensors':
             tensors = {key: value.contiguous() for key, value in weights.items()}
             library().torch.save_file(tensors, unfinished, metadata={'format': 'pt'})
         else:
             content = {layout.container: dict(weights)} if layout.container else dict(weights)
             torch.save(content, unfinished)
-        os.replace(unfinished, dst)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -26,6 +26,7 @@ from types import ModuleType
 from urllib.parse import urlsplit
 
 from ..errors import CheckpointError
+from ..files import write
 from .catalog import catalog_path, find, find_url
 
 TIMEOUT = 30.0  # seconds without a byte
@@ -159,7 +160,7 @@ def check_hash(path: Path, digest: str = '') -> str:
         )
     if not recorded:
         with contextlib.suppress(OSError):  # a shared folder may be read-only
-            _record(record, f'{actual}  {path.name}\n')
+            write(record, f'{actual}  {path.name}\n')
     return actual
 
 
@@ -249,15 +250,9 @@ def _checked(downloader: Callable, wanted: Target) -> Callable:
                 f"published file's with {wanted.digest}"
             )
         check_file(Path(output_file), 'the downloaded file')
-        _record(record_path(wanted.path), f'{actual}  {wanted.path.name}\n')
+        write(record_path(wanted.path), f'{actual}  {wanted.path.name}\n')
 
     return download
-
-
-def _record(record: Path, text: str) -> None:
-    temporary = record.with_name(f'{record.name}.{os.getpid()}')
-    temporary.write_text(text)
-    temporary.replace(record)
 
 
 def _pooch() -> tuple[ModuleType, ModuleType]:

@@ -149,11 +149,7 @@ def _adapted(
 def _backbone_weights(
     model: BaseModule, layout: formats.Layout, weights: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The backbone's weights in the neutral layout.
-
-    Raises:
-        CheckpointError: They are of V1 and the model of V2, or the other way round.
-    """
+    """The backbone's weights in the neutral layout; an error if they are of the other version."""
     version = formats.version_of(weights)
     if version != model.version:
         name = 'SwinTransformer' if version == 1 else 'SwinTransformerV2'

@@ -46,15 +46,10 @@ _PLAIN_DTYPE = re.compile(
 
 @dataclass(frozen=True)
 class Storage:
-    """Memory that tensors share.
+    """Memory that tensors share."""
 
-    Attributes:
-        memory: The bytes, on any device.
-        dtype: Dtype of the values.
-    """
-
-    memory: torch.UntypedStorage
-    dtype: torch.dtype
+    memory: torch.UntypedStorage  # on any device
+    dtype: torch.dtype  # of the values
 
 
 def allowed_globals() -> dict[str, Any]:
@@ -71,8 +66,8 @@ def allowed_classes() -> list[type]:
 def _user_globals() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for one in torch.serialization.get_safe_globals():
-        named = isinstance(one, tuple)
-        value, name = one if named else (one, f'{one.__module__}.{one.__qualname__}')
+        value: Any = one[0] if isinstance(one, tuple) else one
+        name = one[1] if isinstance(one, tuple) else f'{value.__module__}.{value.__qualname__}'
         found[name] = value
     return found
 
@@ -104,11 +99,7 @@ def _tensor(
     hooks: Any = None,
     metadata: Any = None,
 ) -> Tensor:
-    """Replaces ``torch._utils._rebuild_tensor_v2``.
-
-    Raises:
-        pickle.UnpicklingError: The tensor would exceed its storage.
-    """
+    """Replaces ``torch._utils._rebuild_tensor_v2``; refuses tensors that exceed their storage."""
     if not isinstance(storage, Storage):
         raise pickle.UnpicklingError('refused a tensor that is not made of a storage')
     return _tensor_v3(
@@ -240,11 +231,7 @@ def _from_buffer(data: Any, kind: Any, shape: Any, order: Any, axes: Any = None)
 
 
 def _array(data: Any, kind: Any, shape: Any, order: Any) -> Any:
-    """An array that owns its memory.
-
-    Raises:
-        pickle.UnpicklingError: The bytes are not those of such an array.
-    """
+    """An array that owns its memory; refused unless the bytes are those of such an array."""
     if isinstance(kind, Placeholder):
         return Placeholder('numpy', 'ndarray')
     data = data.encode('latin-1') if isinstance(data, str) else data  # written by Python 2

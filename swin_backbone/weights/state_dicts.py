@@ -144,15 +144,9 @@ def _unwrapped_key(key: str) -> str:
 def _all_backbones(
     checkpoint: Any, path: Path, ema: bool | None
 ) -> tuple[list[FoundBackbone], list[FoundBackbone]]:
-    """The backbones in all dicts of a checkpoint.
+    """The backbones in all dicts of a checkpoint: of main weights, and of averages and the like.
 
-    Args:
-        checkpoint: The checkpoint.
-        path: The keys that lead to the usual place of the weights.
-        ema: As for :func:`find_backbone`; backbones that it excludes are left out.
-
-    Returns:
-        The backbones of the main weights, and those of secondary weights such as averages.
+    ``path`` leads to the usual place of the weights. Backbones that ``ema`` excludes are left out.
     """
     main: list[FoundBackbone] = []
     secondary: list[FoundBackbone] = []

@@ -98,21 +98,13 @@ def _restore(map_location: Any) -> Restore:
 
 @dataclass(frozen=True)
 class _StorageId:
-    """A storage as described by a persistent id.
-
-    Attributes:
-        dtype: Dtype of the values.
-        key: Name in the file.
-        location: Device that it was saved from.
-        count: Number of values.
-        view: In legacy files a view's name, first value and number of values; or None.
-    """
+    """A storage as described by a persistent id."""
 
     dtype: torch.dtype
-    key: str
-    location: str
-    count: int
-    view: tuple[str, int, int] | None = None
+    key: str  # name in the file
+    location: str  # device that it was saved from
+    count: int  # number of values
+    view: tuple[str, int, int] | None = None  # in legacy files: name, first value, number of values
 
     @property
     def nbytes(self) -> int:
@@ -120,11 +112,7 @@ class _StorageId:
 
 
 def _parsed(name: Any) -> _StorageId | Placeholder:
-    """Parses a persistent id. If it contains a placeholder, the result is that placeholder.
-
-    Raises:
-        pickle.UnpicklingError: It is not the id of a storage.
-    """
+    """Parses the persistent id of a storage. If a placeholder is in it, the result is that."""
     parts = name if isinstance(name, tuple) else (name,)
     if (placeholder := next((p for p in parts if isinstance(p, Placeholder)), None)) is not None:
         return placeholder
@@ -142,11 +130,7 @@ def _parsed(name: Any) -> _StorageId | Placeholder:
 
 
 def _filled(file: BinaryIO, nbytes: int) -> torch.UntypedStorage:
-    """A storage filled with the next ``nbytes`` bytes of a file.
-
-    Raises:
-        EOFError: The file ends before.
-    """
+    """A storage filled with the next ``nbytes`` bytes of a file."""
     start = file.tell()
     if file.seek(0, os.SEEK_END) - start < nbytes:
         raise EOFError(f'{nbytes} bytes are expected beyond the end of the file')
@@ -167,12 +151,7 @@ def _read_zip(entries: _Entries, restore: Restore, mmap: bool) -> Any:
 
 
 class _Entries:
-    """The entries of torch's zip files, which are not compressed.
-
-    Attributes:
-        file: The file.
-        sizes: Sizes in bytes, by name in the file's only folder.
-    """
+    """The entries of torch's zip files, which are not compressed, and their sizes in bytes."""
 
     def __init__(self, file: BinaryIO) -> None:
         with zipfile.ZipFile(file) as archive:

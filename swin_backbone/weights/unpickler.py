@@ -22,25 +22,17 @@ _DICTS = (dict, OrderedDict, Counter)
 
 
 class Unfinished(Placeholder):
-    """An object whose state follows in the pickle, and which is replaced when it arrives.
-
-    Attributes:
-        places: Its positions in the memo.
-    """
+    """An object whose state follows in the pickle, and which is replaced when it arrives."""
 
     __slots__ = ('places',)
-    places: list[int]
+    places: list[int]  # in the memo
 
     def __init__(self, module: str, name: str) -> None:
         super().__init__(module, name)
         object.__setattr__(self, 'places', [])
 
     def finished(self, state: Any) -> Any:
-        """Returns the object, or a placeholder if the object is not allowed.
-
-        Raises:
-            Exception: The state is invalid.
-        """
+        """Returns the object, or a placeholder if the object is not allowed."""
         raise NotImplementedError
 
 
@@ -209,11 +201,7 @@ def _set_state(target: Any, state: Any) -> None:
 
 
 def checked_key(key: Any) -> Any:
-    """Returns the key of a dict or set; deep keys are refused, as hashing them may never end.
-
-    Raises:
-        pickle.UnpicklingError: The key has three levels of tuples or frozensets.
-    """
+    """Returns the key of a dict or set; refuses nested ones, as hashing them may never end."""
     if isinstance(key, _NESTED):
         for item in key:
             if isinstance(item, _NESTED) and any(isinstance(inner, _NESTED) for inner in item):
@@ -259,11 +247,9 @@ _STEPS: dict[str, Callable[[Unpickler, Any], Any]] = {
     'POP': lambda self, _: self._pop(),
     'POP_MARK': lambda self, _: self._since_mark(),
     'DUP': lambda self, _: self._push(self._stack[-1]),
-    'BINPUT': lambda self, place: self._put(place),
-    'LONG_BINPUT': lambda self, place: self._put(place),
+    **dict.fromkeys(('BINPUT', 'LONG_BINPUT'), lambda self, place: self._put(place)),
     'MEMOIZE': lambda self, _: self._put(len(self._memo)),
-    'BINGET': lambda self, place: self._push(self._memo[place]),
-    'LONG_BINGET': lambda self, place: self._push(self._memo[place]),
+    **dict.fromkeys(('BINGET', 'LONG_BINGET'), lambda self, place: self._push(self._memo[place])),
     'GLOBAL': lambda self, names: self._push(self._named(*names.split(' ', 1))),
     'STACK_GLOBAL': lambda self, _: self._push(self._named(*self._last(2))),
     'REDUCE': lambda self, _: self._push(self._reduce(*self._last(2))),

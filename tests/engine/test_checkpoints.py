@@ -17,9 +17,7 @@ from swin_backbone.engine.checkpoints import (
     WholeCheckpointHook,
     damage,
     last_whole,
-    move_into_place,
     read_meta,
-    write_text,
 )
 from swin_backbone.engine.resume import ResumingRunner
 
@@ -80,16 +78,8 @@ def test_sharded_checkpoints_need_every_rank_whole(tmp_path):
 def test_checkpoints_kept_elsewhere_are_found_by_the_record(tmp_path):
     there = saved(tmp_path / 'there/iter_1.pth', 1)
     (tmp_path / 'run').mkdir()
-    write_text(tmp_path / 'run/last_checkpoint', str(there))
+    (tmp_path / 'run/last_checkpoint').write_text(str(there))
     assert last_whole(tmp_path / 'run') == there
-
-
-def test_a_folder_replaces_a_folder(tmp_path):
-    for name, text in (('a', 'old'), ('b', 'new')):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / 'file').write_text(text)
-    move_into_place(tmp_path / 'b', tmp_path / 'a')
-    assert (tmp_path / 'a/file').read_text() == 'new' and not (tmp_path / 'b').exists()
 
 
 def hook_in(folder: Path, events: list) -> tuple[WholeCheckpointHook, SimpleNamespace]:

@@ -103,6 +103,22 @@ def test_versions_too_old(monkeypatch):
     assert found['torch'].ok is False and found['triton'].ok in (True, None)
 
 
+@pytest.mark.parametrize(
+    ('version', 'fits'),
+    [
+        *(('2.0.0', True), ('2.1.0', True), ('2.1.9+cu121', True), ('2.0', True), ('main', True)),
+        *(('1.7.1', False), ('2.2.0', False), ('2.2', False), ('2.10.1', False), ('3', False)),
+    ],
+)
+def test_both_bounds_of_mmcv(distributed, version, fits):
+    distributed['mmcv'] = version
+    found = by_name(doctor.versions())['mmcv']
+    assert found.ok is fits
+    if not fits:
+        assert found.detail == f'{version}, but it must be mmcv>=2.0.0,<2.2.0'
+        assert found.fix == "pip install 'mmcv>=2.0.0,<2.2.0'"
+
+
 def test_a_framework_that_cannot_be_imported(monkeypatch, tmp_path):
     (tmp_path / 'mmpretrain.py').write_text('import not_there_at_all')
     monkeypatch.syspath_prepend(str(tmp_path))

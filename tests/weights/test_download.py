@@ -216,7 +216,7 @@ def test_a_folder_that_cannot_be_written(cache, monkeypatch):
 
     cache.mkdir()
     (cache / 'swin_tiny_patch4_window7_224.pth').write_bytes(WHOLE)
-    monkeypatch.setattr(download, '_record', denied)
+    monkeypatch.setattr(download, 'write', denied)
     assert read_checkpoint('swin_tiny_in1k')['a'].sum() == 1000
 
 

@@ -7,7 +7,6 @@ import importlib
 import json
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from torch.export import ExportedProgram
 
 from ...errors import ArgumentError
+from ...files import replacing
 from ...version import __version__
 from .parts import Part
 from .program import record, recording_settings
@@ -116,7 +116,7 @@ def _write_program(
     program: ExportedProgram, part: Part, path: Path, metadata: Mapping[str, str]
 ) -> None:
     text = json.dumps({**metadata, 'outputs': ','.join(part.outputs)})
-    with _replacing(path) as unfinished:
+    with replacing(path) as unfinished:
         torch.export.save(program, unfinished, extra_files={_METADATA: text})
 
 
@@ -135,18 +135,18 @@ def _write_onnx(
     assert onnx_program is not None  # which it is of torch's older exporter alone
     onnx_program.model.metadata_props.update(metadata)
     weights = sum(value.nbytes for value in program.state_dict.values())
-    with _replacing(path) as unfinished:
-        if weights < _ONE_FILE:
-            onnx_program.save(unfinished, external_data=False)
-    if weights >= _ONE_FILE:  # the name of the second file stands in the first
+    if weights >= _ONE_FILE:  # the first file contains the name of the second
         onnx_program.save(path, external_data=True)
+        return
+    with replacing(path) as unfinished:
+        onnx_program.save(unfinished, external_data=False)
 
 
 def _quantise(path: Path) -> Path:
     """Writes the file again with int8 weights of its linear layers; where that is."""
     quantisation = _needed('onnxruntime.quantization')
     out = path.with_suffix('.int8.onnx')
-    with _quiet(), _replacing(out) as unfinished:
+    with _quiet(), replacing(out) as unfinished:
         quantisation.quantize_dynamic(
             path,
             unfinished,
@@ -175,16 +175,6 @@ def _check_writable(path: Path) -> None:
         raise FileNotFoundError(f'{path} cannot be written: there is no folder {path.parent}')
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f'{path} cannot be written: {path.parent} is read-only')
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A path to write to, which then takes the place of ``path``."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix='.export-') as folder:
-        unfinished = Path(folder) / path.name
-        yield unfinished
-        if unfinished.exists():
-            unfinished.replace(path)
 
 
 @contextlib.contextmanager

@@ -18,13 +18,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ..faults import explain
+from ..images import MAX_PIXELS
 from ..predictor import Predictor
 from .answer import answer
 from .guard import Guard
 from .images import Refused, decode, encode
 
 MAX_UPLOAD = 20 * 2**20  # bytes
-MAX_PIXELS = 50_000_000
 _WAITING = 8  # uploads at a time; each is held in memory
 _PATIENCE = 120  # seconds that an upload may take
 _FILES = {

@@ -9,9 +9,9 @@ from mmengine.registry import TRANSFORMS
 from PIL import Image
 
 from ...engine.check_annotations import classes_of, read_label_map, transform_with
+from ..images import read_image
 from ..predictor import Prediction, palette_of
 from .drawing import draw_annotation
-from .images import read_image
 
 
 def draw_sample(dataset: Any, index: int) -> Image.Image:

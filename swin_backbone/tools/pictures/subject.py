@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from ...swin_v2 import SwinTransformerV2
 from ...weights import describe, load_pretrained
 from ...weights.download import target
 from ..configs import read
-from ..predictor import Predictor, build
+from ..predictor import Predictor, build, usable_device
 
 DEFAULT = 'swin_tiny_in1k'
 RANDOM = 'random weights, untrained'
@@ -150,7 +149,7 @@ def load_subject(
         ArgumentError: The config has no model that can be built, or the device is none.
         CheckpointError: The weights cannot be read, or fit neither the model nor its backbone.
     """
-    device = _checked(device)
+    device = usable_device(device)
     if config is None:
         return _backbone_of(weights, device)
     content = read(config)
@@ -254,15 +253,3 @@ def _is_backbone(content: Config) -> bool:
     """Whether a config's model is a backbone by itself, told without building it."""
     model = content.get('model')
     return isinstance(model, Mapping) and 'backbone' not in model
-
-
-def _checked(device: str | torch.device) -> torch.device:
-    try:
-        found = torch.device(device)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            torch.zeros(1, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        said = str(error).splitlines()[0]
-        raise ArgumentError(f'device={str(device)!r} cannot be used: {said}') from error
-    return found

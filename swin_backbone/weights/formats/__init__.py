@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,7 +51,7 @@ def locate(state_dict: Mapping[str, Any]) -> dict[str, Layout]:
     for layout in FORMATS:
         roots: dict[str, list[str]] = {}
         for key in state_dict:
-            if key not in claimed and (match := layout.root_pattern.match(key)):
+            if key not in claimed and (match := re.match(layout.root, key)):
                 roots.setdefault(match[1], []).append(key)
         for prefix, keys in roots.items():
             if layout.accepts(strip_prefix(state_dict, prefix)):

@@ -79,6 +79,7 @@ class Layout:
         index: How files hold ``relative_position_index``: as a ``'square'`` matrix, ``'flat'``, or
             not at all (``''``). Files of V2 hold ``relative_coords_table`` if they hold the index.
         container: The key of the weights in the owner's files, or ``''``.
+        aliases: (pattern, replacement) of keys in files that have other names than the layout's.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Layout:
     embedding: int = 0
     index: str = 'square'
     container: str = ''
+    aliases: tuple[tuple[str, str], ...] = ()
 
     # Whether merged channels are in nn.Unfold's order, as in the neutral layout.
     unfolds: ClassVar[bool] = False
@@ -118,13 +120,18 @@ class Layout:
 
     def renamed(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         """Unchanged values by neutral names, without derived buffers."""
-        own = re.compile(self.own)
+        for pattern, name in self.aliases:
+            state_dict = {re.sub(pattern, name, key): v for key, v in state_dict.items()}
         named = {
             self._neutral_name(key): value
-            for key, value in state_dict.items()
-            if own.match(key) and not _DERIVED.search(key)
+            for key, value in self._merged(state_dict).items()
+            if re.match(self.own, key) and not _DERIVED.search(key)
         }
         return self._with_neutral_mergings(named)
+
+    def _merged(self, own: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Weights in own names, with those concatenated that the neutral layout has as one."""
+        return own
 
     def _with_neutral_mergings(self, named: dict[str, Any]) -> dict[str, Any]:
         return with_mergings_moved(named, 1) if version_of(named) == 2 else named
@@ -147,16 +154,17 @@ class Layout:
         Raises:
             CheckpointError: Weights that the features depend on have no place in this layout.
         """
+        dropped = [] if dropped is None else dropped
         translated = {}
         version = version_of(state_dict)
-        for key, value in self._with_own_mergings(state_dict).items():
+        neutral = self._prepared(state_dict, dropped)
+        for key, value in self._with_own_mergings(neutral).items():
             if _DERIVED.search(key) or (key.endswith(coords_table.TABLE) and not self.index):
                 continue
             name = self._own_name(key)
             if name is None:
                 self._check_droppable(key)
-                if dropped is not None:
-                    dropped.append(key)
+                dropped.append(key)
                 continue
             if self._reorders(key, version):
                 value = from_unfold_order(value)
@@ -167,6 +175,16 @@ class Layout:
                 index_name = self._own_name(re.sub(r'\w+$', 'relative_position_index', key))
                 translated |= {index_name: index} if index_name else {}
         return translated
+
+    def _prepared(self, neutral: Mapping[str, Tensor], dropped: list[str]) -> Mapping[str, Tensor]:
+        """Weights in the neutral layout before they are renamed.
+
+        Layouts with a norm before the classifier get the last output's norm as this one.
+        """
+        wants_norm = 'head.fc.weight' in neutral or not self.output_norm
+        if 'norm' in self.stem and wants_norm and 'norm.weight' not in neutral:
+            return with_last_norm_as_norm(neutral)
+        return neutral
 
     def _index(self, key: str, value: Tensor) -> Tensor | None:
         """The position index for the window of a bias or coordinates table; None for other keys."""
@@ -229,24 +247,6 @@ class Layout:
             stage = int(match[1]) + self.first_output
             return f'{self.output_norm.format(stage=stage)}.{match[2]}'
         return _renamed(key, self.stem.items())
-
-    @functools.cached_property
-    def root_pattern(self) -> re.Pattern:
-        """``root``, compiled."""
-        return re.compile(self.root)
-
-
-class WithClassifier(Layout):
-    """A layout with one norm before a classifier, which OpenMMLab has as the last output's norm."""
-
-    def from_openmmlab(
-        self, state_dict: Mapping[str, Tensor], dropped: list[str] | None = None
-    ) -> dict[str, Tensor]:
-        if 'norm.weight' not in state_dict and (
-            'head.fc.weight' in state_dict or not self.output_norm
-        ):
-            state_dict = with_last_norm_as_norm(state_dict)
-        return super().from_openmmlab(state_dict, dropped)
 
 
 def version_of(keys: Iterable[str]) -> int:

@@ -15,34 +15,26 @@ from torch import Tensor
 from ...errors import CheckpointError
 from ..coords_table import TABLE
 from ..tensors import concatenated, is_dense
-from .layout import OFFICIAL_BLOCK, WithClassifier, version_of
+from .layout import OFFICIAL_BLOCK, Layout, version_of
 
 _BIAS = '.attn.w_msa.qkv.bias'
 _SPLIT_BIASES = ('attn.w_msa.q_bias', 'attn.w_msa.v_bias')
 
 
-class Torchvision(WithClassifier):
+class Torchvision(Layout):
     def renamed(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         named = super().renamed(state_dict)
         return _with_split_biases(named) if version_of(named) == 2 else named
 
-    def from_openmmlab(
-        self, state_dict: Mapping[str, Tensor], dropped: list[str] | None = None
-    ) -> dict[str, Tensor]:
-        """As for every layout.
-
-        Raises:
-            CheckpointError: Weights that the features depend on have no place in this layout; or
-                V2's window size, on which required buffers depend, is unknown.
-        """
-        if version_of(state_dict) == 2:
-            if not any(key.endswith(TABLE) for key in state_dict):
+    def _prepared(self, neutral: Mapping[str, Tensor], dropped: list[str]) -> Mapping[str, Tensor]:
+        if version_of(neutral) == 2:
+            if not any(key.endswith(TABLE) for key in neutral):
                 raise CheckpointError(
                     "torchvision's V2 has buffers that depend on the window, and the weights do "
                     'not tell its size; give it with window_size= (--window on the command line)'
                 )
-            state_dict = _with_one_bias(state_dict)
-        return super().from_openmmlab(state_dict, dropped)
+            neutral = _with_one_bias(neutral)
+        return super()._prepared(neutral, dropped)
 
 
 def _with_split_biases(named: Mapping[str, Any]) -> dict[str, Any]:
