@@ -14,8 +14,8 @@ from torch import nn
 from . import layers
 from .classification import ClassificationSwinTransformer, ClassificationSwinTransformerV2
 from .errors import RegistrationWarning
-from .startup import FRAMEWORKS, warn_of
-from .startup import NAMES as NAMES_OF
+from .frameworks import FRAMEWORKS, warn_of
+from .frameworks import NAMES as NAMES_OF
 from .swin import SwinTransformer
 from .swin_v2 import SwinTransformerV2
 
