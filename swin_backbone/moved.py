@@ -20,6 +20,9 @@ from types import ModuleType
 # Old path -> new path, without the package's name. Submodules follow their package; a line of
 # their own takes precedence.
 MOVED = {
+    'engine.annotations': 'engine.check_annotations',
+    'engine.class_names': 'engine.check_annotations',
+    'engine.compare_classes': 'engine.check_classes',
     'engine.complexity': 'tools.complexity',
     'engine.data_contents': 'tools.data_contents',
     'engine.data_report': 'tools.data_report',

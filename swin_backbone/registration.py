@@ -14,8 +14,8 @@ from torch import nn
 from . import layers
 from .classification import ClassificationSwinTransformer, ClassificationSwinTransformerV2
 from .errors import RegistrationWarning
-from .startup import FRAMEWORKS, warn_of
-from .startup import NAMES as NAMES_OF
+from .frameworks import FRAMEWORKS, warn_of
+from .frameworks import NAMES as NAMES_OF
 from .swin import SwinTransformer
 from .swin_v2 import SwinTransformerV2
 
@@ -136,9 +136,9 @@ def _naming_ours(constructor: Any) -> type:
             ):
                 raise
             raise NotImplementedError(
-                f'{constructor.__name__} does not know Swin: set optim_wrapper.constructor='
+                f'{constructor.__name__} does not support Swin: set optim_wrapper.constructor='
                 "'swin_backbone.engine.layer_decay.SwinLayerDecayConstructor', whose paramwise_cfg "
-                'needs decay_rate alone'
+                'needs only decay_rate'
             ) from error
 
     own = dict(add_params=add_params, __doc__=constructor.__doc__, __module__=__name__)

@@ -8,25 +8,11 @@ from __future__ import annotations
 
 import functools
 import runpy
-import warnings
 from pathlib import Path
 
 from . import patches
-from .errors import RegistrationWarning
+from .frameworks import FRAMEWORKS, NAMES, another_failed, warn_of
 from .imports import is_imported, when_imported
-
-# Frameworks that define a Swin Transformer; `{framework}.models` registers theirs.
-FRAMEWORKS = ('mmdet', 'mmseg', 'mmpretrain')
-
-# The names under which a class is registered: the frameworks' own, and one that is only ours.
-NAMES: dict[str, tuple[str, ...]] = {
-    'SwinTransformer': ('SwinTransformer', 'SwinBackbone'),
-    'SwinTransformerV2': ('SwinTransformerV2', 'SwinBackboneV2'),
-}
-
-# Frameworks whose import failed, and those for which a warning was given.
-_failed: set[str] = set()
-_warned: set[str] = set()
 
 
 @functools.cache
@@ -36,7 +22,7 @@ def start() -> None:
     # PYTHONPATH. It is run by its path, because importing mmcv_ext imports torch.
     runpy.run_path(str(Path(__file__).with_name('mmcv_ext') / 'startup.py'))
     patches.apply()
-    when_imported('mmengine.registry.root', _register_in_mmengine)
+    when_imported('mmengine.registry.root', _register_in_root)
     for framework in FRAMEWORKS:
         warn = functools.partial(warn_of, framework)
         when_imported(framework, failed=warn)
@@ -44,7 +30,7 @@ def start() -> None:
             f'{framework}.models',
             functools.partial(_register_in, framework),
             failed=warn,
-            once_more=functools.partial(_another_is_broken, framework),
+            once_more=lambda error, framework=framework: another_failed(framework),
         )
     for framework in ('mmdet', 'mmseg'):
         when_imported(
@@ -53,28 +39,7 @@ def start() -> None:
         )
 
 
-def warn_of(framework: str, error: Exception) -> None:
-    """Warns, once per framework, that it cannot be imported and nothing is registered in it."""
-    _failed.add(framework)
-    if framework not in _warned:
-        _warned.add(framework)
-        warnings.warn(
-            f'swin_backbone did not register in {framework}, which cannot be imported: '
-            f'{type(error).__name__}: {error}',
-            RegistrationWarning,
-            stacklevel=4,
-        )
-
-
-def _another_is_broken(framework: str, error: Exception) -> bool:
-    """Whether a framework's import may succeed when it is tried again.
-
-    mmdet and mmseg import mmpretrain where it is installed. If that raises anything but an
-    ImportError, their import fails the first time and continues without mmpretrain the second time.
-    """
-    return bool(_failed - {framework})
-
-
+# Each imports `registration` when it is called, because `registration` imports torch and mmengine.
 def _register_in(framework: str) -> None:
     from .registration import register_in
 
@@ -88,12 +53,14 @@ def _name_constructor_in(framework: str) -> None:
 
 
 def _register_in_mmengine() -> None:
-    def register() -> None:
-        from .registration import register_in_mmengine
+    from .registration import register_in_mmengine
 
-        register_in_mmengine()
+    register_in_mmengine()
 
+
+def _register_in_root() -> None:
     if is_imported('mmengine'):
-        register()
+        _register_in_mmengine()
     else:  # mmengine is being imported, and the backbones need more of it
-        patches.register_on_demand([name for names in NAMES.values() for name in names], register)
+        names = [name for names in NAMES.values() for name in names]
+        patches.register_on_demand(names, _register_in_mmengine)

@@ -124,8 +124,8 @@ def check_metric(metric: Any, option: str, dataset: Any, place: str, names: Name
         names.orders[file] = tuple(str(api.cats[i]['name']) for i in ids)
     if absent := _absent_images(dataset, api.imgs):
         names.problems.append(
-            f'{file} has no image {absent[0]}, which is in the data that it is to evaluate: it is '
-            f'another file than the data set reads ({getattr(dataset, "ann_file", "")})'
+            f'{file} has no image {absent[0]}, which is in the data to evaluate: the data set '
+            f'reads another file ({getattr(dataset, "ann_file", "")})'
         )
 
 
@@ -154,7 +154,7 @@ def compare_names(names: Names, classes: Mapping[str, Classes]) -> None:
         if order is not None and order != known.names and set(order) == set(known.names):
             names.remarks.append(
                 f'{option}: classes are numbered in the order of the annotation file, which is '
-                'not that of metainfo.classes: pictures and predictions would name wrong classes; '
+                'not that of metainfo.classes: pictures and predictions would show wrong names; '
                 f'write metainfo=dict(classes={_tuple(order)})'
             )
 
@@ -305,7 +305,7 @@ def zero_label_problem(dataset: Any, transform: Any) -> str | None:
         return None
     return (
         f'.reduce_zero_label is {ours}, and LoadAnnotations of its pipeline has {theirs}: True is '
-        'for maps with 1 for the first class and 0 for what is ignored, False for 0 for the first'
+        'for maps with 1 for the first class and 0 for ignored pixels, False for 0 for the first'
     )
 
 
@@ -314,7 +314,7 @@ def label_problem(path: str, head: Count, outside: Sequence[int]) -> str:
     named = ', '.join(map(str, outside[:8])) + (', …' if len(outside) > 8 else '')
     return (
         f'pixels of {path} have the label {named}, and {head.option} = {head.value} is for 0 to '
-        f'{head.value - 1}, and {head.ignored}, which is ignored'
+        f'{head.value - 1}, and {head.ignored} for ignored pixels'
     )
 
 
@@ -333,7 +333,7 @@ def mask_problems(dataset: Any, option: str, samples: int) -> Iterator[str]:
         if any('mask' not in instance for instance in sample.get('instances') or ()):
             yield (
                 f'{option}: objects of {sample.get("img_path")} have no segmentation, which '
-                'LoadAnnotations(with_mask=True) of its pipeline reads: annotate masks, or take a '
+                'LoadAnnotations(with_mask=True) of its pipeline reads: annotate masks, or use a '
                 'config without a mask head and with_mask=False'
             )
             return

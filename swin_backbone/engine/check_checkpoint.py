@@ -49,8 +49,8 @@ def check_tested(checkpoint: Mapping[str, Any], model: nn.Module, config: Mappin
     absent = [part for part in _heads(counts) if not _has(weights, model, part)]
     if absent:
         raise CheckpointError(
-            f'the checkpoint has no weights of {", ".join(absent)}: it is of another model, or of '
-            'a backbone alone, which goes to model.backbone.init_cfg and is to be trained'
+            f'the checkpoint has no weights of {", ".join(absent)}: it is of another model, or '
+            'only of a backbone. Load a backbone with model.backbone.init_cfg, and train the model'
         )
 
 
@@ -73,7 +73,7 @@ def check_resumable(content: Any, name: str, optimizer: bool = True) -> None:
     lacks += [key for key in needed if key not in whole]
     if not lacks:
         return
-    kind = 'it holds weights alone' if 'optimizer' not in whole else 'another program wrote it'
+    kind = 'it contains only weights' if 'optimizer' not in whole else 'another program wrote it'
     if 'mmcv_version' in meta or 'mmdet_version' in meta or 'mmseg_version' in meta:
         kind = "it is of mmcv's Runner, which MMDetection 2 and MMSegmentation 0 had"
     raise CheckpointError(
@@ -227,6 +227,6 @@ def _other_optimizer(saved: Any, wrapper: Any) -> Iterator[str]:
     if sizes[0] != sizes[1]:
         yield (
             f'its optimizer has {sum(sizes[0])} parameters in {len(sizes[0])} groups, this run '
-            f'{sum(sizes[1])} in {len(sizes[1])}: the model, what is frozen, '
+            f'{sum(sizes[1])} in {len(sizes[1])}: check the model, its frozen parts, '
             'optim_wrapper.paramwise_cfg or optim_wrapper.constructor'
         )

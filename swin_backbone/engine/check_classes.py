@@ -112,13 +112,13 @@ def check_classes(checkpoint: Mapping[str, Any], model: BaseModule, needed: bool
         return
     if found is None and needed:
         raise CheckpointError(
-            f'the checkpoint has no classifier, and the model classifies {wanted} classes: the '
-            'backbone alone goes to model.backbone.init_cfg, and is to be trained'
+            f'the checkpoint has no classifier, and the model classifies {wanted} classes: '
+            'load a backbone with model.backbone.init_cfg, and train the model'
         )
     if found is not None and found != wanted:
         raise CheckpointError(
             f'the checkpoint classifies {found} classes, the model {wanted} (model.head.num_classes'
-            '). To fine-tune it, give it to the backbone alone, with model.backbone.init_cfg='
+            '). To fine-tune it, load only its backbone, with model.backbone.init_cfg='
             "dict(type='Pretrained', checkpoint=…), not to load_from; to test it, take one of "
             f'{wanted} classes'
         )
@@ -166,7 +166,7 @@ def compare(model: nn.Module, config: Mapping[str, Any], data: Sequence[Data]) -
     found = comparison(model, config, data)
     if found.problems:
         lines = ['the data and the config disagree:', *explained(found, config)]
-        lines.append('if it is meant so, default_hooks=dict(classes=None) leaves this check out')
+        lines.append('if this is intended, default_hooks=dict(classes=None) turns this check off')
         raise ArgumentError('\n'.join(lines))
     return found.remarks
 

@@ -148,7 +148,7 @@ def _check_instaboost(node: Any) -> None:
                 "this config's training data is augmented by InstaBoost, which is not installed: "
                 "pip install 'swin_backbone[instaboost]' (if that fails to build: pip install "
                 'cython, then again with --no-build-isolation); our HTC++ configs train without it '
-                'where SWIN_INSTABOOST=off is in the environment'
+                'with SWIN_INSTABOOST=off in the environment'
             )
         _check_instaboost(list(node.values()))
 

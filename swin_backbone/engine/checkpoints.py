@@ -68,7 +68,7 @@ def last_whole(work_dir: str | Path) -> Path | None:
                 continue  # weights only, as in the best checkpoint
             except Exception as error:  # unpickling may raise anything
                 raise CheckpointError(
-                    f'{path} is whole, but cannot be read to resume from it: {error}'
+                    f'{path} is intact, but cannot be read to resume from it: {error}'
                 ) from error
         print_log(
             f'Not resuming from {path}: it is damaged ({problem})',

@@ -74,7 +74,7 @@ class AnyDeviceDeepSpeedStrategy(DeepSpeedStrategy):
             clip = dict(kept.pop('clip_grad', None) or {})
             if clip.get('type', 'norm') != 'norm' or clip.get('norm_type', 2) != 2:
                 raise ArgumentError(
-                    f'optim_wrapper.clip_grad={clip}: DeepSpeed clips by the 2-norm alone, as '
+                    f'optim_wrapper.clip_grad={clip}: DeepSpeed clips only by the 2-norm, as '
                     'clip_grad=dict(max_norm=…) asks for'
                 )
             self.config.setdefault('gradient_clipping', float(clip.get('max_norm', 0.0)))

@@ -106,7 +106,7 @@ class SwinLayerDecayConstructor(DefaultOptimWrapperConstructor):
         if not backbones:
             raise ArgumentError(
                 f'{type(model).__name__} has no Swin backbone (patch_embed, and stages of blocks): '
-                'layer-wise decay is about one'
+                'layer-wise decay needs one'
             )
         scales = {}
         for backbone in backbones:

@@ -111,7 +111,7 @@ def _gradient_check(hook: NonFiniteHook, runner: Any) -> Callable[..., None]:
 
 
 def finite(tensors: list[Tensor]) -> bool:
-    """Whether all elements of all tensors are."""
+    """Whether all elements of all tensors are finite."""
     dense = [t.coalesce().values() if t.is_sparse else t for t in tensors]
     dense = [tensor for tensor in dense if tensor.numel()]
     if not dense:
@@ -121,7 +121,7 @@ def finite(tensors: list[Tensor]) -> bool:
 
 
 def report(runner: Any, batch: Any, what: str) -> str:
-    """Runs a batch again and names the first module or parameter with a number not finite."""
+    """Runs a batch again and names the first module or parameter with a non-finite value."""
     model = runner.model
     if is_model_wrapper(model) and not isinstance(model, FullyShardedDataParallel):
         model = model.module
@@ -155,7 +155,7 @@ def _forward_and_backward(model: BaseModel, optim_wrapper: Any, batch: Any, foun
 
 @contextmanager
 def _watched(model: nn.Module) -> Iterator[dict]:
-    """Notes the first module with an output, and the first gradients, that are not finite."""
+    """Records the first non-finite output of a module, and the first non-finite gradient."""
     found: dict[str, str] = {}
     handles = []
 
@@ -194,13 +194,13 @@ def _watched(model: nn.Module) -> Iterator[dict]:
 
 def _sentence(found: dict, optim_wrapper: Any) -> str:
     if 'forward' in found:
-        text = f'forwards the first of it is in {found["forward"]}'
+        text = f'in the forward pass, the first non-finite value is in {found["forward"]}'
     elif 'backward' in found:
         text = (
-            f'forwards all is finite; backwards the first of it is the gradient {found["backward"]}'
+            'in the backward pass, the first non-finite value is the gradient ' + found['backward']
         )
     else:
-        text = 'in a second run of the batch everything is finite: another process may have it'
+        text = 'a second run of the batch is finite; another process may have caused it'
     if getattr(optim_wrapper, 'cast_dtype', None) != torch.bfloat16 and hasattr(
         optim_wrapper, 'loss_scaler'
     ):

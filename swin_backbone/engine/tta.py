@@ -60,7 +60,7 @@ class RoITTAModel(BaseTTAModel):
         super().__init__(module, data_preprocessor)
         name = type(self.module).__name__
         if isinstance(self.module, RoITTAModel):
-            raise ArgumentError('this config tests on many views as it is: leave out --tta')
+            raise ArgumentError('this config already tests on several views: leave out --tta')
         if not hasattr(self.module, 'roi_head') or not hasattr(self.module, 'rpn_head'):
             raise ArgumentError(
                 f'{name} has no RPN and RoI heads, whose results RoITTAModel merges; for boxes of '

@@ -73,7 +73,7 @@ def test_heads_for_other_classes_are_refused(data, tmp_path, classes):
         '  model = dict(bbox_head=dict(num_classes=2))',
         'or on the command line:',
         '  --cfg-options model.bbox_head.num_classes=2',
-        'if it is meant so, default_hooks=dict(classes=None) leaves this check out',
+        'if this is intended, default_hooks=dict(classes=None) turns this check off',
     ]
     assert not list(tmp_path.glob('*.pth'))
 
@@ -391,11 +391,11 @@ LESS = {
     ),
     'weights and meta': (
         lambda content: {k: content[k] for k in ('state_dict', 'meta')},
-        'it has no message_hub, optimizer (it holds weights alone)',
+        'it has no message_hub, optimizer (it contains only weights)',
     ),
     'the best one': (
         lambda content: {k: v for k, v in content.items() if k != 'optimizer'},
-        'it has no optimizer (it holds weights alone)',
+        'it has no optimizer (it contains only weights)',
     ),
     'mmdet 2': (
         lambda content: {
