@@ -6,7 +6,7 @@ PYTEST_WORKERS ?= 2
 
 help:
 	@echo 'make demo      train and test a detector and a segmentor on little drawn scenes (4 to 10 minutes)'
-	@echo 'make test      the suite without its slow tests (up to 18 minutes on a shared machine)'
+	@echo 'make test      the suite without its slow tests (10 minutes; up to 18 on a busy machine)'
 	@echo 'make test-all  every test; those marked slow take minutes each'
 	@echo 'make test-matrix  the suite on both stacks and on Python 3.10 to 3.13, as far as they can be had'
 	@echo 'make lint      formatting, lint and type checks'
@@ -26,7 +26,7 @@ demo: .venv
 PYTEST = .venv/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --no-loadscope-reorder --durations 15
 
 test: .venv
-	@echo '==> The quick tests, $(PYTEST_WORKERS) at a time: up to 18 minutes on 2 shared cores'
+	@echo '==> The quick tests, $(PYTEST_WORKERS) at a time: 10 minutes on 2 idle cores, up to 18 on busy ones'
 	@$(PYTEST) -m 'not slow' $(TESTS)
 
 test-all: .venv

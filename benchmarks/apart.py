@@ -1,4 +1,4 @@
-"""The folder in which the test suite keeps peers apart (``requirements/peers.txt``)."""
+"""The folder with the packages of ``requirements/peers.txt``, outside of the environment."""
 
 from __future__ import annotations
 

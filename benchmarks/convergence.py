@@ -1,12 +1,12 @@
-"""The demo's detector trained from one seed on each backend: loss curves must stay together.
+"""Trains the demo's detector from one seed on each backend and compares the loss curves.
 
     python benchmarks/convergence.py [--iterations 200] [--backends reference sdpa auto control]
 
-``auto`` is what runs by default; on a CPU, blocks in one piece. Rounding differs between backends,
-and a detector's choice of proposals makes much of it: ``control`` is the reference with each weight
-of the backbone off by about 1e-7 of itself. The first two losses must agree within 1e-4 of their
-size, the first ten within 10 %, and so the mean of the last quarter. Writes convergence.json, .md
-and .png, and fails where curves part.
+``auto`` is the default; on a CPU it runs fused blocks. Backends differ by rounding errors, which a
+detector's selection of proposals amplifies. ``control`` shows this effect: it is the reference with
+relative perturbations of about 1e-7 of the backbone's weights. The first two losses must agree
+within 1e-4, the first ten and the mean of the last quarter within 10 %. Writes convergence.json,
+.md and .png, and fails if the curves diverge.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FIRST_BAND, BAND = 1e-4, 0.1
 
 
 class Recorder(Hook):
-    """Keeps every iteration's loss; may first put the backbone's weights off by a little."""
+    """Records the loss of every iteration; can perturb the backbone's weights before."""
 
     def __init__(self, deviation: float = 0.0) -> None:
         self.deviation = deviation
@@ -50,7 +50,7 @@ class Recorder(Hook):
 
 
 def losses(backend: str, iterations: int, batch_size: int, folder: Path) -> list[float]:
-    """Trains the detector on scenes drawn into ``folder``; the loss of each iteration."""
+    """Trains the detector on scenes in ``folder`` and returns the loss of each iteration."""
     config = Config.fromfile(CONFIG)
     config.merge_from_dict(
         {
@@ -66,7 +66,7 @@ def losses(backend: str, iterations: int, batch_size: int, folder: Path) -> list
             'experiment_name': f'{folder.name}_{backend}',
         }
     )
-    # The warm-up alone: what follows it is for a run of another length.
+    # Only the warm-up: the rest of the schedule is for a run of another length.
     config.param_scheduler = config.param_scheduler[:1]
     for kind in ('val', 'test'):
         for part in ('cfg', 'dataloader', 'evaluator'):
@@ -80,7 +80,7 @@ def losses(backend: str, iterations: int, batch_size: int, folder: Path) -> list
 
 
 def deviations(curve: Sequence[float], exact: Sequence[float]) -> tuple[float, float, float]:
-    """Largest of the first two and first ten losses, and of the last quarter's mean, relative."""
+    """Largest relative errors of the first two and ten losses, and of the last quarter's mean."""
     each = [abs(a - b) / b for a, b in zip(curve, exact, strict=True)]
     quarter = max(len(exact) // 4, 1)
     late, expected = (statistics.mean(c[-quarter:]) for c in (curve, exact))
@@ -88,7 +88,7 @@ def deviations(curve: Sequence[float], exact: Sequence[float]) -> tuple[float, f
 
 
 def write(out: Path, curves: dict[str, list[float]], rows: dict[str, dict[str, float]]) -> None:
-    """Curves and table."""
+    """Writes the curves and the table."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -126,7 +126,7 @@ def main() -> None:
     rows, together = {}, True
     for backend, curve in curves.items():
         first, early, late = deviations(curve, curves['reference'])
-        # The control shows what rounding alone may do; it is not judged.
+        # The control shows the effect of rounding and cannot fail.
         together &= backend == 'control' or (first <= FIRST_BAND and max(early, late) <= BAND)
         rows[backend] = {'first loss': curve[0], 'last loss': curve[-1]}
         rows[backend] |= {'first two off by at most': first, 'first ten': early}
@@ -134,7 +134,7 @@ def main() -> None:
     write(options.out, curves, rows)
     print('\n'.join(measure.table(rows)))
     if not together:
-        sys.exit('The curves part.')
+        sys.exit('The curves diverge.')
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """Time and peak memory of converting Swin-L, as Markdown: ``python benchmarks/conversion.py``.
 
-Every conversion is a process of its own. Its memory is the resident peak above what it has once all
-is imported, over the size of the file that it reads. Weights are drawn at random.
+Every conversion runs in its own process. Its memory is the peak of resident memory above that after
+all imports, relative to the size of the source file. Weights are random.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONVERSIONS = [
 
 
 def write_source(path: str, layout: str) -> None:
-    """Swin-L as a classifier of 1000 classes."""
+    """Writes Swin-L as a classifier of 1000 classes."""
     weights = SwinTransformer(arch='large', out_indices=(3,)).state_dict()
     for value in weights.values():
         if value.is_floating_point():
@@ -43,7 +43,7 @@ def write_source(path: str, layout: str) -> None:
 
 
 def measure(src: str, dst: str, to: str) -> None:
-    """Converts, in a process of its own, and prints what it took."""
+    """Converts a file and prints time and memory; runs in its own process."""
     before = resident()
     start = time.perf_counter()
     convert_file(src, dst, to)
@@ -52,12 +52,12 @@ def measure(src: str, dst: str, to: str) -> None:
 
 
 def resident() -> int:
-    """The largest resident size of this process so far, in bytes."""
+    """The peak of this process's resident memory so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def run(*arguments: str | Path) -> str:
-    """What this file prints in another process, so that this one's memory stays out of it."""
+    """Runs this file in another process, so as to measure only its memory; returns its output."""
     command = [sys.executable, '-W', 'ignore', __file__, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 

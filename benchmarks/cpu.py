@@ -1,4 +1,4 @@
-"""What the two CPU tables share: peers in turns, then each one's memory in a process of its own."""
+"""Common code of the CPU tables: interleaved timing, and each peer's memory in its own process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Task = Callable[[nn.Module, torch.Tensor], Callable[[], None]]
 
 
 def main(name: str, title: str, task: Task, shape: tuple[int, ...], training: bool) -> None:
-    """Runs the table, or with ``--memory-of`` one peer for its memory."""
+    """Measures the table, or with ``--memory-of`` the memory of one peer."""
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument('--peers', nargs='+', choices=peers.PACKAGES, default=list(peers.PACKAGES))
     parser.add_argument('--shape', nargs=4, type=int, default=shape, metavar=('B', '3', 'H', 'W'))
@@ -57,7 +57,7 @@ def main(name: str, title: str, task: Task, shape: tuple[int, ...], training: bo
 
 
 def limits(shape: tuple[int, ...], training: bool) -> dict[str, float]:
-    """What Swin-T needs, what the machine gives, and how long that must take."""
+    """Swin-T's FLOPs and bytes, the machine's limits, and the resulting least time."""
     floor = floors.floor('tiny', shape, training)
     peak, bandwidth = measure.matmul_peak(), measure.bandwidth()
     return {

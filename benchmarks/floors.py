@@ -1,4 +1,4 @@
-"""What a pass of the backbone must at least compute and move, whatever code runs it."""
+"""Lower bounds of the FLOPs and memory traffic of a pass of the backbone."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class Floor(NamedTuple):
     bytes: int
 
     def seconds(self, peak: float, bandwidth: float) -> float:
-        """With so many operations and bytes a second, the two overlapping perfectly."""
+        """The time with given FLOP/s and bytes/s, if both overlap perfectly."""
         return max(self.flops / peak, self.bytes / bandwidth)
 
 
 def floor(arch: str, shape: tuple[int, ...], training: bool, element_size: int = 4) -> Floor:
     """The floor of inference, or of a forward and a backward pass.
 
-    Operations are those of convolutions, linear layers and attention on padded windows; nothing is
-    computed twice but the scores in the backward pass. Bytes are those of code that runs a block
-    (an embedding, a merging, an output's norm) in one piece: its map read once and written once,
-    in the backward pass its input and gradient read and the other gradient written; float32
-    parameters read once a pass and their gradients written.
+    FLOPs are those of convolutions, linear layers and attention on padded windows; only the scores
+    are recomputed in the backward pass. Bytes assume fused blocks, embeddings, mergings and output
+    norms: each reads and writes its map once, and in the backward pass reads its input and one
+    gradient and writes the other gradient. float32 parameters are read once per pass and their
+    gradients are written.
 
     Args:
         arch: Variant of Swin.

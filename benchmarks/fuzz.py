@@ -1,10 +1,10 @@
-"""Gives the package input that nobody should give it, and counts how it is taken.
+"""Fuzzes the package with invalid inputs and counts the outcomes.
 
     python benchmarks/fuzz.py --target all --inputs 100000 --seed 0
 
-Inputs are drawn by Hypothesis; the same seed draws the same ones. ``--target all`` divides their
-number among the targets, most to those that are fast. Prints a table of outcomes, and of every
-undocumented exception the shortest input. Exit code 1 if there is one.
+Hypothesis generates the inputs, which a seed determines. ``--target all`` divides their number
+among the targets, with more for fast ones. Prints a table of outcomes, and the shortest input of
+every undocumented exception. The exit code is 1 if there is one.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from mmengine.logging import MMLogger
 sys.path.insert(0, str(Path(__file__).parents[1] / 'tests/fuzz'))
 from harness import Report, Target, fuzz
 
-# A target's module in tests/fuzz, and its part of all inputs.
+# By target: its module in tests/fuzz, and its share of the inputs.
 TARGETS = {
     'configs': ('hostile_configs', 0.2),
     'checkpoints': ('hostile_checkpoints', 0.5),
     'files': ('hostile_files', 0.27),
     'cli': ('hostile_commands', 0.03),
 }
-# A report after so many; Hypothesis, which remembers what it has drawn, begins anew each time.
+# Inputs per run of Hypothesis, which keeps all inputs of a run in memory.
 PIECE = 1000
 
 
 def run(name: str, count: int, seed: int) -> Report:
-    """Fuzzes one target, a piece at a time."""
+    """Fuzzes one target, in several runs of Hypothesis."""
     target: Target = import_module(TARGETS[name][0]).TARGET
     whole, done = Report(), 0
     start = time.perf_counter()
@@ -54,7 +54,7 @@ def run(name: str, count: int, seed: int) -> Report:
 
 
 def table(reports: dict[str, tuple[Report, float]]) -> list[str]:
-    """Lines of Markdown: each target's outcomes."""
+    """A Markdown table of the targets' outcomes, by lines."""
     lines = ['| target | inputs | outcomes | undocumented | seconds |', '|---' * 5 + '|']
     for name, (report, seconds) in reports.items():
         outcomes = Counter(report.outcomes)
@@ -66,12 +66,12 @@ def table(reports: dict[str, tuple[Report, float]]) -> list[str]:
 
 
 def main() -> None:
-    """Runs the targets; exit code 1 if an exception was not documented."""
+    """Fuzzes the targets; exit code 1 if there was an undocumented exception."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--target', choices=[*TARGETS, 'all'], default='all')
     parser.add_argument('--inputs', type=int, default=10_000)
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--memory', type=float, default=6.0, help='GiB of addresses allowed')
+    parser.add_argument('--memory', type=float, default=6.0, help='GiB of address space')
     given = parser.parse_args()
     limit = int(given.memory * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

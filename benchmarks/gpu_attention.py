@@ -1,15 +1,15 @@
-"""Shifted-window attention alone, on one GPU: right first, then fast, against its memory floor.
+"""Correctness and speed of shifted-window attention on one GPU, compared with its memory floor.
 
     python benchmarks/gpu_attention.py [--out FOLDER] [--windows 7 12] [--tune]
 
-Checks the Triton kernels against the reference in float64. Then times them, interleaved with the
+Compares the Triton kernels with the reference in float64. Then times them, interleaved with the
 reference and with PyTorch's fused attention on partitioned windows, at every stage of Swin-T/B/L
-for 8×3×800×1344 and 16×3×512×512 in bfloat16, forward and forward with backward. The floor is what
-must move (see ops/window_attention/triton.py) at the bandwidth that a large copy reaches here.
-Writes gpu_attention.json and gpu_attention.md.
+for 8×3×800×1344 and 16×3×512×512 in bfloat16, forward and forward with backward. The floor is the
+required memory traffic (see ops/window_attention/triton.py) divided by the measured bandwidth of a
+large copy. Writes gpu_attention.json and gpu_attention.md.
 
-Needs torch and triton alone. Without a GPU it makes the checks, on small maps under Triton's
-interpreter, and measures nothing.
+Only needs torch and triton. Without a GPU it only makes the checks, on small maps under Triton's
+interpreter.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if not ON_GPU:
     os.environ['TRITON_INTERPRET'] = '1'
 
 ROOT = Path(__file__).resolve().parents[1]
-# Width and heads of the first stage; both double from stage to stage.
+# Width and heads of the first stage; both double with each stage.
 MODELS = {'T': (96, 3), 'B': (128, 4), 'L': (192, 6)}
 IMAGES = [(8, 800, 1344), (16, 512, 512)]
 # Largest error, relative to the largest element or 1.
@@ -45,7 +45,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
 def load_ops() -> tuple[types.ModuleType, types.ModuleType]:
-    """The reference and the kernels, also where the frameworks that the package needs are not."""
+    """The reference and the kernels, even if the package's other dependencies are missing."""
     sys.path.insert(0, str(ROOT))
     try:
         importlib.import_module('swin_backbone')
@@ -68,7 +68,7 @@ def sdpa_on_windows(
     shift_size: int,
     padding: Tensor,
 ) -> Tensor:
-    """The op as one would write it today: pad, roll, partition, fused attention, and back."""
+    """The op with PyTorch's attention: pad, roll, partition, attention, and back."""
     B, H, W, _ = qkv.shape
     heads = len(bias)
     qkv = reference.pad_to_windows(qkv, window_size, padding)
@@ -99,7 +99,7 @@ BACKENDS: dict[str, Callable] = {
 def draw(
     B: int, H: int, W: int, C: int, heads: int, window: int, dtype: torch.dtype
 ) -> tuple[Tensor, ...]:
-    """qkv, bias, padding, and a gradient of the output."""
+    """Random qkv, bias, padding, and gradient of the output."""
     tokens = window**2
     qkv = torch.randn(B, H, W, 3 * C, device=DEVICE).to(dtype).requires_grad_()
     bias = torch.randn(heads, tokens, tokens, device=DEVICE, requires_grad=True)
@@ -108,7 +108,7 @@ def draw(
 
 
 def forward(backend: Callable, tensors: tuple[Tensor, ...], **options) -> Tensor:
-    """Output, as in inference."""
+    """The output, without autograd."""
     qkv, bias, padding, _ = tensors
     with torch.no_grad():
         return backend(qkv, bias, padding=padding, **options)
@@ -123,7 +123,7 @@ def step(backend: Callable, tensors: tuple[Tensor, ...], **options) -> list[Tens
 
 
 def check() -> list[dict]:
-    """Errors of what is timed against the reference in float64; raises if one is too large."""
+    """Errors relative to the reference in float64; raises if one is too large."""
     maps = [(2, 100, 67, 96, 3), (2, 28, 42, 384, 12), (1, 5, 3, 64, 1)]
     windows = (7, 8, 12, 16)
     if not ON_GPU:
@@ -134,7 +134,7 @@ def check() -> list[dict]:
         exact = tuple(x.detach().double().requires_grad_() for x in tensors)
         options = dict(window_size=window, shift_size=window // 2)
         theirs = step(reference.shifted_window_attention, exact, **options)
-        # PyTorch's attention takes the bias in the scores' dtype: compared in float32 alone.
+        # PyTorch's attention rounds the bias to the dtype of the scores: only checked in float32.
         for name in ('triton', 'sdpa on windows') if dtype == torch.float32 else ('triton',):
             ours = step(BACKENDS[name], tensors, **options)
             errors = {
@@ -148,10 +148,10 @@ def check() -> list[dict]:
 
 
 class Clock:
-    """Times of functions in milliseconds, interleaved, each from a cold cache."""
+    """Interleaved timing of functions in milliseconds, each with a cold cache."""
 
     def __init__(self) -> None:
-        # Larger than any GPU's second-level cache; writing it also hides the launch's latency.
+        # Larger than any GPU's L2 cache; writing it also hides the latency of the launch.
         self.flush = torch.empty(2**28, dtype=torch.int8, device=DEVICE)
 
     def once(self, function: Callable[[], object]) -> float:
@@ -180,7 +180,7 @@ class Clock:
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """Memory allocated at most while it runs, above what was there before."""
+    """Peak of the allocated memory above that before the call."""
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -190,13 +190,13 @@ def peak_bytes(function: Callable[[], object]) -> int:
 
 
 def copy_bandwidth(clock: Clock) -> float:
-    """Bytes a second, read and written, of a large copy."""
+    """Bytes per second, read and written, of a large copy."""
     a, b = (torch.empty(2**30, dtype=torch.int8, device=DEVICE) for _ in range(2))
     return 2 * a.numel() / (min(clock.once(lambda: b.copy_(a)) for _ in range(10)) / 1000)
 
 
 def floor_bytes(tensors: tuple[Tensor, ...], backward: bool) -> int:
-    """What any kernel must move: inputs read, results written, each once."""
+    """The least memory traffic: each input read once, each result written once."""
     qkv, bias, padding, grad = tensors
     inputs = sum(x.nbytes for x in (qkv, bias, padding))
     forward = inputs + grad.nbytes
@@ -215,7 +215,7 @@ def stages(windows: list[int]) -> list[dict]:
 
 
 def measure(clock: Clock, bandwidth: float, windows: list[int]) -> list[dict]:
-    """Each stage's shifted block: times, peak memory, floor."""
+    """Times, peak memory and floor of each stage's shifted block."""
     rows = []
     for stage, (run, backward) in itertools.product(
         stages(windows), (('forward', False), ('forward and backward', True))
@@ -243,7 +243,7 @@ def problem(stage: dict) -> tuple[tuple[Tensor, ...], dict]:
 
 
 def tune(clock: Clock, windows: list[int]) -> list[dict]:
-    """The quickest five of many layouts of the kernels, for Swin-T's first and third stage."""
+    """The fastest five of many tunings of the kernels, for Swin-T's first and third stage."""
     layouts = [
         kernels.Tuning(*layout)
         for layout in itertools.product((4, 8, 16, 64), (4, 8), (1, 2, 3), (None, 128, 168))
@@ -273,7 +273,7 @@ def tune(clock: Clock, windows: list[int]) -> list[dict]:
 
 
 def machine() -> dict:
-    """What the numbers hold for."""
+    """Device, versions and date."""
     return dict(
         device=torch.cuda.get_device_name() if ON_GPU else 'CPU, Triton interpreted',
         torch=torch.__version__,
@@ -289,7 +289,7 @@ HEADER = [
 
 
 def table_row(row: dict) -> str:
-    """One line of the table: medians (and half the spread), the floor's share, peak memory."""
+    """A table row: medians with half their spread, floor / median, peak memory."""
     times = row['times']
     cells = [
         row['model'],
@@ -306,11 +306,11 @@ def table_row(row: dict) -> str:
 
 
 def markdown(report: dict) -> str:
-    """The report for people."""
+    """The report as Markdown."""
     facts = ', '.join(f'{key} {value}' for key, value in report['machine'].items())
     worst = max(max(row['errors'].values()) for row in report['checks'])
     lines = [
-        '# Shifted-window attention alone',
+        '# Shifted-window attention',
         '',
         f'Measured on {facts}.',
         '',
@@ -335,7 +335,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--out', type=Path, default=Path('work_dirs/gpu_attention'))
     parser.add_argument('--windows', type=int, nargs='+', default=[7, 12])
-    parser.add_argument('--tune', action='store_true', help='also try layouts of the kernels')
+    parser.add_argument('--tune', action='store_true', help='also try other tunings of the kernels')
     arguments = parser.parse_args()
     torch.manual_seed(0)
     report = dict(machine=machine(), checks=check())

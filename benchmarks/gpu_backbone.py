@@ -1,13 +1,13 @@
-"""The whole backbone on one GPU: right first, then fast, against its peers and its floor.
+"""Correctness and speed of the whole backbone on one GPU, compared with its peers and its floor.
 
     python benchmarks/gpu_backbone.py [--out FOLDER] [--models tiny] [--peers ours mmdet] [--eager]
-    python benchmarks/gpu_backbone.py --device cpu --tiny    # all of it at sizes that tell nothing
+    python benchmarks/gpu_backbone.py --device cpu --tiny    # a test of this program, without a GPU
 
-Checks each backend against the reference: outputs and gradients of Swin-T in float32 and under
+Compares outputs and gradients of each backend with the reference, for Swin-T in float32 and under
 bfloat16 autocast. Then times training steps (forward and backward pass) and inference under
-bfloat16 autocast, eager and compiled, all taking turns, and takes each one's peak memory. What
-cannot be imported, compiled or held in memory is left out, and the report says so. Writes
-gpu_backbone.json, .md and .png after every case: a run that is cut off keeps what it has.
+bfloat16 autocast, eager and compiled, interleaved, and measures peak memory. Variants that cannot
+be imported, compiled or held in memory are listed as such. Writes gpu_backbone.json, .md and .png
+after every case, so that an interrupted run keeps its results.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 TRAINING = [(8, 3, 800, 1344), (16, 3, 512, 512)]
 INFERENCE = [(1, 3, 800, 1344), (16, 3, 800, 1344)]
 CHECKED, TINY = (2, 3, 230, 309), (1, 3, 40, 64)
-# Errors are norms of differences over norms. In bfloat16 a backend may be this much further from
-# float32's results than the reference is in bfloat16.
+# Relative errors of norms. In bfloat16 a backend's error may be this multiple of the reference's
+# error in bfloat16; both are relative to float32.
 FLOAT32_ERROR, BFLOAT16_FACTOR = 1e-4, 2
 
 
-# --- right ---------------------------------------------------------------------------------------
+# --- correctness ----------------------------------------------------------------------------------
 
 
 def check(device: str, shape: tuple[int, ...]) -> list[dict]:
-    """Each fast backend's errors, and what they may be."""
+    """Errors of each fast backend, and the allowed errors."""
     from swin_backbone import SwinTransformer
 
     torch.backends.cudnn.allow_tf32 = False
@@ -67,7 +67,7 @@ def check(device: str, shape: tuple[int, ...]) -> list[dict]:
 def outputs_and_gradients(
     model: nn.Module, x: Tensor, backend: str, halves: bool
 ) -> dict[str, list[Tensor]]:
-    """Outputs, and gradients of the image and all parameters, of the same loss every time."""
+    """Outputs, and gradients of the image and all parameters for a fixed loss."""
     from swin_backbone.ops.backends import use_backend
 
     x = x.clone().requires_grad_()
@@ -81,7 +81,7 @@ def outputs_and_gradients(
 
 
 def errors(found: dict[str, list[Tensor]], exact: dict[str, list[Tensor]]) -> dict[str, float]:
-    """The largest of each kind, as a part of the exact tensor's norm."""
+    """The largest error of each kind, relative to the exact tensor's norm."""
     return {
         kind: max(
             ((a.float() - b).norm() / b.norm().clamp(min=1e-12)).item()
@@ -91,11 +91,11 @@ def errors(found: dict[str, list[Tensor]], exact: dict[str, list[Tensor]]) -> di
     }
 
 
-# --- fast ----------------------------------------------------------------------------------------
+# --- speed ---------------------------------------------------------------------------------------
 
 
 def variants(options: argparse.Namespace, arch: str, training: bool) -> Iterator[tuple]:
-    """Name, and a function that builds the model, of all that takes turns."""
+    """Names of the variants, and functions that build their models."""
     for peer in options.present:
         build = functools.partial(peers.build, peer, arch)
         yield peer, build
@@ -107,7 +107,7 @@ def variants(options: argparse.Namespace, arch: str, training: bool) -> Iterator
 
 
 def case(options: argparse.Namespace, arch: str, shape: tuple[int, ...], training: bool) -> dict:
-    """Times and peak memory of every variant, and why some have none."""
+    """Times and peak memory of all variants, and the errors of those that failed."""
     torch._dynamo.reset()
     x = torch.randn(shape, device=options.device)
     task = peers.training_step if training else peers.forward
@@ -116,11 +116,11 @@ def case(options: argparse.Namespace, arch: str, shape: tuple[int, ...], trainin
         try:
             model = build().to(options.device)
             function = under_autocast(task(model, x), options.device)
-            function(), function()  # compiles, and fills caches
-            # The memory of CUDA graphs is taken when they are recorded, and kept.
+            function(), function()  # compiles and fills caches
+            # CUDA graphs allocate their memory at capture and keep it.
             peaks[name] = None if 'graphs' in name else peak_bytes(function, model)
             functions[name] = function
-        except Exception as error:  # whatever a peer or a compiler raises is a result
+        except Exception as error:  # reported, whatever a peer or a compiler raises
             failures[name] = f'{type(error).__name__}: {error}'[:300]
             print(name, failures[name], flush=True)
         if options.device == 'cuda':
@@ -134,7 +134,7 @@ def case(options: argparse.Namespace, arch: str, shape: tuple[int, ...], trainin
 
 
 def under_autocast(function: Callable[[], None], device: str) -> Callable[[], None]:
-    """The same in bfloat16, where autocast allows it."""
+    """The function under bfloat16 autocast."""
 
     def run() -> None:
         with torch.autocast(device, torch.bfloat16):
@@ -144,7 +144,7 @@ def under_autocast(function: Callable[[], None], device: str) -> Callable[[], No
 
 
 def peak_bytes(function: Callable[[], None], model: nn.Module) -> int | None:
-    """Memory allocated at most while it runs, above what the models hold; None on a CPU."""
+    """Peak of the allocated memory above that of the models; None on a CPU."""
     if not next(model.parameters()).is_cuda:
         return None
     model.zero_grad(set_to_none=True)
@@ -161,7 +161,7 @@ def peak_bytes(function: Callable[[], None], model: nn.Module) -> int | None:
 def table(
     seconds: dict[str, dict[str, float]], peaks: dict[str, int | None], floor: float | None
 ) -> dict[str, dict[str, float]]:
-    """A row a variant, with columns for what is known."""
+    """One row per variant, with the available columns."""
     rows = {}
     for name, taken in seconds.items():
         row = {'median, s': taken['median'], 'fastest': taken['least'], 'slowest': taken['most']}
@@ -214,19 +214,19 @@ def markdown(report: dict) -> Iterator[str]:
 
 
 def present(names: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The peers that can be built here, and why others cannot."""
+    """The available peers, and the reasons why others are not."""
     found, missing = [], {}
     for name in (n for n in peers.PACKAGES if n in names):
         try:
             peers.build(name, 'tiny')
             found.append(name)
-        except (ImportError, AssertionError) as error:  # mmdet asserts which mmcv it wants
+        except (ImportError, AssertionError) as error:  # mmdet asserts the version of mmcv
             missing[name] = f'{type(error).__name__}: {error}'.splitlines()[0]
     return found, missing
 
 
 def limits(device: str, peak: float | None) -> Callable[..., dict[str, float]]:
-    """A function from a case to its floor; of no facts where this package cannot be imported."""
+    """A function that returns a case's floor; empty if this package cannot be imported."""
     try:
         import floors
     except ImportError:
@@ -257,9 +257,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument('--peers', nargs='+', default=list(peers.PACKAGES), choices=peers.PACKAGES)
     parser.add_argument('--only', choices=['training', 'inference', 'checks'])
     parser.add_argument('--rounds', type=int, default=10)
-    parser.add_argument('--eager', action='store_true', help='nothing is compiled')
+    parser.add_argument('--eager', action='store_true', help='do not compile')
     parser.add_argument('--peak', type=float, help="the floor's TFLOP/s; 790 on a GPU")
-    parser.add_argument('--tiny', action='store_true', help='one little image everywhere')
+    parser.add_argument('--tiny', action='store_true', help='one small image for all cases')
     options = parser.parse_args()
     if options.device == 'cuda' and not torch.cuda.is_available():
         parser.error('there is no GPU; --device cpu --tiny runs the same code without one')

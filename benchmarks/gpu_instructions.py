@@ -1,13 +1,13 @@
-"""What the kernels ask of a GPU, counted in their machine code. No GPU is needed.
+"""Registers, spills and instructions of the kernels' machine code. No GPU is needed.
 
     python benchmarks/gpu_instructions.py [--out FOLDER] [--capability 90]
 
-Records the launches of forward and backward passes in bfloat16 instead of making them, compiles
-what would have been launched, and counts registers, spilled bytes, and the instructions of one turn
-of the loop over windows or tokens, branches that few windows take left out. A kernel is bound by
-memory only if issuing them takes less time than moving its bytes: their ratio is of an H200, its
-multiprocessors issuing four instructions at every clock, which nothing reaches. It is no timing.
-Writes gpu_instructions.json and gpu_instructions.md. Needs torch and triton (with cuobjdump).
+Records the kernel launches of forward and backward passes in bfloat16, compiles these kernels, and
+counts registers, spilled bytes, and the instructions of one iteration of the loop over windows or
+tokens, without branches that few windows take. A kernel is memory-bound only if issuing its
+instructions takes less time than moving its bytes. The reported ratio of both is for an H200 that
+issues four instructions per multiprocessor and clock, an upper bound. It is not a timing. Writes
+gpu_instructions.json and gpu_instructions.md. Needs torch and triton (with cuobjdump).
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
 from swin_backbone.ops import gpu
-from swin_backbone.ops.rows import triton as rows
-from swin_backbone.ops.rows import triton_kernels as rows_kernels
+from swin_backbone.ops.tokenwise import triton as tokenwise
+from swin_backbone.ops.tokenwise import triton_kernels as tokenwise_kernels
 from swin_backbone.ops.window_attention import triton as attention
 from swin_backbone.ops.window_attention import triton_kernels as attention_kernels
 
 HALF = torch.bfloat16
-# NVIDIA's data sheet of the H200; its clock is that of the 989 TFLOP/s stated there.
+# From NVIDIA's data sheet of the H200; the clock follows from its 989 TFLOP/s.
 BANDWIDTH, MULTIPROCESSORS, CLOCK, ISSUED = 4.8e12, 132, 1.83e9, 4
 TYPES = {torch.float32: '*fp32', HALF: '*bf16', torch.int64: '*i64', torch.bool: '*i1'}
 
 
-# --- what is launched ----------------------------------------------------------------------------
+# --- recorded launches ---------------------------------------------------------------------------
 
 
 class Launch(NamedTuple):
-    """A kernel as it would be launched.
+    """A recorded launch.
 
     Attributes:
-        kernel: Of Triton.
-        arguments: By name.
-        machine: Warps, stages, and registers at most.
+        kernel: The Triton kernel.
+        arguments: Arguments by name.
+        machine: Number of warps and stages, and the limit of registers.
     """
 
     kernel: Any
@@ -62,7 +62,7 @@ class Launch(NamedTuple):
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[Launch]]:
-    """Launches, none of which is made."""
+    """Records launches instead of making them."""
     launches = []
 
     def of_attention(
@@ -74,26 +74,26 @@ def recorded() -> Iterator[list[Launch]]:
         launches.append(Launch(kernel, arguments | options | dict(groups=grid.groups), machine))
 
     def of_rows(name: str, programs: int, tensors: tuple, layout: Any, **options: Any) -> None:
-        kernel = getattr(rows_kernels, name)
+        kernel = getattr(tokenwise_kernels, name)
         arguments = dict(zip(kernel.arg_names, tensors, strict=False))
-        constants = rows.constants(layout, tensors[0])
+        constants = tokenwise.constants(layout, tensors[0])
         launches.append(Launch(kernel, arguments | options | constants, dict(num_warps=4)))
 
     with (
         mock.patch.object(attention, '_launch', of_attention),
-        mock.patch.object(rows, '_launch', of_rows),
+        mock.patch.object(tokenwise, '_launch', of_rows),
     ):
         yield launches
 
 
 class Counted(NamedTuple):
-    """A launch, and what is known of it.
+    """A launch and its memory traffic.
 
     Attributes:
-        name: For people.
-        launch: Of the kernel.
-        elements: That a turn of its loop, or a program without one, works on.
-        moved: Bytes for each of them.
+        name: Name in the report.
+        launch: The launch.
+        elements: Elements that an iteration of its loop, or a program without a loop, processes.
+        moved: Bytes read and written per element.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Counted(NamedTuple):
 
 
 def attentions() -> Iterator[Counted]:
-    """Shifted and padded, 32 wide heads; windows of one tile of tokens, then of several."""
+    """Shifted, padded attention with 32-wide heads; windows of one or several tiles of tokens."""
     for window, C in ((7, 96), (8, 96), (12, 192)):
         qkv, grad = torch.zeros(1, 15, 15, 3 * C, dtype=HALF), torch.zeros(1, 15, 15, C, dtype=HALF)
         bias, padding = torch.zeros(C // 32, window**2, window**2), torch.zeros(3 * C)
@@ -126,22 +126,22 @@ def attentions() -> Iterator[Counted]:
 
 
 def between_products() -> Iterator[Counted]:
-    """Maps in float32, products in bfloat16, drop path; Swin-T's first stage, Swin-L's last."""
+    """Kernels on float32 maps with drop path, of Swin-T's first and Swin-L's last stage."""
     for C in (96, 1536):
         x, weight, bias = torch.zeros(2, 4, 4, C), *torch.zeros(2, C)
         path, factors, norm = x.to(HALF), torch.ones(2, 2), (weight, bias, 1e-5)
         hidden, grad = torch.zeros(2, 2, 4, 4, 4 * C, dtype=HALF)
         with recorded() as launches:
-            rows.add_norm(x, None, None, *norm, HALF)
-            rows.add_norm(x, path, factors, *norm, HALF)
-            rows.add(x, path, path, factors)
-            rows.norm_backward(path, x, x, path, factors, *norm)
-            rows.norm_add(x, path, factors[0], *norm)
-            rows.norm_add_backward(x, path, factors[0], weight, 1e-5)
-            rows.path_backward(x, factors, HALF)
-            rows.gelu(hidden, keep=True)
-            rows.gelu_backward(hidden, grad)
-        whole, tile = rows._whole_rows(C), rows._tiles(C)
+            tokenwise.add_norm(x, None, None, *norm, HALF)
+            tokenwise.add_norm(x, path, factors, *norm, HALF)
+            tokenwise.add(x, path, path, factors)
+            tokenwise.norm_backward(path, x, x, path, factors, *norm)
+            tokenwise.norm_add(x, path, factors[0], *norm)
+            tokenwise.norm_add_backward(x, path, factors[0], weight, 1e-5)
+            tokenwise.path_backward(x, factors, HALF)
+            tokenwise.gelu(hidden, keep=True)
+            tokenwise.gelu_backward(hidden, grad)
+        whole, tile = tokenwise._whole_rows(C), tokenwise._tiles(C)
         of_rows, of_tile = whole.rows * C, tile.rows * min(tile.block, C)
         known = (
             ('norm', of_rows, 6),
@@ -151,32 +151,32 @@ def between_products() -> Iterator[Counted]:
             ("V2's norm and residual", of_rows, 10),
             ("back through V2's norm", of_rows, 8),
             ('back through a path', of_tile, 6),
-            ('GELU', rows.TILE, 4),
-            ('back through GELU', rows.TILE, 8),
+            ('GELU', tokenwise.TILE, 4),
+            ('back through GELU', tokenwise.TILE, 8),
         )
         for (name, *facts), launch in zip(known, launches, strict=True):
             yield Counted(f'{name}, {C} wide', launch, *facts)
 
 
 def mergings() -> Iterator[Counted]:
-    """Of maps in float32 to bfloat16; the first of Swin-T, the last of Swin-L."""
+    """Mergings from float32 to bfloat16; Swin-T's first and Swin-L's last."""
     for C in (384, 3072):
         x, weight, bias = torch.zeros(2, 8, 8, C // 4), *torch.zeros(2, C)
         grad, norm = torch.zeros(2, 4, 4, C, dtype=HALF), (weight, bias, 1e-5)
         with recorded() as launches:
-            rows.merge_norm(x, *norm, HALF)
-            rows.merge_norm_backward(grad, x, *norm)
-        elements = rows._whole_rows(C).rows * C
+            tokenwise.merge_norm(x, *norm, HALF)
+            tokenwise.merge_norm_backward(grad, x, *norm)
+        elements = tokenwise._whole_rows(C).rows * C
         names = 'merging and norm', 'back through merging and norm'
         for name, moved, launch in zip(names, (6, 12), launches, strict=True):
             yield Counted(f'{name}, {C} wide', launch, elements, moved)
 
 
-# --- what it is compiled to ----------------------------------------------------------------------
+# --- compiled code ------------------------------------------------------------------------------
 
 
 def compiled(launch: Launch, capability: int) -> CompiledKernel:
-    """As Triton compiles it for pointers at multiples of 16 bytes."""
+    """Compiles a kernel like Triton does for pointers that are aligned to 16 bytes."""
     kernel, arguments = launch.kernel, launch.arguments
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(kernel.params):
@@ -198,7 +198,7 @@ BRANCH = re.compile(r'^(@\S+ )?BRA\b.*?0x([0-9a-f]+)')
 
 
 def disassembled(code: CompiledKernel) -> tuple[list[tuple[int, str]], dict[str, int]]:
-    """Addresses and texts of the instructions; registers and spilled bytes of a thread."""
+    """Addresses and texts of the instructions; registers and spilled bytes per thread."""
     with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
         file.write(code.asm['cubin'])
         file.flush()
@@ -212,9 +212,9 @@ def disassembled(code: CompiledKernel) -> tuple[list[tuple[int, str]], dict[str,
 
 
 def issued(instructions: list[tuple[int, str]], turns: int) -> int:
-    """Instructions of a warp in one turn of the outermost loop, or of all if there is none.
+    """Instructions of a warp in one iteration of the outermost loop, or all if there is no loop.
 
-    Forward branches that may be taken are: they skip what few windows need. Loops inside are
+    Conditional forward branches are assumed taken: they skip code for few windows. Inner loops are
     counted ``turns`` times.
     """
     loops = []
@@ -236,7 +236,7 @@ def issued(instructions: list[tuple[int, str]], turns: int) -> int:
 
 
 def counted(of: Counted, capability: int) -> dict[str, float]:
-    """All that is reported of a kernel."""
+    """The reported values of a kernel."""
     code = compiled(of.launch, capability)
     instructions, facts = disassembled(code)
     constants, ptx = of.launch.arguments, code.asm['ptx']
@@ -246,7 +246,7 @@ def counted(of: Counted, capability: int) -> dict[str, float]:
     return facts | {
         'shared_bytes': code.metadata.shared,
         'matrix_units': 'wgmma.mma' in ptx or 'mma.sync' in ptx,
-        # Where 8 fit in a load or store: the strides' alignment was lost.
+        # Loads and stores of one value instead of 8, due to unknown alignment of strides.
         'single_halves': ptx.count('ld.global.b16') + ptx.count('st.global.b16'),
         'instructions': of_warp,
         'issue_over_memory': seconds / (of.elements * of.moved / BANDWIDTH),
@@ -255,7 +255,7 @@ def counted(of: Counted, capability: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--capability', type=int, default=90, help='of the GPU to compile for')
+    parser.add_argument('--capability', type=int, default=90, help='of the target GPU')
     parser.add_argument('--out', type=Path, default=measure.OUT)
     options = parser.parse_args()
     report = {}

@@ -1,10 +1,10 @@
-"""What a training step keeps for its backward pass on a GPU, counted without one.
+"""Memory that a training step on a GPU keeps for its backward pass, counted without a GPU.
 
     python benchmarks/kept_bytes.py [--models tiny] [--shape 1 3 800 1344] [--out FOLDER]
 
-Runs the forward pass on the CPU under bfloat16 autocast, as on a GPU but for the kernels, which are
-left out: the values are of no use, but which tensors are kept does not depend on them. Counts their
-bytes and the outputs', less parameters and casts of parameters. Writes kept_bytes.json and .md.
+Runs the forward pass on the CPU under bfloat16 autocast without launching the GPU's kernels. The
+values are meaningless, but the saved tensors are those of a GPU. Counts the bytes of saved tensors
+and outputs, except for parameters and casts of parameters. Writes kept_bytes.json and .md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 
 def kept_bytes(model: nn.Module, x: Tensor, backend: str | None = None) -> int:
-    """Bytes of all that is kept after ``model(x)``; ``backend`` is this package's."""
+    """Bytes kept after ``model(x)``. ``backend`` is a backend of this package."""
     from swin_backbone.ops.backends import use_backend
 
     shapes = {parameter.shape for parameter in model.parameters()}
@@ -34,7 +34,7 @@ def kept_bytes(model: nn.Module, x: Tensor, backend: str | None = None) -> int:
             kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    # GPUs' autocast gives norms in float32, that of CPUs does not.
+    # Norms are float32 under autocast on GPUs, but not on CPUs.
     widened = model.patch_embed.norm.register_forward_pre_hook(lambda _, args: args[0].float())
     model.train()
     with (
@@ -50,15 +50,15 @@ def kept_bytes(model: nn.Module, x: Tensor, backend: str | None = None) -> int:
 
 @contextlib.contextmanager
 def without_kernels() -> Iterator[None]:
-    """The ``triton`` backend on any machine, its kernels not launched."""
+    """Enables the ``triton`` backend on any machine, without launching its kernels."""
     from swin_backbone.ops import gpu
-    from swin_backbone.ops.rows import triton as rows
+    from swin_backbone.ops.tokenwise import triton as tokenwise
     from swin_backbone.ops.window_attention import triton as attention
 
     with (
         mock.patch.object(gpu, 'why_not', lambda device, dtype: None),
         mock.patch.object(gpu, 'interpreted', lambda: False),
-        mock.patch.object(rows, '_launch', lambda *args, **options: None),
+        mock.patch.object(tokenwise, '_launch', lambda *args, **options: None),
         mock.patch.object(attention, '_launch', lambda *args, **options: None),
     ):
         yield

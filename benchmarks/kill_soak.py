@@ -1,10 +1,10 @@
-"""Kills a training run again and again, and compares what it ends at with a run left in peace.
+"""Kills a training run repeatedly and compares its result with that of an uninterrupted run.
 
     python benchmarks/kill_soak.py --kills 20
 
-SIGKILL and SIGTERM in turn, at random moments after the start of each life's log: in training, or
-while a checkpoint is written. Give it iterations enough not to end before the last kill.
-Prints one line a kill, then whether every weight is bit-equal.
+Alternates SIGKILL and SIGTERM at random times after each start of training, possibly while a
+checkpoint is written. There must be enough iterations for all kills. Prints one line per kill, and
+whether all weights are bit-equal.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ PROGRAM = Path(__file__).parents[1] / 'tests/engine/long_run.py'
 
 
 def start(folder: Path, options: list[str]) -> subprocess.Popen:
-    """The run as a process of its own."""
+    """Starts the run in its own process."""
     command = [sys.executable, str(PROGRAM), str(folder), *options]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def checkpoints(folder: Path) -> list[str]:
-    """The files that are there, half-written ones included."""
+    """The names of all checkpoints, including incomplete ones."""
     return sorted(path.name for path in folder.glob('iter_*'))
 
 
 def kill_once(folder: Path, options: list[str], number: int, longest: float) -> str:
-    """Starts or resumes the run, and kills it at a random moment; what happened."""
+    """Starts or resumes the run and kills it at a random time; returns what happened."""
     process = start(folder, options)
     begun = time.perf_counter()
-    # From the first iteration of this life on: its log folder is made just before.
+    # The log folder is created just before the first iteration.
     logs = len(list(folder.glob('*/vis_data')))
     while process.poll() is None and len(list(folder.glob('*/vis_data'))) == logs:
         time.sleep(0.02)
@@ -47,7 +47,7 @@ def kill_once(folder: Path, options: list[str], number: int, longest: float) -> 
     process.send_signal(number)
     code = process.wait()
     seconds = time.perf_counter() - begun
-    end = signal.Signals(-code).name if alive and code < 0 else 'too late: it had ended by itself'
+    end = signal.Signals(-code).name if alive and code < 0 else 'too late: the run had ended'
     return f'after {seconds:5.1f} s: {end}; {" ".join(checkpoints(folder))}'
 
 
@@ -56,24 +56,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--kills', type=int, default=20)
     parser.add_argument('--iterations', type=int, default=1000)
-    parser.add_argument('--longest', type=float, default=6.0, help='seconds that it may train')
+    parser.add_argument('--longest', type=float, default=6.0, help='most seconds between kills')
     parser.add_argument('--seed', type=int, default=0)
     given = parser.parse_args()
     random.seed(given.seed)
     options = ['--iterations', str(given.iterations)]
     with tempfile.TemporaryDirectory() as root:
-        peace, killed = Path(root, 'peace'), Path(root, 'killed')
+        whole, killed = Path(root, 'whole'), Path(root, 'killed')
         killed.mkdir()
-        if start(peace, options).wait():
-            sys.exit('the run that was left in peace failed')
+        if start(whole, options).wait():
+            sys.exit('the uninterrupted run failed')
         for i in range(given.kills):
             number = signal.SIGTERM if i % 2 else signal.SIGKILL
             print(
                 f'kill {i + 1:2d} {kill_once(killed, options, number, given.longest)}', flush=True
             )
         if start(killed, options).wait():
-            sys.exit('the run that was killed did not resume')
-        ends = [torch.load(folder / 'final.pth') for folder in (peace, killed)]
+            sys.exit('the killed run did not resume')
+        ends = [torch.load(folder / 'final.pth') for folder in (whole, killed)]
     different = [
         f'{part}.{key}'
         for part, tensors in ends[0].items()

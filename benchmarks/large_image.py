@@ -1,9 +1,9 @@
-"""Time and memory of a forward pass over a huge image, and whether its numbers are right.
+"""Time, memory and correctness of a forward pass over a huge image.
 
     python benchmarks/large_image.py --side 8000
 
-The image is noise. What the model makes of its upper left corner is compared with what it makes of
-a crop of that corner, which is larger by more than the model sees from any point of it.
+The image is noise. The features of its upper left corner are compared with those of a crop, which
+exceeds the corner by more than the receptive field.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 import swin_backbone
 
-# Pixels: multiples of 7 windows at the last stage's stride; the corner, and the crop around it.
+# Sides in pixels of the corner and of the crop: multiples of 7 tokens of the last stage.
 CORNER, CROP = 7 * 32 * 2, 7 * 32 * 9
 
 

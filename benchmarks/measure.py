@@ -1,4 +1,4 @@
-"""Timing of several functions in turns, peak memory, the machine's limits, and tables of it all."""
+"""Interleaved timing, peak memory, the machine's limits, and tables of the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OUT = Path(__file__).parent / 'results'
 def interleaved(
     functions: dict[str, Callable[[], None]], rounds: int, warmup: int = 1
 ) -> dict[str, dict[str, float]]:
-    """Seconds of each function: median, fastest and slowest of ``rounds``, all taking turns."""
+    """Median, least and most seconds of each function over ``rounds`` interleaved rounds."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for i in range(warmup + rounds):
         for name, function in functions.items():
@@ -37,9 +37,9 @@ def interleaved(
 
 
 def peak_above_idle(script: str, arguments: Sequence[str]) -> int:
-    """Bytes that a fresh process's resident memory grows by between "ready" and its peak.
+    """The increase of peak resident memory by a function in a new process, in bytes.
 
-    The script must call :func:`report_peak` with what is to be measured.
+    The script must call :func:`report_peak` with the function.
     """
     command = [sys.executable, script, *arguments]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -47,7 +47,7 @@ def peak_above_idle(script: str, arguments: Sequence[str]) -> int:
 
 
 def report_peak(function: Callable[[], None]) -> None:
-    """Runs the function once and prints the peak of resident memory above that before, in bytes."""
+    """Runs the function once and prints the increase of peak resident memory in bytes."""
     Path('/proc/self/clear_refs').write_text('5')  # resets the peak
     idle = status('VmRSS')
     function()
@@ -55,7 +55,7 @@ def report_peak(function: Callable[[], None]) -> None:
 
 
 def status(field: str) -> int:
-    """Bytes of a field of this process: ``VmRSS``, resident, or ``VmHWM``, the peak of it."""
+    """This process's ``VmRSS`` (resident memory) or ``VmHWM`` (its peak) in bytes."""
     lines = Path('/proc/self/status').read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
@@ -66,7 +66,7 @@ def _wait() -> None:
 
 
 def matmul_peak(device: str = 'cpu', dtype: torch.dtype = torch.float32, side: int = 2048) -> float:
-    """Floating-point operations a second of the fastest square matrix product at hand."""
+    """FLOP/s of the fastest available square matrix product."""
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     products = {'PyTorch': lambda: torch.mm(a, b)}
     if device == 'cpu':
@@ -78,7 +78,7 @@ def matmul_peak(device: str = 'cpu', dtype: torch.dtype = torch.float32, side: i
 
 
 def bandwidth(device: str = 'cpu', size: int = 2**28) -> float:
-    """Bytes a second, read and written, of a large copy."""
+    """Bytes per second, read and written, of a large copy."""
     a = torch.ones(size, dtype=torch.uint8, device=device)
     b = torch.zeros_like(a)
     taken = interleaved({'copy': lambda: b.copy_(a)}, rounds=7, warmup=2)
@@ -103,15 +103,15 @@ def write(
     versions: dict[str, str],
     facts: dict[str, float] | None = None,
 ) -> None:
-    """``<name>.json``, ``.md`` and ``.png`` in the folder ``out``; prints the Markdown.
+    """Writes ``<name>.json``, ``.md`` and ``.png`` to a folder and prints the Markdown.
 
     Args:
-        out: The folder; made if need be.
+        out: The folder; created if missing.
         name: Name of the files.
-        title: What was measured.
-        rows: A table; the first row has all columns, later ones may lack some.
-        versions: Of each package.
-        facts: What else there is to say, one a line; ``'floor, s'`` is drawn into the chart.
+        title: Title of the table.
+        rows: The table. The first row has all columns; others may lack some.
+        versions: Version of each package.
+        facts: Further values, one per line; ``'floor, s'`` is drawn into the chart.
     """
     out.mkdir(parents=True, exist_ok=True)
     facts = facts or {}
@@ -129,7 +129,7 @@ def write(
 
 
 def table(rows: dict[str, dict[str, float]]) -> list[str]:
-    """Lines of Markdown."""
+    """A Markdown table, by lines."""
     columns = list(next(iter(rows.values())))
     lines = [f'| | {" | ".join(columns)} |', '|---' * (len(columns) + 1) + '|']
     for row, values in rows.items():
@@ -139,7 +139,7 @@ def table(rows: dict[str, dict[str, float]]) -> list[str]:
 
 
 def chart(path: Path, tables: dict[str, tuple[dict[str, dict], float | None]]) -> None:
-    """Bars of medians and spreads: of each title its rows and, if known, the floor in seconds."""
+    """Draws medians and spreads, one panel per title, with the floor in seconds if given."""
     import matplotlib
 
     matplotlib.use('Agg')

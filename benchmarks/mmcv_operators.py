@@ -1,8 +1,8 @@
-"""mmcv's operators, ours and others' in turns, on CPUs: ``python benchmarks/mmcv_operators.py``.
+"""Speed of mmcv's operators and ours on a CPU: ``python benchmarks/mmcv_operators.py``.
 
-All run through mmcv's own functions, whose compiled module is exchanged for ours. torchvision's
-operators are called where they load. Of what mmcv has compiled for GPUs alone, the other is the
-PyTorch code that mmdet or mmcv runs on a CPU. An operator that one of them lacks has no row.
+All run through mmcv's own functions, whose compiled module is exchanged for ours, interleaved with
+torchvision's operators if they load. Operators that mmcv only compiles for GPUs are compared with
+the PyTorch code that mmdet or mmcv runs on a CPU. Missing operators have no row.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument('--rounds', type=int, default=9)
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--out', type=Path, default=measure.OUT)
-    parser.add_argument('--quick', action='store_true', help='sizes and rounds that show nothing')
+    parser.add_argument('--quick', action='store_true', help='small sizes and one round, as a test')
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def problems(divisor: int) -> dict[str, dict[str, Run]]:
-    """For each problem who solves it. Sizes are a detector's, divided."""
+    """The implementations of each problem. Sizes are those of a detector over ``divisor``."""
     torchvision_ops.load()
     return {
         **_boxes(2000 // divisor),
@@ -222,7 +222,7 @@ def _named(problem: str, training: bool) -> str:
 
 
 def _step(function: Callable[[], Tensor], inputs: list[Tensor], training: bool) -> None:
-    """The function alone, or with the gradients of its inputs."""
+    """Runs the function, with the gradients of its inputs in training."""
     if not training:
         with torch.no_grad():
             function()
@@ -232,7 +232,7 @@ def _step(function: Callable[[], Tensor], inputs: list[Tensor], training: bool) 
 
 
 def _both(run: Run) -> dict[str, Run]:
-    """What runs mmcv's functions, on our operators and on the compiled ones if there are any."""
+    """Runs mmcv's functions on our operators, and on the compiled ones if available."""
     runs: dict[str, Run] = {OURS: partial(_on, mmcv_ext, run)}
     module = _compiled()
     if module is not None:
@@ -248,7 +248,7 @@ def _on(operators: ModuleType, run: Run) -> None:
 
 
 def _compiled() -> ModuleType | None:
-    """mmcv's compiled operators: apart from the environment, or as mmcv found them."""
+    """mmcv's compiled operators, from outside of the environment or from the installed mmcv."""
     name = 'mmcv_compiled._ext'
     if name in sys.modules:
         return sys.modules[name]
@@ -266,7 +266,7 @@ def _compiled() -> ModuleType | None:
 
 
 def runs_here(run: Run) -> bool:
-    """Whether an operator is there, and runs on a CPU."""
+    """Whether an operator exists and runs on a CPU."""
     try:
         run()
     except (AttributeError, NotImplementedError):

@@ -1,9 +1,9 @@
-"""What dynamic int8 quantisation costs a segmentor in mIoU, and what it saves.
+"""mIoU, file size and speed of a segmentor with dynamic int8 quantization.
 
     python benchmarks/onnx_int8.py CONFIG CHECKPOINT
 
-Tests PyTorch, the ONNX file and its int8 version on the config's test data, at that data's size,
-one image at a time on one thread. Prints a Markdown table.
+Tests PyTorch, the ONNX file and its int8 version on the config's test data, with batches of one
+image on one thread. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def load_data(config: str, preprocessor: torch.nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """The normalised test images, (1, 3, H, W) each, and their classes, (H, W)."""
+    """The normalized test images, (1, 3, H, W) each, and their classes, (H, W)."""
     settings = Config.fromfile(config).test_dataloader
     settings.batch_size = 1
     images, truth = [], []
@@ -67,7 +67,7 @@ def test(
     truth: list[Tensor],
     classes: int,
 ) -> tuple[float, float]:
-    """Mean intersection over union, and the median of the seconds that an image took."""
+    """Mean intersection over union, and the median seconds per image."""
     counts, seconds = torch.zeros(classes, classes), []
     with torch.no_grad():
         for image, right in zip(images, truth, strict=True):

@@ -1,9 +1,9 @@
-"""Exports a model with dynamic sizes and holds the files against PyTorch at many sizes.
+"""Exports a model with dynamic sizes and compares the files with PyTorch at many sizes.
 
     python benchmarks/onnx_parity.py CONFIG CHECKPOINT [--part model] [--to onnx torch-export]
 
-Prints a Markdown table: of the outputs the largest difference at each size, relative to the
-output's largest value where that is above 1.
+Prints a Markdown table of the largest difference of the outputs at each size, relative to the
+output's largest value if that is above 1.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from swin_backbone.tools.export import FORMATS, PARTS, check_file, export, load_part
 
-# One patch, one token in some or all stages, less than a window, multiples of everything and of
-# nothing, long and narrow; batches of one to three.
+# One patch, one token in some or all stages, less than a window, with and without padding, narrow;
+# batches of one to three.
 SIZES = [
     (1, 4, 4), (3, 5, 9), (1, 4, 200), (2, 17, 31), (1, 28, 28), (1, 32, 32), (2, 64, 64),
     (1, 97, 131), (3, 33, 150), (1, 113, 225), (2, 128, 96), (1, 224, 224), (1, 301, 203),

@@ -1,7 +1,7 @@
-"""Parameters and FLOPs of the published tables' rows, beside this package's: docs/paper_tables.md.
+"""Published and counted parameters and FLOPs: docs/paper_tables.md.
 
-``python benchmarks/paper_tables.py`` prints the tables, ``--write`` puts them into the document.
-Nothing runs: models have shapes alone, and counting them all takes half a minute.
+``python benchmarks/paper_tables.py`` prints the tables, ``--write`` writes them to the document.
+Models are built on the meta device, and counting all of them takes half a minute.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ class Row:
     source: str
     count: Callable[[], Complexity]
     available: bool = True  # whether this version of the package has the config or backbone
-    elsewhere: float | None = None  # FLOPs of another publication, where those are not to be had
+    elsewhere: float | None = None  # FLOPs in another publication, if these are wrong
 
     def difference(self, found: Complexity) -> float:
-        """How much more FLOPs were counted than published, as a fraction."""
+        """Relative difference of counted and published FLOPs."""
         return found.flops / 1e9 / (self.elsewhere or self.flops) - 1
 
 
 @cache
 def count_config(name: str) -> Complexity:
-    """What is counted of a shipped config at its usual size."""
+    """Counts a shipped config at its usual input size."""
     config = read(name)
     return complexity(build_on_meta(config, name), default_shape(config))
 
 
 def of_config(name: str) -> dict:
-    """A row's count and whether it can be had: a shipped config's."""
+    """Fields of a row: a shipped config's count, and whether it is available."""
     return dict(count=partial(count_config, name), available=name in shipped())
 
 
 def of_classifier(arch: str, side: int, window: int, version: str = '') -> dict:
-    """The same of a backbone with a linear classifier of ImageNet's 1000 classes."""
+    """Fields of a row: a backbone with a linear classifier of 1000 classes."""
     backbone = getattr(swin_backbone, f'SwinTransformer{version}', None)
 
     @cache
@@ -68,7 +68,7 @@ def of_classifier(arch: str, side: int, window: int, version: str = '') -> dict:
 
 
 class Classifier(nn.Module):
-    """Mean over the last map, and a linear layer (section 3.1)."""
+    """Mean of the last map and a linear layer (section 3.1)."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Classifier(nn.Module):
 
 
 class Mean(nn.Module):
-    """Feature maps to the last one's mean over positions."""
+    """The mean over positions of the last feature map."""
 
     def forward(self, features: tuple[torch.Tensor, ...]) -> torch.Tensor:
         return features[-1].mean((2, 3))
@@ -171,7 +171,7 @@ def _giga(flops: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--write', action='store_true', help='into docs/paper_tables.md')
+    parser.add_argument('--write', action='store_true', help='write to docs/paper_tables.md')
     text = tables()
     if parser.parse_args().write:
         before, rest = DOCUMENT.read_text().split(BEGIN)

@@ -1,6 +1,6 @@
-"""The backbones that are compared, built alike: Swin-T/B/L with window 7, random weights.
+"""Equal backbones of all compared packages: Swin-T/B/L with window 7 and random weights.
 
-timm's and torchvision's have no norms of their outputs, and so a little less to do.
+timm's and torchvision's have no output norms, which saves a little work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from swin_backbone.mmcv_ext.torchvision_ops import load as load_torchvision
 warnings.filterwarnings('ignore')
 
 WIDTHS = {'tiny': (96, (2, 2, 6, 2)), 'base': (128, (2, 2, 18, 2)), 'large': (192, (2, 2, 18, 2))}
-# In the order in which they can be imported: transformers must not find a torchvision kept apart.
+# In the order of imports: transformers must not find the torchvision outside of the environment.
 PACKAGES = {
     'ours': 'swin_backbone',
     'mmdet': 'mmdet',
@@ -33,7 +33,7 @@ PACKAGES = {
 
 
 def build(name: str, arch: str) -> nn.Module:
-    """A peer's backbone whose forward gives four maps (or lists or tuples of them)."""
+    """A package's backbone, whose forward returns four maps."""
     width, depths = WIDTHS[arch]
     heads = tuple(width // 32 * 2**i for i in range(4))
     if name == 'ours':
@@ -59,11 +59,11 @@ def _timm(width: int, depths: tuple[int, ...], heads: tuple[int, ...]) -> nn.Mod
     class Features(SwinTransformer):
         @torch.compiler.disable
         def resize(self, x):
-            # Without a window given, timm takes an eighth of the map.
+            # By default timm sets the window to an eighth of the map.
             self.set_input_size(tuple(x.shape[2:]), window_size=(7, 7))
 
         def forward(self, x):
-            # Rebuilding its masks takes seconds; a user would do it once for each size.
+            # Rebuilding its masks takes seconds; users would do it once per size.
             if self.patch_embed.img_size != tuple(x.shape[2:]):
                 self.resize(x)
             return self.forward_intermediates(x, intermediates_only=True)
@@ -80,7 +80,7 @@ def _torchvision(width: int, depths: tuple[int, ...], heads: tuple[int, ...]) ->
     class Features(SwinTransformer):
         def forward(self, x):
             outs = []
-            for layer in self.features:  # the patches, then blocks and merging in turns
+            for layer in self.features:  # patch embedding, then alternating blocks and merging
                 x = layer(x)
                 outs.append(x.permute(0, 3, 1, 2))
             return outs[1::2]
@@ -112,14 +112,14 @@ def _transformers(width: int, depths: tuple[int, ...], heads: tuple[int, ...]) -
 
 @functools.cache
 def _reach_those_apart() -> None:
-    """Makes timm and torchvision importable where they are not installed but kept apart."""
+    """Makes timm and torchvision outside of the environment importable, if not installed."""
     if importlib.util.find_spec('torchvision') is None:
         sys.path.append(str(APART))
         load_torchvision()
 
 
 def versions(names: list[str]) -> dict[str, str]:
-    """The packages' versions, and torch's."""
+    """Versions of packages and of torch."""
     found = {'torch': torch.__version__}
     for name in names:
         try:

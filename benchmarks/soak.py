@@ -1,14 +1,13 @@
-"""Trains the demo's detector on images of ever other sizes, and watches what it holds on to.
+"""Trains the demo's detector on images of changing sizes and checks for leaks.
 
     python benchmarks/soak.py --iterations 2000
     python benchmarks/soak.py --iterations 300 --compile
 
-Each image is resized at random, height and width apart, so that nearly every batch has a size that
-was not seen before. After every iteration: the process's resident memory, what malloc has handed
-out, tensors that are alive, threads, open files, and entries of the caches of functions; with
-``--compile`` also how many graphs torch.compile has made of the backbone. Writes ``soak.json``,
-``.md`` and ``.png``; exit code 1 if resident or allocated memory of the last quarter differs from
-that of the quarter before by more than 2 %, or anything that should be constant is not.
+Height and width of each image are random, so that nearly every batch has a new size. After every
+iteration it samples resident memory, memory allocated by malloc, live tensors, threads, open files
+and entries of function caches; with ``--compile`` also the number of graphs that torch.compile has
+compiled of the backbone. Writes ``soak.json``, ``.md`` and ``.png``. The exit code is 1 if resident
+or allocated memory of the last two quarters differs by more than 2 %, or if a constant value grows.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from swin_backbone.tools.configs import read
 
 SIDES = (64, 256)  # of the resized images, in pixels
 TOLERANCE = 0.02
-# What is sampled, and whether it must not grow at all from the third quarter on.
+# The sampled values, and whether they must not grow at all after the third quarter.
 COLUMNS = {
     'resident, MiB': False,
     'allocated, MiB': False,
@@ -58,7 +57,7 @@ class _Mallinfo(ctypes.Structure):
 
 
 def allocated() -> int:
-    """Bytes that malloc has handed out and not got back."""
+    """Bytes allocated by malloc and not freed."""
     function = ctypes.CDLL(None).mallinfo2
     function.restype = _Mallinfo
     found = function()
@@ -66,7 +65,7 @@ def allocated() -> int:
 
 
 def caches() -> list[functools._lru_cache_wrapper]:
-    """Every cache of a function of this package."""
+    """All function caches of this package."""
     modules = [m for name, m in sys.modules.items() if name.startswith('swin_backbone')]
     found = {id(v): v for m in modules for v in vars(m).values()
              if isinstance(v, functools._lru_cache_wrapper)}  # fmt: skip
@@ -74,7 +73,7 @@ def caches() -> list[functools._lru_cache_wrapper]:
 
 
 class Watch(Hook):
-    """A sample after every iteration."""
+    """Takes a sample after every iteration."""
 
     priority = 'LOWEST'
 
@@ -85,7 +84,7 @@ class Watch(Hook):
         self.graphs = 0
 
     def before_train(self, runner: Any) -> None:
-        """Compiles the backbone if asked, and notes the size of every batch that it gets."""
+        """Optionally compiles the backbone, and records the sizes of its inputs."""
         backbone = runner.model.backbone
         backbone.register_forward_pre_hook(lambda _, args: self.sizes.add(tuple(args[0].shape)))
         if self.compiled:
@@ -94,7 +93,7 @@ class Watch(Hook):
         self.start = time.perf_counter()
 
     def made(self, graph: torch.fx.GraphModule, inputs: list) -> Any:
-        """Inductor, counted."""
+        """Counts a graph and compiles it with Inductor."""
         from torch._inductor.compile_fx import compile_fx
 
         self.graphs += 1
@@ -122,11 +121,11 @@ class Watch(Hook):
 
 
 def run(folder: Path, iterations: int, batch: int, compiled: bool) -> Watch:
-    """The training, in this process."""
+    """Trains in this process."""
     config = read('demo_mask_rcnn_shapes')
     config.work_dir = str(folder / 'run')
     config.log_level = 'WARNING'
-    # Both sides are drawn by themselves.
+    # Both sides are independent.
     resize = dict(type='RandomChoiceResize', keep_ratio=False, scales=[
         (w, h) for w in range(SIDES[0], SIDES[1] + 1, 3) for h in range(SIDES[0], SIDES[1] + 1, 3)
     ])  # fmt: skip
@@ -139,7 +138,7 @@ def run(folder: Path, iterations: int, batch: int, compiled: bool) -> Watch:
         config[name] = None
     for name in ('test_dataloader', 'test_cfg', 'test_evaluator'):
         config[name] = None
-    config.param_scheduler = config.param_scheduler[:1]  # a constant rate, after its warm-up
+    config.param_scheduler = config.param_scheduler[:1]  # a constant rate after the warm-up
     config.train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations)
     config.default_hooks.logger.interval = 10**9
     config.default_hooks.checkpoint.interval = max(iterations // 8, 1)
@@ -153,7 +152,7 @@ def run(folder: Path, iterations: int, batch: int, compiled: bool) -> Watch:
 
 
 def quarters(samples: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """The median of each quantity in each quarter of the run."""
+    """The median of each value in each quarter of the run."""
     size = len(samples) // 4
     rows = {}
     for i in range(4):
@@ -165,7 +164,7 @@ def quarters(samples: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def faults(rows: dict[str, dict[str, float]]) -> list[str]:
-    """What grew from the third quarter to the last."""
+    """Values that changed too much from the third quarter to the last."""
     *_, before, last = rows.values()
     return [
         f'{column}: from {before[column]:.0f} to {last[column]:.0f}'
@@ -176,7 +175,7 @@ def faults(rows: dict[str, dict[str, float]]) -> list[str]:
 
 
 def chart(path: Path, samples: list[dict[str, float]]) -> None:
-    """Memory over the iterations."""
+    """Draws memory over the iterations."""
     import matplotlib
 
     matplotlib.use('Agg')

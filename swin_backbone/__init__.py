@@ -1,10 +1,11 @@
 """Swin Transformer backbones for MMDetection, MMSegmentation and mmpretrain.
 
-Importing the package registers them: ``custom_imports = dict(imports=['swin_backbone'])`` in a
-config is all it takes. It also lets torch open mmengine's checkpoints without running code.
+Importing the package registers them; a config needs only
+``custom_imports = dict(imports=['swin_backbone'])``. It also lets torch open mmengine's checkpoints
+without running code (``patches.py``).
 
-Neither imports anything heavy. A framework that is imported, before or after, gets the backbones
-as soon as its own models are there.
+The import loads neither torch nor a framework. A framework gets the backbones when its models have
+been imported, before or after this package.
 """
 
 from pathlib import Path
@@ -34,14 +35,14 @@ __getattr__, __dir__ = lazy_attributes(
     __name__,
     {'SwinTransformer': 'swin', 'SwinTransformerV2': 'swin_v2'},
     submodules=(
-        *('argument_values', 'arguments', 'backbone', 'classification', 'layers', 'ops'),
-        *('registration', 'swin', 'swin_v2', 'weights'),
+        *('argument_values', 'arguments', 'classification', 'layers', 'ops'),
+        *('options', 'patches', 'registration', 'swin', 'swin_v2', 'weights'),
     ),
 )
 
 
 def configs_dir() -> Path:
-    """The folder of the configs: within the installed package, or beside it in a checkout."""
+    """The folder of the configs: inside the installed package, or next to it in a checkout."""
     here = Path(__file__).parent
     inside = here / 'configs'
     return inside if inside.is_dir() else here.parent / 'configs'

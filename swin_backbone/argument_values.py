@@ -1,6 +1,6 @@
-"""Values of arguments: each checked and made plain, or refused in a message that names it.
+"""Checks of argument values; they return plain Python values or raise an error that names it.
 
-Whatever stands for a number is taken for it: NumPy's scalars and torch's, where Python's are meant.
+NumPy and torch scalars are accepted as numbers.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from .errors import ArgumentError
 
 Choice = TypeVar('Choice')
 
-# Beyond these no machine has the memory, and sizes overflow what torch counts elements with.
+# Larger models fit into no machine, and their element counts overflow.
 LARGEST_WIDTH = 2**20  # of tokens, in the last stage
 LARGEST_SIDE = 2**12  # of a patch, in pixels
 LARGEST_COUNT = 2**16  # of channels, tokens along a window, pixels of strides
 LARGEST_DEPTH = 2**10  # blocks of a stage
-# V1 has the index of a window's pairs of tokens, M⁴ numbers of 8 bytes, in each block: 2 GiB here.
+# Each V1 block has an index of token pairs, M⁴ numbers of 8 bytes: 2 GiB at this size.
 LARGEST_WINDOW = 2**7
 
 
 def shown(value: Any, length: int = 200) -> str:
-    """A value as messages have it: its ``repr``, cut where it is long."""
+    """A value for messages: its ``repr``, shortened."""
     try:
         text = repr(value)
-    except ValueError:  # an int of more digits than Python writes
+    except ValueError:  # an int with too many digits to print
         text = f'a huge {type(value).__name__}'
     return text if len(text) <= length else f'{text[:length]}…'
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two values are equal; False where that is no yes or no, as for arrays."""
+    """Whether two values are equal; False if the comparison is ambiguous, as for arrays."""
     try:
         return bool(a == b)
-    except (TypeError, ValueError, ArithmeticError, RuntimeError):  # whatever a type has to say
+    except (TypeError, ValueError, ArithmeticError, RuntimeError):  # types raise what they like
         return False
 
 
 def integer(
     name: str, value: Any, least: int, most: int = LARGEST_COUNT, expected: str | None = None
 ) -> int:
-    """A whole number from ``least`` to ``most``.
+    """An integer from ``least`` to ``most``.
 
     Raises:
-        ArgumentError: It is none; the message says ``expected``, or the two bounds.
+        ArgumentError: Not such a number; the message says ``expected``, or the bounds.
     """
     number = _index(value)
     if number is None or not least <= number <= most:
@@ -59,10 +59,10 @@ def integer(
 
 
 def integers(name: str, values: Any, least: int, most: int = LARGEST_COUNT) -> tuple[int, ...]:
-    """A list or tuple of whole numbers from ``least`` to ``most``, one for each of several stages.
+    """A list or tuple of integers from ``least`` to ``most``, one for each stage.
 
     Raises:
-        ArgumentError: It is none.
+        ArgumentError: Not such a sequence.
     """
     given = sequence(name, values)
     return tuple(integer(f'{name}[{i}]', value, least, most) for i, value in enumerate(given))
@@ -72,7 +72,7 @@ def sequence(name: str, values: Any) -> Sequence[Any]:
     """A list, tuple or range.
 
     Raises:
-        ArgumentError: It is none.
+        ArgumentError: Not a sequence.
     """
     if not isinstance(values, list | tuple | range):
         raise ArgumentError(f'{name}={shown(values)} must be a list or tuple, for several stages')
@@ -80,11 +80,10 @@ def sequence(name: str, values: Any) -> Sequence[Any]:
 
 
 def window_side(name: str, value: Any, expected: str | None = None) -> int:
-    """The side of a square window in tokens, from an int or from a (height, width) of two equal.
+    """The side of a square window in tokens, from an int or an equal (height, width).
 
     Raises:
-        ArgumentError: It is neither, or beyond ``LARGEST_WINDOW``; a window that is not square is
-            named as such.
+        ArgumentError: Neither of these, not square, or larger than ``LARGEST_WINDOW``.
     """
     if not isinstance(value, list | tuple) or len(value) != 2:
         return integer(name, value, 1, LARGEST_WINDOW, expected)
@@ -97,13 +96,13 @@ def window_side(name: str, value: Any, expected: str | None = None) -> int:
 
 
 def number(name: str, value: Any, least: float, most: float, expected: str) -> float:
-    """A number from ``least`` to ``most``, which NaN is not.
+    """A number from ``least`` to ``most``; NaN is invalid.
 
     Raises:
-        ArgumentError: It is none.
+        ArgumentError: Not such a number.
     """
     try:
-        # float() reads text as well, which no argument here is.
+        # float() would also parse text.
         found = math.nan if isinstance(value, str | bytes | bytearray) else float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         found = math.nan
@@ -116,16 +115,16 @@ def rate(name: str, value: Any) -> float:
     """A probability.
 
     Raises:
-        ArgumentError: It is none.
+        ArgumentError: Not a number from 0 to 1.
     """
     return number(name, value, 0, 1, 'a probability, 0 to 1')
 
 
 def flag(name: str, value: Any) -> bool:
-    """Whether a value counts as true.
+    """The truth value.
 
     Raises:
-        ArgumentError: It is neither true nor false, as an array of several values.
+        ArgumentError: It is ambiguous, as for an array of several values.
     """
     try:
         return bool(value)
@@ -134,10 +133,10 @@ def flag(name: str, value: Any) -> bool:
 
 
 def choice(name: str, value: Any, choices: Iterable[Choice]) -> Choice:
-    """The one of ``choices`` that a value equals.
+    """The one of ``choices`` that equals ``value``.
 
     Raises:
-        ArgumentError: It equals none; the message lists them.
+        ArgumentError: None does; the message lists them.
     """
     choices = tuple(choices)
     for one in choices:

@@ -1,4 +1,4 @@
-"""Constructor arguments as users write them: aliases, named variants, and errors that help."""
+"""Constructor arguments as users write them: aliases, variants, and errors that name the fix."""
 
 from __future__ import annotations
 
@@ -6,25 +6,19 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from .argument_values import same, shown
 from .errors import ArgumentError, ArgumentTypeError
+from .options import ALIASES, Check
 
-# mmengine's key that replaces a dict of a base config, and what is wrong where it is still there.
+# mmengine's key that replaces a dict of a base config; the merge removes it.
 DELETE = '_delete_'
 LEFT_OVER = f'{DELETE}=True has no effect, because no base config has this dict: remove it'
 
-# Spellings of the official release and of mmpretrain, with OpenMMLab's.
-ALIASES = {
-    'embed_dim': 'embed_dims',
-    'in_chans': 'in_channels',
-    'img_size': 'pretrain_img_size',
-    'ape': 'use_abs_pos_embed',
-    'use_checkpoint': 'with_cp',
-}
-# What the backbones of other families call theirs. A Swin is given them where its config is merged
-# into the backbone of a base config.
+# Arguments of other backbones. Swin gets them if its config is merged into a base config's
+# backbone without _delete_=True.
 _OF_OTHERS = frozenset(
     [
         *('depth', 'num_stages', 'num_layers', 'style', 'norm_eval', 'conv_cfg', 'deep_stem'),
@@ -36,53 +30,96 @@ _OF_OTHERS = frozenset(
 )
 
 
-def named_arguments(variants: Mapping[str, Mapping[str, Any]]) -> Callable[[Callable], Callable]:
-    """Makes an ``__init__`` take the aliases above and ``arch=``, a name in ``variants``.
+def declares_arguments(
+    variants: Mapping[str, Mapping[str, Any]],
+    checks: Mapping[str, Check],
+    *,
+    extends: Callable | None = None,
+    without: Sequence[str] = (),
+) -> Callable[[Callable], Callable]:
+    """Turns the declaration of an ``__init__`` into one that checks arguments and builds the model.
 
-    The decorated function is called with its own argument names only, and never with ``arch``
-    unresolved: a variant's values are passed as if they had been written out.
+    The decorated function declares names and defaults; its body does not run. The constructor
+    resolves aliases and ``arch=``, a name in ``variants``, as if the variant's values had been
+    written out, checks every value, and calls ``self._build`` with all arguments as attributes of
+    one object.
+
+    Args:
+        variants: Arguments of each named variant.
+        checks: Check of each argument that has one, in the order in which they run.
+        extends: Constructor of the base class, whose arguments are declared here, too.
+        without: Those of its arguments that are not.
 
     Raises:
-        ArgumentTypeError: Arguments that are not known; the message names the nearest that are,
-            and the likely cause.
-        ArgumentError: Two arguments that contradict each other, an unknown variant, or a
-            ``_delete_`` that no base config has used up.
+        ArgumentTypeError: Unknown arguments; the message names the nearest known ones and the
+            likely cause.
+        ArgumentError: Two arguments that contradict each other, an unknown variant, a value that
+            fails its check, or a ``_delete_`` that no base config has used up.
     """
 
     def decorate(init: Callable) -> Callable:
-        signature = inspect.signature(init)
+        parameters = _declared(init, extends, without)
+        defaults = {name: parameter.default for name, parameter in parameters.items()}
 
         @functools.wraps(init)
         def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
-            owner = type(self).__name__
-            given = by_position(owner, list(signature.parameters)[1:], args)
-            known = [*[*signature.parameters][1:], *ALIASES]
-            unknown = [name for name in kwargs if name not in known]
-            if unknown:
-                raise ArgumentTypeError(_unknown(owner, unknown, known))
-            for name, value in kwargs.items():
-                canonical = ALIASES.get(name, name)
-                _check_merged(owner, name, value)
-                if canonical in given and not same(given[canonical], value):
-                    raise ArgumentError(
-                        f'{owner}: {name}={shown(value)} contradicts '
-                        f'{canonical}={shown(given[canonical])}: they are two names of one argument'
-                    )
-                given[canonical] = value
+            given = _canonical(type(self).__name__, list(parameters), args, kwargs)
             if given.get('arch') is not None:
-                given |= _variant(owner, given, variants)
-            init(self, **given)
+                given |= _variant(type(self).__name__, given, variants)
+            values = defaults | given
+            for name, check in checks.items():
+                if name in values:
+                    values[name] = check(name, values[name], values)
+            self._build(SimpleNamespace(**values))
 
+        this = inspect.Parameter('self', inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        wrapper.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [this, *parameters.values()]
+        )
         return wrapper
 
     return decorate
 
 
+def _declared(
+    init: Callable, extends: Callable | None, without: Sequence[str]
+) -> dict[str, inspect.Parameter]:
+    """Parameters of a constructor by name: those of the one it extends, then its own."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    found: dict[str, inspect.Parameter] = {}
+    for function in filter(None, (extends, init)):
+        for name, parameter in list(inspect.signature(function).parameters.items())[1:]:
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+                found[name] = parameter.replace(kind=kind)
+    return {name: parameter for name, parameter in found.items() if name not in without}
+
+
+def _canonical(
+    owner: str, names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The given arguments by their names, aliases resolved."""
+    given = by_position(owner, names, args)
+    known = [*names, *ALIASES]
+    unknown = [name for name in kwargs if name not in known]
+    if unknown:
+        raise ArgumentTypeError(_unknown(owner, unknown, known))
+    for name, value in kwargs.items():
+        canonical = ALIASES.get(name, name)
+        _check_merged(owner, name, value)
+        if canonical in given and not same(given[canonical], value):
+            raise ArgumentError(
+                f'{owner}: {name}={shown(value)} contradicts '
+                f'{canonical}={shown(given[canonical])}: they are two names of one argument'
+            )
+        given[canonical] = value
+    return given
+
+
 def by_position(owner: str, names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
-    """Arguments that were given by position, by their names.
+    """Positional arguments by their names.
 
     Raises:
-        ArgumentTypeError: There are more than names.
+        ArgumentTypeError: More values than names.
     """
     if len(values) > len(names):
         raise ArgumentTypeError(f'{owner} takes up to {len(names)} arguments, got {len(values)}')
@@ -90,7 +127,7 @@ def by_position(owner: str, names: Sequence[str], values: Sequence[Any]) -> dict
 
 
 def _unknown(owner: str, names: Sequence[str], known: Sequence[str]) -> str:
-    """What is wrong with arguments that are not known, and the likely cause."""
+    """The error message for unknown arguments, with the likely cause."""
     if DELETE in names:
         return f'{owner} got an unknown argument {DELETE!r}: {LEFT_OVER}'
     inherited = not _OF_OTHERS.isdisjoint(names)
@@ -112,7 +149,7 @@ def _unknown(owner: str, names: Sequence[str], known: Sequence[str]) -> str:
 
 
 def _check_merged(owner: str, name: str, value: Any) -> None:
-    """Raises for a ``_delete_`` within an argument that is a dict, or a list of them."""
+    """Raises if an argument that is a dict, or a list of dicts, contains ``_delete_``."""
     for one in value if isinstance(value, list | tuple) else [value]:
         if isinstance(one, Mapping) and DELETE in one:
             raise ArgumentError(f'{owner}: {name}={shown(value)}: {LEFT_OVER}')

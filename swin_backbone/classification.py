@@ -1,8 +1,8 @@
-"""Swin Transformer as mmpretrain means it: what ``type='SwinTransformer'`` is in its registry.
+"""Swin Transformer with mmpretrain's arguments, registered as ``SwinTransformer`` there.
 
-The same modules and the same weights. A classifier's defaults hold (the last stage's output alone,
-and small maps by the rule for classification), the arguments are mmpretrain's, and so is what each
-of them means: what is frozen, and how weights are drawn.
+Modules and weights are the same. Defaults suit classifiers: only the last stage's output, and the
+classification rule for small maps. Arguments have mmpretrain's meaning, including what they freeze
+and how weights are initialized.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .argument_values import flag, integer, rate, same, shown
 from .arguments import by_position
-from .backbone import Backbone
 from .errors import ArgumentError, ArgumentTypeError
 from .layers import build_norm
 from .layers.attention import ShiftedWindows
-from .swin import VARIANTS, SwinTransformer
-from .swin_v2 import VARIANTS as VARIANTS_V2
+from .layers.numbering import layer_id
+from .options import VARIANTS, VARIANTS_V2
+from .swin import SwinTransformer
 from .swin_v2 import SwinTransformerV2
 from .weights import translate_classifier
 
 _LN = dict(type='LN')
-# The arguments in mmpretrain's order, for those that are given by position.
+# The arguments in mmpretrain's order, for positional use.
 ORDER = (
     *('arch', 'img_size', 'patch_size', 'in_channels', 'window_size', 'drop_rate'),
     *('drop_path_rate', 'out_indices', 'out_after_downsample', 'use_abs_pos_embed'),
@@ -37,8 +37,8 @@ ORDER_V2 = (
     *(name for name in ORDER[:-1] if name != 'out_after_downsample'),
     *('pretrained_window_sizes', 'init_cfg'),
 )
-# What mmpretrain's nested settings are here: the name of an argument, the settings one level
-# further down, or, in a tuple, the values that change nothing.
+# Counterparts of mmpretrain's nested settings: the name of an argument, a table for the next level,
+# or a tuple of the accepted values, which change nothing.
 _PATCH = dict(
     conv_type=('Conv2d',), norm_cfg=(_LN,), padding=('corner',), dilation=(1,), bias=(True,)
 )
@@ -66,48 +66,48 @@ _STAGE_V2 = _SHARED | dict(
 
 
 def _zoo(variants: Mapping[str, Mapping[str, Any]], **extra: Any) -> dict[str, dict[str, Any]]:
-    """Variants in the form that mmpretrain has them in."""
+    """Variants in mmpretrain's form."""
     return {
         name: extra | {k: list(v) if isinstance(v, tuple) else v for k, v in variant.items()}
         for name, variant in variants.items()
     }
 
 
-class ClassificationBackbone(Backbone):
-    """Gives a backbone mmpretrain's arguments, and what its classifiers ask of one; a mixin.
+class ClassificationBackbone(SwinTransformer):
+    """Mixin with mmpretrain's arguments and the attributes that its classifiers use.
 
     Args:
-        arch: As for the backbone.
+        arch: As in the backbone.
         out_indices: Stages whose output is returned.
-        drop_rate: Probability of dropping an element after the position embedding, and there only.
-        frozen_stages: Freezes the patch embedding and the stages up to the one of this number,
-            which begins at 0, with the norms of their outputs; -1 freezes nothing. The absolute
-            position embedding and the dropout behind it are never frozen.
+        drop_rate: Probability of dropping an element after the position embedding only.
+        frozen_stages: Freezes the patch embedding and the stages 0 to ``frozen_stages`` with the
+            norms of their outputs; -1 freezes nothing. The absolute position embedding and the
+            dropout after it are never frozen.
         norm_eval: Whether batch norms stay in evaluation mode.
-        norm_cfg: Normalisation of the outputs, and of these alone; None for none. As for the blocks
-            one of maps is taken, as batch norm, and raises when it is called.
+        norm_cfg: Normalisation of the outputs only; None for none. Here and for blocks, a
+            normalisation of maps, as batch norm, can be built, but raises when it is called.
         out_after_downsample: Must be False: outputs are those before the patch merging.
         interpolate_mode: Must be ``'bicubic'``: how position embeddings are resized.
-        stage_cfgs: Settings of all stages, or a list of each one's, which have to be alike:
+        stage_cfgs: Settings of all stages, or a list with one per stage, which must be equal:
             ``window_size``, ``with_cp``, ``pad_small_map``, and under ``block_cfgs`` also
             ``ffn_ratio``, ``norm_cfg``, ``attn_cfgs`` and ``ffn_cfgs``.
-        patch_cfg: Settings of the patch embedding; those that change nothing are taken.
-        **arguments: As for the backbone, also as mmpretrain spells them (``img_size``).
+        patch_cfg: Settings of the patch embedding; only the defaults are accepted.
+        **arguments: As in the backbone, or in mmpretrain's spelling (``img_size``).
 
     Attributes:
         arch_zoo: The variants by name.
-        arch_settings: Those of this model: ``embed_dims``, ``depths`` and ``num_heads``, each also
-            an attribute of its own.
+        arch_settings: This model's ``embed_dims``, ``depths`` and ``num_heads``, which are also
+            attributes.
         num_layers: Number of stages.
         patch_resolution: (rows, columns) of the patches of an image of ``img_size``.
         num_extra_tokens: 0: all tokens are patches.
 
     Raises:
-        ArgumentError: As for the backbone; or a setting that has no counterpart here. In the
-            forward pass also a map that is smaller than the window without ``pad_small_map``.
+        ArgumentError: As in the backbone, or a setting without a counterpart here. In the forward
+            pass, a map smaller than the window without ``pad_small_map``.
     """
 
-    # A classifier's file has one norm, before the classifier: it is the last output's.
+    # A classifier's checkpoint has one norm, which becomes the last output's.
     takes_classifiers_norm: ClassVar[bool] = True
     arch_zoo: ClassVar[dict[str, dict[str, Any]]]
     num_extra_tokens: ClassVar[int] = 0
@@ -137,7 +137,7 @@ class ClassificationBackbone(Backbone):
         if not same(interpolate_mode, 'bicubic'):
             raise ArgumentError(f"interpolate_mode={shown(interpolate_mode)} must be 'bicubic'")
         drop_rate = rate('drop_rate', drop_rate)
-        # Innermost settings go first in mmpretrain, too.
+        # Inner settings take precedence, as in mmpretrain.
         arguments |= _translated(stage_cfgs, self._stage_settings(), 'stage_cfgs')
         block_norm_cfg = arguments.pop('block_norm_cfg', _LN)
         arguments.setdefault('strides', _strides(arch, arguments))
@@ -164,41 +164,32 @@ class ClassificationBackbone(Backbone):
         )
 
     def forward(self, x: Tensor) -> Sequence[Tensor]:
-        """As the backbone's, but the maps are in a tuple, as in mmpretrain."""
+        """As in the backbone, but returns a tuple, as in mmpretrain."""
         return tuple(super().forward(x))
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """How deep a parameter lies, for mmpretrain's layer-wise decay of the learning rate.
+        """Depth of a parameter for mmpretrain's layer-wise learning rate decay.
 
         Args:
-            param_name: Its name.
-            prefix: What stands before the names of the backbone's parameters.
+            param_name: Name of the parameter.
+            prefix: Prefix of the names of the backbone's parameters.
 
         Returns:
-            Its depth and the number of depths: 0 for the patch embedding, then one for each block,
-            a patch merging counting to the block before it, and the last for all that follows.
+            The depth and the number of depths: 0 for the patch embedding, then one per block (a
+            patch merging belongs to the block before it), and the last one for everything else.
         """
-        depths = self.arch_settings['depths']
-        last = sum(depths) + 1
-        parts = param_name.removeprefix(prefix).split('.')
-        if not param_name.startswith(prefix):
+        last = sum(self.depths) + 1
+        name = param_name.removeprefix(prefix)
+        if not param_name.startswith(prefix) or name.startswith('norm'):
             return last, last + 1
-        if parts[0] in ('patch_embed', 'absolute_pos_embed'):
-            return 0, last + 1
-        if parts[0] != 'stages':
-            return last, last + 1
-        stage = int(parts[1])
-        before = sum(depths[:stage])
-        if parts[2] == 'blocks':
-            return before + int(parts[3]) + 1, last + 1
-        return before + (0 if self.merging_opens_stage else depths[stage]), last + 1
+        return layer_id(name, self.depths, self.merging_opens_stage), last + 1
 
     def _stage_settings(self) -> Mapping[str, Any]:
-        """What is taken within ``stage_cfgs``."""
+        """Table of the settings accepted in ``stage_cfgs``."""
         return _STAGE
 
     def _set_position_grid(self, img_size: Any) -> None:
-        """mmpretrain pads images to whole patches, also for the absolute position embedding."""
+        """Sets the grid of whole patches; mmpretrain rounds the image size up."""
         size = tuple(img_size) if isinstance(img_size, list | tuple) else (img_size,)
         patch = self.patch_embed.patch_size
         rows, columns = -(-int(size[0]) // patch[0]), -(-int(size[-1]) // patch[1])
@@ -209,7 +200,7 @@ class ClassificationBackbone(Backbone):
             self.absolute_pos_embed = nn.Parameter(embedding)
 
     def _replace_norms(self, norm_cfg: Any, block_norm_cfg: Any) -> None:
-        """Sets the outputs' and the blocks' norms, where they are not the usual ones."""
+        """Replaces the norms of outputs and blocks that are not plain layer norms."""
         if not same(norm_cfg, _LN):
             for i in self.out_indices:
                 absent = norm_cfg is None or same(norm_cfg, {})
@@ -224,7 +215,7 @@ class ClassificationBackbone(Backbone):
             self._retire_unused()
 
     def _init_layer(self, module: nn.Module) -> None:
-        """Nothing: how layers are drawn, mmpretrain's classifiers say in their own ``init_cfg``."""
+        """Does nothing: mmpretrain's classifiers initialize layers by their ``init_cfg``."""
 
     def _freeze_stages(self) -> None:
         frozen: list[nn.Module] = []
@@ -243,15 +234,15 @@ class ClassificationBackbone(Backbone):
                     module.eval()
 
     def _checkpoint_filter(self, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-        """mmpretrain's classifiers call it before they load, with their own state dict."""
+        """Called by mmpretrain's classifiers before loading, with their own state dict."""
         translate_classifier(state_dict, prefix)
 
 
 class ClassificationSwinTransformer(ClassificationBackbone, SwinTransformer):
-    """:class:`SwinTransformer` with mmpretrain's arguments, in its order, and defaults.
+    """:class:`SwinTransformer` with mmpretrain's arguments, order and defaults.
 
-    Without ``pad_small_map`` a map of the window's size is not shifted, and a smaller one is an
-    error. All other arguments are those of the two base classes.
+    Without ``pad_small_map``, a map of the window's size is not shifted and a smaller one is an
+    error. The other arguments are those of the two base classes.
     """
 
     arch_zoo = _zoo(VARIANTS)
@@ -262,10 +253,10 @@ class ClassificationSwinTransformer(ClassificationBackbone, SwinTransformer):
 
 
 class ClassificationSwinTransformerV2(ClassificationBackbone, SwinTransformerV2):
-    """:class:`SwinTransformerV2` with mmpretrain's arguments, in its order, and defaults.
+    """:class:`SwinTransformerV2` with mmpretrain's arguments, order and defaults.
 
-    Windows have a side of 8, for images of 256 × 256, unless said otherwise. Small maps are as for
-    :class:`ClassificationSwinTransformer`. All other arguments are those of the two base classes.
+    The default window side is 8, for images of 256 × 256. Small maps are as in
+    :class:`ClassificationSwinTransformer`. The other arguments are those of the two base classes.
 
     Attributes:
         window_sizes: The window's side in each stage.
@@ -292,7 +283,7 @@ class ClassificationSwinTransformerV2(ClassificationBackbone, SwinTransformerV2)
 def _given(
     backbone: nn.Module, order: Sequence[str], values: Sequence[Any], named: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """All arguments by name, of which the first were given by position."""
+    """All arguments by name, positional ones included."""
     owner = type(backbone).__name__
     found = by_position(owner, order, values)
     if twice := found.keys() & named.keys():
@@ -307,10 +298,11 @@ def _norm(norm_cfg: Any, width: int) -> nn.Module:
 
 
 def _translated(settings: Any, table: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """The arguments that nested settings amount to, by a table as above.
+    """Translates nested settings to arguments by a table as above.
 
     Raises:
-        ArgumentError: A setting that has no counterpart, or differs between stages or blocks.
+        ArgumentError: A setting without a counterpart, or one that differs between stages or
+            blocks.
     """
     if isinstance(settings, list | tuple):
         each = [_translated(one, table, f'{path}[{i}]') for i, one in enumerate(settings)]
@@ -334,9 +326,9 @@ def _translated(settings: Any, table: Mapping[str, Any], path: str) -> dict[str,
 
 
 def _strides(arch: str | dict | None, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The patch's side, then 2 for each later stage: mmpretrain has no argument for them."""
+    """The patch size, then 2 for each later stage; mmpretrain has no such argument."""
     depths = arch.get('depths') if isinstance(arch, Mapping) else arguments.get('depths')
-    # What is no list is refused later on, by name.
+    # An invalid value is refused later, by name.
     stages = len(depths) if isinstance(depths, list | tuple | range) else 4
     return (arguments.get('patch_size', 4), *[2] * (stages - 1))
 

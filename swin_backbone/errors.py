@@ -2,22 +2,22 @@
 
 
 class ArgumentError(ValueError, AssertionError):
-    """An argument's value cannot be used; the message names it and what was expected.
+    """An argument has an invalid value; the message names it and what is expected.
 
-    Also an AssertionError, because that is what OpenMMLab's constructors raise in its place.
+    It is also an AssertionError, which OpenMMLab's constructors raise.
     """
 
 
 class ArgumentTypeError(ArgumentError, TypeError):
-    """An argument is not known, is given twice, or is of another type.
+    """An argument is unknown, is given twice, or has the wrong type.
 
-    Also a TypeError, because that is what Python and OpenMMLab's constructors raise in its place.
+    It is also a TypeError, which Python and OpenMMLab's constructors raise.
     """
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be read, or does not fit the model; the message says what was found."""
+    """A checkpoint cannot be read or does not fit the model; the message says what it contains."""
 
 
 class RegistrationWarning(UserWarning):
-    """A framework was left out; the message says which and why."""
+    """The backbones are not registered in a framework; the message names it and the reason."""

@@ -1,6 +1,6 @@
-"""Code that runs once a module is imported, and attributes that import their module.
+"""Callbacks that run when a module is imported, and attributes that import their module.
 
-The standard library alone is imported here, so that importing the package costs next to nothing.
+This file imports the standard library only, so that importing the package is fast.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ def when_imported(
     failed: Callable[[Exception], object] | None = None,
     once_more: Callable[[Exception], bool] | None = None,
 ) -> Callable[[], None]:
-    """Calls a function as soon as a module has been imported, each time that it is.
+    """Calls a function each time that a module has been imported.
 
-    A module that is there already counts: the call comes at once. One that is being imported
-    right now counts when it is complete; the call then comes with the next import of any module.
+    If the module is already imported, the function is called immediately. If it is being imported,
+    the function is called at the next import of any module after that.
 
     Args:
         name: The module's full name.
-        callback: Called when the module has run to its end. What it raises is raised by the
-            import. It may be called again, by a reload for example.
-        failed: Called with the exception that the module's import ends with, which is raised
-            nevertheless. A later import that succeeds still counts.
-        once_more: Called with that exception before; if it returns true the module is run a second
-            time, and only if this fails, too, the import has failed, with the first exception.
+        callback: Called after the module was executed. Its exceptions are raised by the import.
+            It is called again after a reload.
+        failed: Called with the exception of a failed import, which is raised nevertheless. A later
+            import may still succeed.
+        once_more: Called with that exception first. If it returns True, the module is executed a
+            second time. If this fails too, the import fails with the first exception.
 
     Returns:
-        A function that ends the wait.
+        A function that cancels the callbacks.
     """
     wait = _Wait(callback or (lambda: None), failed, once_more)
     with _watch.lock:
@@ -63,7 +63,7 @@ def when_imported(
 
 
 def is_imported(name: str) -> bool:
-    """Whether a module has been imported to its end."""
+    """Whether a module has been imported completely."""
     module = sys.modules.get(name)
     spec = getattr(module, '__spec__', None)
     return module is not None and not getattr(spec, '_initializing', False)
@@ -71,7 +71,7 @@ def is_imported(name: str) -> bool:
 
 @dataclass(eq=False)
 class _Wait:
-    """The functions of a call of :func:`when_imported`."""
+    """The arguments of a call of :func:`when_imported`."""
 
     callback: Callable[[], object]
     failed: Callable[[Exception], object] | None
@@ -80,13 +80,13 @@ class _Wait:
 
 
 class _Watch(MetaPathFinder):
-    """The first finder on ``sys.meta_path``: asks the others, and puts a loader around theirs."""
+    """The first finder on ``sys.meta_path``: asks the others, and wraps their loaders."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.waits: dict[str, list[_Wait]] = {}
         self.underway: dict[str, tuple[_Wait, ...]] = {}
-        self.asking = threading.local()  # a thread's names, for finders that ask all finders, too
+        self.asking = threading.local()  # names a thread looks up; other finders may ask this one
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -116,7 +116,7 @@ class _Watch(MetaPathFinder):
         return None
 
     def _call_for_complete(self) -> None:
-        """Calls those whose module was being imported when they were told of it."""
+        """Calls the callbacks of modules that were being imported when they were added."""
         with self.lock:
             over = [n for n in self.underway if n not in sys.modules or is_imported(n)]
             waits = [(name, self.underway.pop(name)) for name in over]
@@ -127,7 +127,7 @@ class _Watch(MetaPathFinder):
 
 
 class _Loader(Loader):
-    """Another loader, and the callbacks once it has run a module."""
+    """Wraps a loader and runs the callbacks after it has executed a module."""
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
@@ -140,7 +140,7 @@ class _Loader(Loader):
         return create(spec) if create else None
 
     def exec_module(self, module: ModuleType) -> None:
-        # The module is to look as without us: resources and sources are asked of its loader.
+        # Restore the loader, of which other code requests resources and sources.
         module.__loader__ = self.loader
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
@@ -154,7 +154,7 @@ class _Loader(Loader):
             self.loader.exec_module(module)
         except Exception as error:
             if any(wait.once_more(error) for wait in waits if wait.once_more):
-                with contextlib.suppress(Exception):  # the first one tells more
+                with contextlib.suppress(Exception):  # the first exception is more useful
                     self.loader.exec_module(module)
                     return
             for wait in waits:
@@ -169,12 +169,12 @@ _watch = _Watch()
 def lazy_attributes(
     package: str, sources: Mapping[str, str], submodules: Iterable[str] = ()
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a package whose names are imported when they are used.
+    """``__getattr__`` and ``__dir__`` of a package that imports its names on first use.
 
     Args:
         package: Its ``__name__``.
-        sources: The submodule that each name comes from.
-        submodules: Those that are attributes by themselves, as if the package had imported them.
+        sources: The submodule of each name.
+        submodules: Submodules that are attributes, as if the package had imported them.
     """
     modules = frozenset(submodules)
 

@@ -1,4 +1,4 @@
-"""Makes ``type='SwinTransformer'`` mean this package's class; alone in knowing the frameworks."""
+"""Makes ``type='SwinTransformer'`` mean this package's class in every framework's registry."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from mmengine.registry import MODELS, Registry
 from torch import nn
 
 from . import layers
-from .backbone import Backbone
 from .classification import ClassificationSwinTransformer, ClassificationSwinTransformerV2
 from .errors import RegistrationWarning
-from .startup import FRAMEWORKS, warn_of
-from .startup import NAMES as NAMES_OF
+from .frameworks import FRAMEWORKS, warn_of
+from .frameworks import NAMES as NAMES_OF
 from .swin import SwinTransformer
 from .swin_v2 import SwinTransformerV2
 
@@ -31,11 +30,11 @@ __all__ = [
     'registered',
 ]
 
-# Names under which a class is registered.
+# The names under which a class is registered.
 NAMES: dict[type, tuple[str, ...]] = {
     backbone: NAMES_OF[backbone.__name__] for backbone in (SwinTransformer, SwinTransformerV2)
 }
-# Where a framework defines its own Swin, and the building blocks that have a counterpart here.
+# Where a framework defines its own Swin, and this package's classes for its building blocks.
 THEIR_MODULES: dict[str, tuple[str, ...]] = {
     'mmdet': ('backbones.swin',),
     'mmseg': ('backbones.swin',),
@@ -53,13 +52,13 @@ BUILDING_BLOCKS: dict[str, tuple[type, ...]] = {
     'PatchEmbed': (layers.PatchEmbed,),
     'PatchMerging': (layers.PatchMerging,),
 }
-# What is registered in their place in mmpretrain, whose arguments and defaults are others.
+# The classes that are registered in mmpretrain, which has other arguments and defaults.
 IN_MMPRETRAIN: dict[type, type] = {
     SwinTransformer: ClassificationSwinTransformer,
     SwinTransformerV2: ClassificationSwinTransformerV2,
 }
-# Where a framework defines layer-wise decay of the learning rate, and the constructors there. They
-# are for other backbones: for a Swin they raise an error without a message.
+# Where a framework defines layer-wise learning-rate decay, and its constructors. They are for other
+# backbones and raise an error without a message for a Swin.
 LAYER_DECAY = 'engine.optimizers.layer_decay_optimizer_constructor'
 CONSTRUCTORS: dict[str, tuple[str, ...]] = {
     'mmdet': ('LearningRateDecayOptimizerConstructor',),
@@ -68,27 +67,27 @@ CONSTRUCTORS: dict[str, tuple[str, ...]] = {
 
 
 def register() -> None:
-    """Registers the backbones in mmengine's and in every installed framework's registry, now.
+    """Imports every installed framework and registers the backbones in it and in mmengine.
 
-    ``import swin_backbone`` has them registered when a framework is imported; this imports the
-    frameworks. Their own models come first: registered later, they would collide with ours.
-    ``isinstance`` of its Swin's classes then holds for ours, too.
-    A framework that fails to import is left out with a warning. Safe to call twice.
+    ``import swin_backbone`` does this without importing the frameworks, when they are imported.
+    The frameworks' own models are registered first; otherwise they would raise for duplicate names.
+    This package's classes become virtual subclasses of theirs. A framework that fails to import is
+    left out with a warning. Safe to call twice.
     """
     register_in_mmengine()
     installed = [name for name in FRAMEWORKS if importlib.util.find_spec(name) is not None]
-    # mmdet imports mmpretrain where it is installed. If that fails, the first import of mmdet may
-    # fail and the second succeed.
+    # mmdet imports mmpretrain if it is installed. If this fails, the first import of mmdet may fail
+    # and the second succeed.
     _register_in_all(_register_in_all(installed))
 
 
 def _register_in_all(frameworks: Iterable[str]) -> list[str]:
-    """Imports frameworks' models and registers there; returns those that are left out."""
+    """Imports frameworks' models and registers in them; returns the frameworks that failed."""
     left_out = []
     for framework in frameworks:
         try:
             importlib.import_module(f'{framework}.models')
-        except Exception:  # whatever a broken installation may raise; it has been warned of
+        except Exception:  # a broken installation may raise anything; a warning was given
             left_out.append(framework)
         else:
             register_in(framework)
@@ -96,28 +95,27 @@ def _register_in_all(frameworks: Iterable[str]) -> list[str]:
 
 
 def register_in_mmengine() -> None:
-    """Registers the backbones in mmengine's own registry, the root of the frameworks'."""
+    """Registers the backbones in mmengine's registry, the root of the frameworks' registries."""
     _register_in(MODELS)
 
 
 def register_in(framework: str) -> None:
     """Registers the backbones in a framework whose models have been imported.
 
-    What its registry may lack is left out with a warning.
+    A failure is a warning.
     """
     instead = IN_MMPRETRAIN if framework == 'mmpretrain' else {}
     try:
         _register_in(importlib.import_module(f'{framework}.registry').MODELS, instead)
         _pass_for_those_of(framework, instead)
-    except Exception as error:  # whatever a broken installation may raise
+    except Exception as error:  # a broken installation may raise anything
         warn_of(framework, error)
 
 
 def name_constructor_in(framework: str) -> None:
-    """Has a framework's constructors for layer-wise decay name ours where they raise for a Swin.
+    """Makes a framework's constructors for layer-wise decay name ours in their error for a Swin.
 
-    Their names then mean subclasses in the registry, which differ in that error alone: all other
-    backbones get what they got.
+    Registers subclasses under their names, which differ only in this error.
     """
     theirs = importlib.import_module(f'{framework}.{LAYER_DECAY}')
     registry = importlib.import_module(f'{framework}.registry').OPTIM_WRAPPER_CONSTRUCTORS
@@ -133,12 +131,14 @@ def _naming_ours(constructor: Any) -> type:
         try:
             constructor.add_params(self, params, module, **kwargs)
         except NotImplementedError as error:
-            if error.args or not any(isinstance(part, Backbone) for part in module.modules()):
+            if error.args or not any(
+                isinstance(part, SwinTransformer) for part in module.modules()
+            ):
                 raise
             raise NotImplementedError(
-                f'{constructor.__name__} does not know Swin: set optim_wrapper.constructor='
+                f'{constructor.__name__} does not support Swin: set optim_wrapper.constructor='
                 "'swin_backbone.engine.layer_decay.SwinLayerDecayConstructor', whose paramwise_cfg "
-                'needs decay_rate alone'
+                'needs only decay_rate'
             ) from error
 
     own = dict(add_params=add_params, __doc__=constructor.__doc__, __module__=__name__)
@@ -146,12 +146,12 @@ def _naming_ours(constructor: Any) -> type:
 
 
 def registered(name: str) -> dict[str, type | None]:
-    """The class of a name in mmengine's registry and in every framework's that can be imported."""
+    """The class of a name in the registries of mmengine and each framework that can be imported."""
     found = {'mmengine': MODELS.get(name)}
     for framework in FRAMEWORKS:
         try:
             found[framework] = importlib.import_module(f'{framework}.registry').MODELS.get(name)
-        except Exception:  # whatever a broken installation may raise: register() warns of it
+        except Exception:  # a broken installation may raise anything; register() warns
             continue
     return found
 
@@ -163,7 +163,7 @@ def _register_in(registry: Registry, instead: Mapping[type, type] = {}) -> None:
 
 
 def _pass_for_those_of(framework: str, instead: Mapping[type, type]) -> None:
-    """Makes our classes virtual subclasses of a framework's classes of the same name."""
+    """Makes this package's classes virtual subclasses of a framework's classes of that name."""
     ours = dict(BUILDING_BLOCKS)
     for backbone, (name, *_) in NAMES.items():
         ours[name] = (instead.get(backbone, backbone),)

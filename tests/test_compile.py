@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounter
 from torch._inductor import config as inductor
 
 from swin_backbone import SwinTransformer, SwinTransformerV2
-from swin_backbone.layers.in_one_piece import why_block_not_in_one_piece
+from swin_backbone.layers.fused import why_block_unfused
 from swin_backbone.ops.backends import use_backend
 
 TWO_STAGES = dict(depths=(2, 1), num_heads=(1, 2), strides=(4, 2), out_indices=(0, 1))
@@ -125,8 +125,8 @@ def block_and_tokens(small_model):
     return small_model.stages[0].blocks[0], torch.randn(1, 64, 24)
 
 
-def test_the_usual_block_runs_in_one_piece(small_model):
-    assert why_block_not_in_one_piece(*block_and_tokens(small_model), (8, 8)) is None
+def test_the_usual_block_runs_fused(small_model):
+    assert why_block_unfused(*block_and_tokens(small_model), (8, 8)) is None
 
 
 @pytest.mark.parametrize('name', ['norm1', 'attn.w_msa.qkv', 'attn', 'ffn.layers.0.1', 'ffn'])
@@ -159,7 +159,7 @@ def test_replaced_modules_are_used(small_model, name, replacement):
     setattr(block.get_submodule(parent), child, replacement)
     with use_backend('reference'):
         expected = block(x, (8, 8))
-    assert why_block_not_in_one_piece(block, x, (8, 8))
+    assert why_block_unfused(block, x, (8, 8))
     torch.testing.assert_close(block(x, (8, 8)), expected, rtol=1e-5, atol=1e-5)
     assert isinstance(replacement, nn.Identity) or not torch.allclose(before, expected, atol=1e-6)
 
@@ -172,15 +172,15 @@ def test_a_forward_of_ones_own_is_used(small_model):
     torch.testing.assert_close(block(x, (8, 8)), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_dropout_autocast_dtypes_and_backends_go_by_modules(small):
+def test_dropout_autocast_dtypes_and_backends_run_unfused(small):
     model = SwinTransformer(**small, drop_rate=0.1)
     block, x = block_and_tokens(model)
-    assert 'drops' in why_block_not_in_one_piece(block, x, (8, 8))
+    assert 'drops' in why_block_unfused(block, x, (8, 8))
     block.eval()
-    assert why_block_not_in_one_piece(block, x, (8, 8)) is None
+    assert why_block_unfused(block, x, (8, 8)) is None
     with torch.autocast('cpu', torch.bfloat16):
-        assert 'autocast' in why_block_not_in_one_piece(block, x, (8, 8))
+        assert 'autocast' in why_block_unfused(block, x, (8, 8))
     with use_backend('sdpa'):
-        assert 'sdpa' in why_block_not_in_one_piece(block, x, (8, 8))
-    assert 'bfloat16' in why_block_not_in_one_piece(block.bfloat16(), x.bfloat16(), (8, 8))
-    assert 'dtype' in why_block_not_in_one_piece(block, x, (8, 8))
+        assert 'sdpa' in why_block_unfused(block, x, (8, 8))
+    assert 'bfloat16' in why_block_unfused(block.bfloat16(), x.bfloat16(), (8, 8))
+    assert 'dtype' in why_block_unfused(block, x, (8, 8))

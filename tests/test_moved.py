@@ -11,6 +11,7 @@ import warnings
 
 import pytest
 
+from swin_backbone import SwinTransformer, SwinTransformerV2
 from swin_backbone.moved import MOVED, new_path
 
 
@@ -60,6 +61,12 @@ def test_ways_to_import():
     assert {warning.filename for warning in caught} >= {'user.py'}
 
 
+def test_the_former_base_class():
+    with pytest.warns(DeprecationWarning, match=r'backbone has moved to swin_backbone\.swin;'):
+        from swin_backbone.backbone import Backbone
+    assert Backbone is SwinTransformer and issubclass(SwinTransformerV2, Backbone)
+
+
 def test_attributes_of_the_package_alone(fresh):
     code = (
         'import sys, swin_backbone\n'
@@ -95,8 +102,11 @@ def test_names_that_never_were():
     assert new_path('other.visual') is None
 
 
+LIGHT = {'errors', 'frameworks', 'imports', 'moved', 'patches', 'startup', 'version'}
+
+
 def test_importing_the_package_imports_the_standard_library_alone():
     code = 'import sys, swin_backbone; print(*(n for n in sys.modules if "swin_backbone" in n))'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     names = {name.partition('.')[2] for name in done.stdout.split()}
-    assert names - {''} == {'errors', 'imports', 'moved', 'startup', 'version'}
+    assert names - {''} == LIGHT

@@ -267,7 +267,7 @@ def fused_kernel() -> Drawing:
 
 
 def cpu_tiles() -> Drawing:
-    d = Drawing(1000, 400, 'How a block runs in one piece on a CPU, tile by tile')
+    d = Drawing(1000, 400, 'How a block runs fused on a CPU, tile by tile')
     cell, top, left = 20, 84, 24
     d.lines(left, 28, ['The map as a table of', 'B · H · W rows'], 15, font_weight='bold')
     tile = {place(window, token) for window in (0, 1) for token in range(WINDOW**2)}

@@ -69,7 +69,7 @@ def data(
     names that are not in the annotation file, heads for another number of classes, labels out of
     range, label maps of 0 and 255 only, objects without masks, images that cannot be read.
     """
-    from ..engine.compare_classes import explained
+    from ..engine.check_classes import explained
     from ..tools.configs import read
     from ..tools.data_report import report
 
@@ -103,7 +103,7 @@ def data(
 
 def _draw(found: Report, pictures: int, output: Path) -> tuple[list[str], list[str]]:
     """Draws samples; returns the files, and the reasons why others were not drawn."""
-    from ..engine.annotations import spread
+    from ..engine.check_annotations import spread
 
     files: list[str] = []
     remarks: list[str] = []

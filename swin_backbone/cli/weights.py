@@ -142,13 +142,13 @@ def _resolution(
     """
     from torch import Tensor
 
-    from ..weights.containers import unpack
+    from ..weights.state_dicts import find_backbone
 
     if description.patch_size is None:
         return None
     if description.pretrain_grid is not None:
         return description.pretrain_grid[0] * description.patch_size[0]
-    weights = unpack(checkpoint, prefix, ema).weights
+    weights = find_backbone(checkpoint, prefix, ema).weights
     masks = (v for k, v in weights.items() if k.endswith('layers.0.blocks.1.attn_mask'))
     mask = next((mask for mask in masks if isinstance(mask, Tensor) and mask.dim() == 3), None)
     if mask is None or description.window_size is None:

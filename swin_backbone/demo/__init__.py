@@ -1,6 +1,6 @@
-"""The embedded demo: drawn scenes, and a runner that trains and tests on them.
+"""The demo: synthetic scenes, and a program that trains and tests models on them.
 
-``scenes`` draws and writes the data; ``detection`` and ``segmentation`` are mmdet's and mmseg's
-datasets of it, which the ``demo_*`` configs import; ``jobs``, ``pictures`` and ``__main__`` are
-the runner, ``python -m swin_backbone.demo``.
+``scenes`` generates the data. ``detection`` and ``segmentation`` define the datasets of mmdet and
+mmseg, which the ``demo_*`` configs import. ``jobs``, ``pictures`` and ``__main__`` are the program,
+``python -m swin_backbone.demo``.
 """

@@ -1,4 +1,4 @@
-"""``python -m swin_backbone.demo``: a detector and a segmentor, trained and tested from nothing."""
+"""``python -m swin_backbone.demo``: trains and tests a detector and a segmentor from scratch."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f"the demo needs {error.name}: pip install 'swin_backbone[demo]'")
 
-# Which job measures it, what the framework calls it and in which unit, and the least to expect.
+# By metric: the job, the framework's name of the metric, a factor, and a full run's least value.
 METRICS = {
     'box AP': ('detector', 'coco/bbox_mAP', 1, 0.50),
     'mask AP': ('detector', 'coco/segm_mAP', 1, 0.45),
     'mIoU': ('segmentor', 'mIoU', 0.01, 0.70),
 }
-NEVER = 10**6  # an iteration after the end of every training
+NEVER = 10**6  # an iteration beyond the end of any training
 QUICK = dict(training=24, validation=8)
 QUICK_ITERATIONS = 4
 DATA_ROOT = 'data/shapes'  # as in the configs
@@ -52,7 +52,7 @@ LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 def main(fresh: bool, quick: bool, work_dir: Path | None, data_root: Path | None) -> None:
     """Trains and tests a little Swin detector and a little Swin segmentor on drawn scenes."""
     _check_installed()
-    # Ended by ``kill``, take the running command along.
+    # On SIGTERM, end the running commands as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console = Console(soft_wrap=True)
     work_dir = work_dir or Path('work_dirs', 'demo-quick' if quick else 'demo')
@@ -98,7 +98,7 @@ def _check_installed() -> None:
 
 
 def _jobs(work_dir: Path, data_root: Path, scenes: dict[str, int], quick: bool) -> list[Job]:
-    # The test that follows measures what a validation at the end of the training would.
+    # No validation in training, as a test follows.
     options: dict[str, object] = {'train_cfg.val_begin': NEVER}
     for loader in LOADERS:
         if data_root != Path(DATA_ROOT):
@@ -137,15 +137,15 @@ def _jobs(work_dir: Path, data_root: Path, scenes: dict[str, int], quick: bool) 
 def _run(
     jobs: list[Job], console: Console, seconds: dict[str, float]
 ) -> dict[str, dict[str, float]]:
-    """Trains and tests the jobs at the same time, each with its share of the cores.
+    """Trains and tests the jobs in parallel, with the cores divided among them.
 
-    With models this small, two processes of one thread each are faster than one of two threads.
+    For models of this size, two processes of one thread are faster than one of two threads.
 
     Returns:
-        The metrics of each job, by its name.
+        The metrics of each job by its name.
 
     Raises:
-        click.ClickException: A command failed. The others are ended.
+        click.ClickException: A command failed; the others were killed.
     """
 
     def run(job: Job) -> dict[str, float]:
@@ -167,7 +167,7 @@ def _run(
 
 
 def _config(name: str) -> Path:
-    """A config, in the installed package or in the checkout that the package lies in."""
+    """The path of a config in the installed package or in the checkout."""
     package = Path(__file__).parents[1]
     for folder in (package / 'configs', package.parent / 'configs'):
         if (folder / name).exists():

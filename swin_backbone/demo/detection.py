@@ -1,4 +1,4 @@
-"""The scenes as a COCO dataset of mmdet that draws itself on first use."""
+"""The scenes as a COCO dataset of mmdet, generated on first use."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from .scenes import CLASSES, PALETTE, prepare
 
 @DATASETS.register_module()
 class ShapesDetection(CocoDataset):
-    """A ``CocoDataset`` whose ``data_root`` is drawn where it is not there yet.
+    """A ``CocoDataset`` whose ``data_root`` is generated if it is missing.
 
     Args:
-        data_root: The folder, as ``prepare`` lays it out.
+        data_root: A folder that ``prepare`` wrote or will write.
         scenes: Parameters of ``prepare``.
     """
 

@@ -1,4 +1,4 @@
-"""Trains and tests a model by mim's own commands; picks up what an earlier run left."""
+"""Trains and tests a model by mim's commands, and resumes interrupted runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ..files import write
 from .scenes import VERSION
 
 _TRAINED = re.compile(r'Iter\(train\) \[ *(?P<step>\d+)/(?P<steps>\d+)\].* loss: (?P<loss>\S+)')
-_LOG_TAIL = 60  # of which mim's own traceback takes the last half
+_LOG_TAIL = 60  # lines; the last half is mim's own traceback
 
 
 @dataclass
@@ -36,13 +36,13 @@ class Job:
     """One model to train and test.
 
     Attributes:
-        name: What to call it; also its folder's name.
+        name: Name of the job and of its folder.
         framework: ``'mmdet'`` or ``'mmseg'``.
         config: The config file.
-        folder: Where its checkpoints and logs go; its own, whose content may be deleted.
-        predictions: Name of the file or folder, in ``test/``, of the predictions.
-        options: Dotted keys of the config with the values to replace theirs.
-        threads: Threads that the commands compute with.
+        folder: Folder of checkpoints and logs. Its content may be deleted.
+        predictions: Name of the predictions' file or folder in ``test/``.
+        options: Values that replace those of the config, by dotted keys.
+        threads: Number of threads of the commands.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Job:
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever training again would not repeat the training that was."""
+        """A hash of everything that determines the result of the training."""
         config = Config.fromfile(self.config, import_custom_modules=False)
         config.merge_from_dict(self.options)
         text = json.dumps([config.to_dict(), VERSION], sort_keys=True, default=str)
@@ -65,7 +65,7 @@ class Job:
 
     @property
     def checkpoint(self) -> Path | None:
-        """The newest checkpoint that was written to its end."""
+        """The newest complete checkpoint."""
         try:
             # mmengine writes this name after the checkpoint itself.
             newest = self.folder / Path((self.folder / 'last_checkpoint').read_text()).name
@@ -76,33 +76,33 @@ class Job:
 
     @property
     def record(self) -> Path:
-        """Says which training the folder holds, and whether it came to its end."""
+        """The file with the fingerprint of the folder's training, and whether it is finished."""
         return self.folder / 'training.json'
 
     @property
     def found(self) -> Path:
-        """Where the test leaves its predictions."""
+        """The path of the test's predictions."""
         return self.folder / 'test' / self.predictions
 
     def forget(self) -> None:
-        """Deletes what training left.
+        """Deletes the folder.
 
         Raises:
-            click.ClickException: The folder holds something else; it is left alone.
+            click.ClickException: The folder was not written by this demo.
         """
         if self.folder.exists() and not self.record.exists():
             raise click.ClickException(f'{self.folder} is there, and not from this demo: move it')
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def stop(self) -> None:
-        """Kills the command that another thread runs; a later one is killed at its start."""
+        """Kills the command that another thread runs or will start."""
         self._stopped.set()
         if self._process and self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     def train(self, progress: Progress) -> None:
-        """Trains to the end, from where an earlier run of the same training stopped.
+        """Trains to the end, and resumes an interrupted run of the same training.
 
         Raises:
             click.ClickException: The command failed.
@@ -123,7 +123,7 @@ class Job:
         write_json(self.record, {**state, 'finished': True})
 
     def test(self, progress: Progress) -> dict[str, float]:
-        """Tests the trained model; returns its metrics as the framework names them.
+        """Tests the trained model and returns its metrics by the framework's names.
 
         Raises:
             click.ClickException: The command failed.
@@ -135,18 +135,18 @@ class Job:
         return _read_json(next(folder.glob('*/*.json')))
 
     def losses(self) -> list[tuple[int, float]]:
-        """(iteration, training loss) in order, over all runs that the training took."""
+        """(iteration, training loss) in order, over all runs of the training."""
         losses = {}
         for log in sorted(self.folder.glob('*/vis_data/scalars.json')):
             for line in log.read_text().splitlines():
-                # The last line of a run that was killed may be cut off.
+                # The last line of a killed run may be truncated.
                 entry = json.loads(line) if line.endswith('}') else {}
                 if 'loss' in entry:
                     losses[entry['step']] = entry['loss']
         return sorted(losses.items())
 
     def _mim(self, progress: Progress, verb: str, *arguments: str) -> None:
-        """Runs ``mim train`` or ``mim test``, and shows how far it is."""
+        """Runs ``mim train`` or ``mim test`` with a progress bar."""
         command = ['mim', verb, mims_name(self.framework), _short(self.config), *arguments]
         if self.options:
             command += ['--cfg-options', *(f'{key}={value}' for key, value in self.options.items())]
@@ -174,7 +174,7 @@ class Job:
 
     @contextmanager
     def _started(self, command: list[str]) -> Iterator[subprocess.Popen]:
-        """A running command, waited for; killed with all that it started if the job is stopped."""
+        """A running command. It is waited for, or killed if the job is stopped."""
         self._process = subprocess.Popen(
             command,
             env=_environment(self.threads),
@@ -195,18 +195,18 @@ class Job:
 
 
 def mims_name(framework: str) -> str:
-    """What the installed mim calls a framework: OneDL's knows mmdet as mmdetection alone."""
+    """The installed mim's name of a framework: OneDL's mim only knows mmdet as mmdetection."""
     from mim.utils import module_full_name
 
     return framework if module_full_name(framework) else {'mmdet': 'mmdetection'}[framework]
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """The variables of the commands.
+    """The environment variables of the commands.
 
-    GNU OpenMP's threads spin for milliseconds at the end of each parallel region, which at this
-    size costs several times the region's work if another process has one of the cores. They spin
-    for a shorter time here and then sleep, unless the user has set how they wait.
+    Threads of GNU OpenMP spin for milliseconds at the end of each parallel region. For models of
+    this size that takes several times as long as the region, if another process uses one of the
+    cores. Here they spin for a shorter time and then sleep, unless the user has set a wait policy.
     """
     warned = python_warnings(os.environ.get('PYTHONWARNINGS', ''))
     waiting = {} if 'OMP_WAIT_POLICY' in os.environ else {'GOMP_SPINCOUNT': '10000'}
@@ -215,7 +215,7 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 def bar(console: Console) -> Progress:
-    """Shows how far commands are, for as long as it is entered."""
+    """A progress bar of the commands."""
     columns = (TextColumn('  {task.description}'), BarColumn(), MofNCompleteColumn())
     return Progress(
         *columns,
@@ -227,7 +227,7 @@ def bar(console: Console) -> Progress:
 
 
 def _short(path: Path) -> str:
-    """The path from the current directory, where that is shorter."""
+    """The shorter one of a path and its form relative to the current directory."""
     return min(str(path), os.path.relpath(path), key=len)
 
 
@@ -239,6 +239,6 @@ def _read_json(path: Path) -> dict:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Writes a file that is never seen half written."""
+    """Writes a JSON file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, json.dumps(content, indent=2) + '\n')

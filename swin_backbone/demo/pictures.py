@@ -1,4 +1,4 @@
-"""Pictures of what the demo's models predict, beside the truth, and of how they learned."""
+"""Figures of predictions beside the ground truth, and of training losses."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from pycocotools.coco import COCO
 
 from .scenes import CLASSES, PALETTE, SEGMENTS
 
-_SCENES = 8  # the first of the held-out ones
-_SCORE = 0.5  # of the detections that are shown
+_SCENES = 8  # number of validation scenes in a figure
+_SCORE = 0.5  # least score of the detections in a figure
 _COLOURS = np.array(PALETTE) / 255
 
 
 def draw_detections(data: Path, predictions: Path, target: Path) -> None:
-    """Boxes and masks beside the true ones, for the first scenes of the validation split.
+    """Draws predicted boxes and masks beside the ground truth for the first validation scenes.
 
     Args:
-        data: The data set, as ``scenes.prepare`` writes it.
-        predictions: What ``mim test mmdet … --out`` wrote.
+        data: The dataset folder that ``scenes.prepare`` wrote.
+        predictions: The file that ``mim test mmdet … --out`` wrote.
         target: The PNG file to write.
     """
-    with redirect_stdout(io.StringIO()):  # it tells how long it takes
+    with redirect_stdout(io.StringIO()):  # pycocotools prints its loading time
         truth = COCO(data / 'annotations' / 'instances_validation.json')
     with predictions.open('rb') as file:
         found = {sample['img_id']: sample['pred_instances'] for sample in pickle.load(file)}
@@ -48,10 +48,10 @@ def draw_detections(data: Path, predictions: Path, target: Path) -> None:
 
 
 def draw_segments(data: Path, predictions: Path, target: Path) -> None:
-    """Segments beside the true ones, for the first scenes of the validation split.
+    """Draws predicted segments beside the ground truth for the first validation scenes.
 
     Args:
-        data: The data set, as ``scenes.prepare`` writes it.
+        data: The dataset folder that ``scenes.prepare`` wrote.
         predictions: The folder that ``mim test mmseg … --out`` wrote.
         target: The PNG file to write.
     """
@@ -63,13 +63,13 @@ def draw_segments(data: Path, predictions: Path, target: Path) -> None:
             (row[1], data / 'annotations' / 'validation' / name),
             (row[2], predictions / name),
         ):
-            # Both files count from 1, as ADE20K does.
+            # Labels in both files start at 1, as in ADE20K.
             axis.imshow(_COLOURS[_read(file, cv2.IMREAD_GRAYSCALE) - 1])
     _save(figure, target, SEGMENTS, _COLOURS)
 
 
 def draw_losses(losses: dict[str, list[tuple[int, float]]], target: Path) -> None:
-    """Training loss against iterations, one panel for each model."""
+    """Draws the training loss against iterations, one panel per model."""
     figure, axes = plt.subplots(1, len(losses), figsize=(5 * len(losses), 3.5), squeeze=False)
     for axis, (name, curve) in zip(axes[0], losses.items(), strict=True):
         axis.plot(*zip(*curve, strict=True))
@@ -117,7 +117,7 @@ def _draw_shape(
 
 
 def _grid(titles: tuple[str, ...]) -> tuple[plt.Figure, np.ndarray]:
-    """Scenes in two columns side by side: a row of axes for each scene, in reading order."""
+    """A figure with two scenes per row; the axes have one row per scene."""
     rows = _SCENES // 2
     figure, axes = plt.subplots(rows, 2 * len(titles), figsize=(13, 2.35 * rows))
     for axis, title in zip(axes[0], titles * 2, strict=True):

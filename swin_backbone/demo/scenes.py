@@ -1,9 +1,9 @@
-"""Little scenes of textured shapes, drawn from a seed, as a COCO and an ADE20K dataset in one.
+"""Generates small scenes of textured shapes from a seed, as a COCO and ADE20K dataset in one.
 
-Shapes are vivid, grounds are dull, and nothing is far from upright, so that little training will
-do. Nothing but its outline tells a shape's class: colours, textures, sizes and places are drawn
-alike for all of them, and shapes hide parts of each other. Scenes to train on hold more and smaller
-shapes than those to test on.
+Shapes are saturated, the ground is dull and rotations are small, so that a short training suffices.
+Only the outline tells a shape's class: the distributions of colors, textures, sizes and positions
+are the same for all classes, and shapes occlude each other. Training scenes hold more and smaller
+shapes than validation scenes.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from filelock import FileLock
 from ..files import move_into_place, remove
 
 CLASSES = ('disc', 'square', 'triangle', 'ring')
-# What ADE20K calls stuff comes first; 0 in an annotation stays free for "not labelled".
+# Stuff comes first. 0 in an annotation means "not labeled", as in ADE20K.
 SEGMENTS = ('ground', *CLASSES)
 PALETTE = ((90, 90, 90), (230, 80, 60), (70, 140, 240), (250, 190, 50), (90, 200, 110))
 SPLITS = ('training', 'validation')
 
 MANIFEST = 'manifest.json'
-VERSION = 2  # of the drawing: raise it whenever the same parameters give other pixels
-# How many shapes to try in a scene: from the first number to below the second. Training on a fuller
-# scene takes about as long and teaches the models more.
+VERSION = 2  # increase it when the same parameters give other pixels
+# Range of the number of shapes to try in a scene, without its end. Training on fuller scenes takes
+# about as long and is more effective.
 SHAPES = {'training': (6, 11), 'validation': (2, 6)}
-RADII = {'training': (0.09, 0.26), 'validation': (0.11, 0.28)}  # of the image's side
-_FINE = 4  # sub-pixels a side, for smooth outlines
-_LEAST_SEEN = 0.4  # of a shape's pixels in the image
+RADII = {'training': (0.09, 0.26), 'validation': (0.11, 0.28)}  # relative to the image's side
+_FINE = 4  # subpixels per side, for antialiasing
+_LEAST_SEEN = 0.4  # least visible fraction of a shape
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene. Shapes are numbered from 1, those behind first.
+    """A scene. Shapes are numbered from 1, from back to front.
 
     Attributes:
         image: (size, size, 3) uint8, BGR.
-        instances: (size, size) uint8: the number of the shape seen at each pixel, 0 for ground.
+        instances: (size, size) uint8: number of the visible shape at each pixel, 0 for ground.
         labels: The shapes' classes, as indices of ``CLASSES``.
     """
 
@@ -50,13 +50,13 @@ class Scene:
 
     @property
     def segments(self) -> np.ndarray:
-        """(size, size) uint8: 1 + the index in ``SEGMENTS`` of what is seen, as ADE20K stores."""
+        """(size, size) uint8: 1 + the index in ``SEGMENTS`` at each pixel, as in ADE20K."""
         return np.array([1, *(label + 2 for label in self.labels)], np.uint8)[self.instances]
 
 
 @dataclass(frozen=True)
 class SceneSet:
-    """What determines a data set: the same values give the same files, bit for bit."""
+    """The parameters of a dataset. Equal parameters give identical files."""
 
     training: int = 2000
     validation: int = 200
@@ -74,7 +74,7 @@ class SceneSet:
         return {'version': VERSION, 'scenes': asdict(self)}
 
     def scene(self, split: str, index: int) -> Scene:
-        """Draws scene ``index`` of a split, whatever was drawn before."""
+        """Generates scene ``index`` of a split, independently of all others."""
         rng = np.random.default_rng((self.seed, SPLITS.index(split), index))
         return draw_scene(rng, self.size, SHAPES[split], RADII[split])
 
@@ -82,15 +82,15 @@ class SceneSet:
 def draw_scene(
     rng: np.random.Generator, size: int, shapes: tuple[int, int], radii: tuple[float, float]
 ) -> Scene:
-    """Draws shapes, where they find room, on a textured ground.
+    """Draws shapes on a textured ground.
 
-    A shape that would leave too little of another to be seen is not drawn, so every shape shows.
+    Shapes that would hide too much of another one are left out.
 
     Args:
-        rng: Where the scene is drawn from.
+        rng: Random number generator.
         size: Side of the image in pixels.
-        shapes: Least number of shapes to try, and the number above the greatest.
-        radii: Range of the shapes' radii, as parts of ``size``.
+        shapes: Range of the number of shapes to try, without its end.
+        radii: Range of the shapes' radii relative to ``size``.
     """
     image = _texture(rng, size, rng.uniform(50, 205) + rng.normal(0, 10, 3), rng.uniform(-40, 40))
     instances = np.zeros((size, size), np.uint8)
@@ -115,7 +115,7 @@ def draw_scene(
 
 
 def _vivid(rng: np.random.Generator) -> np.ndarray:
-    """A colour far from grey, on 0 to 255."""
+    """A saturated color, 0 to 255."""
     while True:
         colour = rng.uniform(20, 235, 3)
         if np.ptp(colour) > 90:
@@ -129,7 +129,7 @@ def _texture(
     contrast: np.ndarray | float,
     part: tuple[slice, slice] = np.s_[:, :],
 ) -> np.ndarray:
-    """``colour`` varied by a ramp, waves, a checkerboard or clouds.
+    """``colour`` modulated by a ramp, waves, a checkerboard or clouds.
 
     Returns:
         (H, W, 3) float64: the rows and columns ``part`` of the texture, which is (size, size, 3).
@@ -155,7 +155,7 @@ def _texture(
 def _outline(
     rng: np.random.Generator, size: int, name: str, radii: tuple[float, float]
 ) -> np.ndarray:
-    """(size, size) float64: how much of each pixel a shape somewhere in the image covers."""
+    """(size, size) float64: coverage of each pixel by a shape at a random position."""
     radius = size * rng.uniform(*radii)
     centre = rng.uniform(0.7 * radius, size - 0.7 * radius, 2)
     tilt = rng.uniform(-0.35, 0.35)
@@ -174,21 +174,22 @@ def _outline(
 
 
 def prepare(root: str | Path, **parameters: int) -> Path:
-    """Writes a data set to ``root``, unless it is there already.
+    """Writes a dataset to ``root`` unless it exists.
 
-    ``root`` is laid out as ADE20K is, ``images/{training,validation}/00000.jpg`` and
-    ``annotations/{training,validation}/00000.png`` (1 is ground, 2 to 5 are the classes), and
-    is a COCO data set by ``annotations/instances_{training,validation}.json`` beside them.
+    ``root`` has the layout of ADE20K, ``images/{training,validation}/00000.jpg`` and
+    ``annotations/{training,validation}/00000.png`` (1 is ground, 2 to 5 are the classes), with
+    ``annotations/instances_{training,validation}.json`` in COCO's format beside them.
 
-    The folder appears at once and whole. Processes that ask together wait for the one that draws.
+    The folder is written atomically. If several processes call this function, one writes and the
+    others wait.
 
     Args:
-        root: The folder. A data set of other parameters, or an older drawing, is replaced.
+        root: The folder. A dataset of other parameters or of an older version is replaced.
         parameters: Fields of ``SceneSet``.
 
     Raises:
-        FileExistsError: ``root`` is something that was not written here; it is left alone.
-        TypeError, ValueError: Parameters that ``SceneSet`` does not take.
+        FileExistsError: ``root`` exists and is not such a dataset.
+        TypeError, ValueError: Invalid parameters.
     """
     root, scenes = Path(root), SceneSet(**parameters)
     if _manifest(root) == scenes.manifest:
@@ -201,9 +202,9 @@ def prepare(root: str | Path, **parameters: int) -> Path:
         if found is None and root.exists():
             raise FileExistsError(f'{root} is there, with no {MANIFEST} of scenes: not overwritten')
         beside = root.with_name(f'.{root.name}.part')
-        remove(beside)  # left by a run that was killed
+        remove(beside)  # of a killed run
         _write(beside, scenes)
-        move_into_place(beside, root, flush=False)  # thousands of files, easily drawn again
+        move_into_place(beside, root, flush=False)  # thousands of files, quickly generated again
     return root
 
 
@@ -236,7 +237,7 @@ def _write_image(path: Path, image: np.ndarray, *options: int) -> None:
 
 
 def _coco(drawn: list[list[dict]], size: int) -> dict:
-    """A COCO data set of the objects of each scene."""
+    """The COCO annotations of a split, from the objects of each scene."""
     images = [
         dict(id=index, file_name=f'{index:05}.jpg', width=size, height=size)
         for index in range(len(drawn))
@@ -255,7 +256,7 @@ def _coco(drawn: list[list[dict]], size: int) -> dict:
 
 
 def _coco_objects(scene: Scene) -> list[dict]:
-    """What is seen of each shape, in COCO's terms: areas and boxes (x, y, w, h) in pixels."""
+    """The visible part of each shape as a COCO object; boxes (x, y, w, h) in pixels."""
     objects = []
     for number, label in enumerate(scene.labels, start=1):
         mask = scene.instances == number
@@ -274,9 +275,10 @@ def _coco_objects(scene: Scene) -> list[dict]:
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed run-length code of a boolean (H, W) mask.
+    """COCO's uncompressed run-length encoding of a boolean (H, W) mask.
 
-    The lengths of the runs of 0 and 1 in turn, 0 first, down the columns.
+    Returns:
+        Lengths of the alternating runs of 0 and 1 in column-major order, beginning with 0.
     """
     pixels = np.concatenate([[0], mask.ravel(order='F'), [2]])
     starts = np.flatnonzero(np.diff(pixels.astype(np.int8)))

@@ -1,4 +1,4 @@
-"""The scenes as an ADE20K-like dataset of mmseg that draws itself on first use."""
+"""The scenes as an ADE20K-like dataset of mmseg, generated on first use."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from .scenes import PALETTE, SEGMENTS, prepare
 
 @DATASETS.register_module()
 class ShapesSegmentation(BaseSegDataset):
-    """A dataset laid out as ``ADE20KDataset`` is, drawn where it is not there yet.
+    """A dataset in the layout of ``ADE20KDataset`` that is generated if it is missing.
 
     Args:
-        data_root: The folder, as ``prepare`` lays it out.
+        data_root: A folder that ``prepare`` wrote or will write.
         scenes: Parameters of ``prepare``.
     """
 

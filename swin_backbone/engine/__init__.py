@@ -1,1 +1,4 @@
-"""What mmengine is handed beside the models, imported when a config asks; and what `cli` calls."""
+"""Training: runners, hooks, strategies, optimizer constructors and checks before a run.
+
+A config imports each module by naming it.
+"""

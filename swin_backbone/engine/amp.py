@@ -1,7 +1,7 @@
-"""Mixed precision where the machine has it: one config for GPUs and for machines without.
+"""Mixed precision where the device supports it, so that one config works on GPUs and CPUs.
 
-mmengine's ``AmpOptimWrapper`` refuses to be built without an accelerator. A config asks for the
-choice by a name that is also its import::
+mmengine's ``AmpOptimWrapper`` cannot be built without an accelerator. A config selects this
+wrapper by its import path::
 
     optim_wrapper = dict(type='swin_backbone.engine.amp.amp_where_possible', optimizer=…)
 """
@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
-# Where mmengine's wrapper works: its own list.
+# The devices that mmengine's wrapper supports.
 AMP_DEVICES = ('cuda', 'npu', 'mlu', 'musa')
 
 
@@ -27,32 +27,32 @@ def amp_where_possible(
     use_fsdp: bool = False,
     **kwargs: Any,
 ) -> OptimWrapper:
-    """mmengine's ``AmpOptimWrapper``; in full precision where the device has no such thing.
+    """mmengine's ``AmpOptimWrapper``, or ``OptimWrapper`` if the device has no mixed precision.
 
-    Checkpoints of either resume in the other: a loss scale that is not there starts afresh. Only
-    those of bfloat16, whose loss scale is there and empty, do not resume in float16.
+    Checkpoints of either resume in the other: a missing loss scale is initialized. Only those of
+    bfloat16, whose loss scale is empty, do not resume in float16.
 
     Args:
         loss_scale: ``'dynamic'`` (for bfloat16: none), a fixed factor, or the arguments of torch's
             ``GradScaler``.
-        dtype: What autocast computes in, ``'float16'`` or ``'bfloat16'``; None for bfloat16 where
-            the device has it, else float16. bfloat16 has float32's range, and so none of the
-            overflows that stop Swin's larger variants (microsoft/Swin-Transformer#82, #287).
+        dtype: The dtype of autocast, ``'float16'`` or ``'bfloat16'``. None selects bfloat16 if the
+            device supports it, else float16. bfloat16 has float32's range, which avoids the
+            overflows of Swin's larger variants (microsoft/Swin-Transformer#82, #287).
         use_fsdp: Whether the model is wrapped in ``FullyShardedDataParallel``.
-        **kwargs: What every ``OptimWrapper`` takes: ``optimizer``, ``clip_grad``,
+        **kwargs: Arguments of ``OptimWrapper``: ``optimizer``, ``clip_grad``,
             ``accumulative_counts``.
     """
     if get_device() in AMP_DEVICES:
         dtype = dtype or best_dtype(get_device())
         if dtype == 'bfloat16' and loss_scale == 'dynamic':
-            loss_scale = dict(enabled=False)  # its range needs none
+            loss_scale = dict(enabled=False)  # bfloat16 needs no loss scale
         return AmpOptimWrapper(loss_scale=loss_scale, dtype=dtype, use_fsdp=use_fsdp, **kwargs)
     print_log(f'Training in full precision: no AMP on {get_device()}', logger='current')
     return OptimWrapper(**kwargs)
 
 
 def best_dtype(device: str) -> str | None:
-    """``'bfloat16'`` where a device computes in it, else ``'float16'``; None leaves it to torch."""
+    """``'bfloat16'`` if a CUDA device supports it, else ``'float16'``; None on other devices."""
     if device != 'cuda':
         return None
     native = torch.cuda.is_bf16_supported(including_emulation=False)

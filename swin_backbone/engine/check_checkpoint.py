@@ -1,4 +1,4 @@
-"""Says what a checkpoint lacks, or has in another shape, for a test or for resuming a run."""
+"""Checks that a checkpoint has what a test or a resumed run needs."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from ..errors import CheckpointError
 from .class_counts import Count, counts_of, named_parts, unwrapped
 
 _LISTED = 4
-# Parts that make weights of other sizes fit.
+# Parts that resize weights when they are loaded.
 _FITTING = {'backbone', 'image_encoder', 'text_encoder', 'language_model'}
-# What a Swin resizes when it loads weights, and an optimizer does not.
+# Parameters that a Swin resizes when it loads weights, which an optimizer does not.
 _RESIZED = ('relative_position_bias_table', 'absolute_pos_embed')
-# By which optimizers are told apart.
+# Options by which optimizers are distinguished.
 _KINDS = ('betas', 'momentum')
 
 
 def check_tested(checkpoint: Mapping[str, Any], model: nn.Module, config: Mapping) -> None:
-    """Checks that a checkpoint has the heads of a detector or segmentor to be tested.
+    """Checks that a checkpoint has the heads of the detector or segmentor to be tested.
 
-    mmengine leaves a layer of another size as it was initialized, and warns: the test then scores
+    mmengine leaves a layer of another size as initialized and logs a warning. The test then scores
     near 0.
 
     Args:
-        checkpoint: What was read.
+        checkpoint: The content of the file.
         model: The model.
-        config: That it was built from.
+        config: The config of the model.
 
     Raises:
-        CheckpointError: A layer outside the backbone has another size, or a head is not there.
+        CheckpointError: A layer outside the backbone has another size, or a head is missing.
     """
     weights, model = _weights(checkpoint), unwrapped(model)
     if weights is None:
@@ -49,8 +49,8 @@ def check_tested(checkpoint: Mapping[str, Any], model: nn.Module, config: Mappin
     absent = [part for part in _heads(counts) if not _has(weights, model, part)]
     if absent:
         raise CheckpointError(
-            f'the checkpoint has no weights of {", ".join(absent)}: it is of another model, or of '
-            'a backbone alone, which goes to model.backbone.init_cfg and is to be trained'
+            f'the checkpoint has no weights of {", ".join(absent)}: it is of another model, or '
+            'only of a backbone. Load a backbone with model.backbone.init_cfg, and train the model'
         )
 
 
@@ -58,12 +58,12 @@ def check_resumable(content: Any, name: str, optimizer: bool = True) -> None:
     """Checks that a file is a training checkpoint of mmengine's.
 
     Args:
-        content: What was read.
-        name: The file's.
-        optimizer: Whether it needs an optimizer's state.
+        content: The content of the file.
+        name: The file's name.
+        optimizer: Whether an optimizer's state is needed.
 
     Raises:
-        CheckpointError: It is not; the message lists what it lacks.
+        CheckpointError: It is not one; the message lists what is missing.
     """
     whole = content if isinstance(content, Mapping) else {}
     meta = whole.get('meta')
@@ -73,7 +73,7 @@ def check_resumable(content: Any, name: str, optimizer: bool = True) -> None:
     lacks += [key for key in needed if key not in whole]
     if not lacks:
         return
-    kind = 'it holds weights alone' if 'optimizer' not in whole else 'another program wrote it'
+    kind = 'it contains only weights' if 'optimizer' not in whole else 'another program wrote it'
     if 'mmcv_version' in meta or 'mmdet_version' in meta or 'mmseg_version' in meta:
         kind = "it is of mmcv's Runner, which MMDetection 2 and MMSegmentation 0 had"
     raise CheckpointError(
@@ -83,14 +83,14 @@ def check_resumable(content: Any, name: str, optimizer: bool = True) -> None:
 
 
 def check_resumed(checkpoint: Mapping[str, Any], runner: Any) -> None:
-    """Checks that a training checkpoint is of the run's model and optimizer.
+    """Checks that a training checkpoint fits the run's model and optimizer.
 
     Args:
-        checkpoint: What was read.
-        runner: Whose model and optimizer were built.
+        checkpoint: The content of the file.
+        runner: A Runner that has built its model and optimizer.
 
     Raises:
-        CheckpointError: It is of others, or no training checkpoint.
+        CheckpointError: It does not fit, or is no training checkpoint.
     """
     name = str(runner._load_from or runner._resume)
     if 'state_dict' in checkpoint or 'meta' not in checkpoint:
@@ -113,13 +113,13 @@ def check_resumed(checkpoint: Mapping[str, Any], runner: Any) -> None:
 
 
 def saves_optimizer(runner: Any) -> bool:
-    """Whether a run's own checkpoints hold the optimizer's state."""
+    """Whether a run's checkpoints contain the optimizer's state."""
     hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
     return all(hook.save_optimizer for hook in hooks)
 
 
 def _weights(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The weights by name, as mmengine takes them; None where there are none."""
+    """The weights by name, as mmengine finds them; None if there are none."""
     weights = checkpoint.get('state_dict', checkpoint)
     if not isinstance(weights, Mapping):
         return None
@@ -129,12 +129,12 @@ def _weights(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
 def _other_sizes(
     weights: Mapping[str, Any], model: nn.Module, resized: bool = False
 ) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """The shapes, in the file and in the model, of what has another one outside the backbone.
+    """The shapes in file and model of weights outside the backbone whose shapes differ.
 
     Args:
-        weights: Of the file.
+        weights: The file's weights.
         model: The model.
-        resized: Whether what is resized within the backbone counts as well.
+        resized: Whether to include weights that the backbone resizes.
     """
     if _is_sharded(model):
         return {}
@@ -149,7 +149,7 @@ def _other_sizes(
 
 
 def _is_sharded(model: nn.Module) -> bool:
-    """Whether the sizes of a model's parameters are those of a part of them."""
+    """Whether the model is FSDP's, whose parameters have other shapes."""
     return any('FullySharded' in type(module).__name__ for module in model.modules())
 
 
@@ -164,7 +164,7 @@ def _classes(
     sizes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
     counts: list[Count],
 ) -> str:
-    """A line on the numbers of classes, where they are what is different."""
+    """A line on the numbers of classes, if they explain the difference."""
     for count in counts:
         part = _part(count)
         for key, (was, has) in sizes.items():
@@ -181,7 +181,7 @@ def _classes(
 
 
 def _number_of_classes(was: tuple[int, ...], has: tuple[int, ...], number: int) -> int | None:
-    """The number of classes that explains a layer's size in the file, given that of the model's."""
+    """The number of classes that explains a layer's size in the file; None if none does."""
     if not was or not has or was[1:] != has[1:]:
         return None
     for beside in (1, 0):
@@ -192,19 +192,19 @@ def _number_of_classes(was: tuple[int, ...], has: tuple[int, ...], number: int) 
 
 
 def _heads(counts: list[Count]) -> list[str]:
-    """The parts that have classes and are needed for a test, by the modules' names."""
+    """The names of the modules that have classes and are needed for a test."""
     parts = [_part(count) for count in counts if not count.weights]
     needed = [part for part in parts if 'loss' not in part and 'auxiliary_head' not in part]
     return list(dict.fromkeys(needed))
 
 
 def _part(count: Count) -> str:
-    """The name of the module that has a number of classes."""
+    """The name of the module of a count."""
     return count.option.rpartition('.')[0].removeprefix('model.').removeprefix('module.')
 
 
 def _has(weights: Mapping[str, Any], model: nn.Module, part: str) -> bool:
-    """Whether a file has anything of a part; true of a part that has no weights."""
+    """Whether a file has a weight of a part; True for a part without weights."""
     own = any(
         f'{name}.'.startswith(f'{part}.') and next(module.parameters(False), None) is not None
         for name, module in named_parts(model)
@@ -213,7 +213,7 @@ def _has(weights: Mapping[str, Any], model: nn.Module, part: str) -> bool:
 
 
 def _other_optimizer(saved: Any, wrapper: Any) -> Iterator[str]:
-    """How an optimizer differs from the one whose state was saved."""
+    """The differences between the run's optimizer and the saved one."""
     optimizer = getattr(wrapper, 'optimizer', None)
     groups = saved.get('param_groups') if isinstance(saved, Mapping) else None
     if optimizer is None or not groups:
@@ -227,6 +227,6 @@ def _other_optimizer(saved: Any, wrapper: Any) -> Iterator[str]:
     if sizes[0] != sizes[1]:
         yield (
             f'its optimizer has {sum(sizes[0])} parameters in {len(sizes[0])} groups, this run '
-            f'{sum(sizes[1])} in {len(sizes[1])}: the model, what is frozen, '
+            f'{sum(sizes[1])} in {len(sizes[1])}: check the model, its frozen parts, '
             'optim_wrapper.paramwise_cfg or optim_wrapper.constructor'
         )

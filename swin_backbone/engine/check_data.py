@@ -1,8 +1,8 @@
-"""Says at once, and all together, which data a config names that is not there.
+"""Reports all missing data of a config at once, before anything is built.
 
-Left to themselves the frameworks find out one by one and late: a missing annotation file when its
-dataset is built, a missing folder of images when the first batch is loaded, after weights have been
-downloaded; and they name the path, but not the option or the variable that sets it.
+The frameworks report them one by one and late: a missing annotation file when its data set is
+built, a missing image folder when the first batch is loaded, after weights were downloaded. They
+name the path, but not the option or environment variable that sets it.
 """
 
 from __future__ import annotations
@@ -15,82 +15,81 @@ from typing import Any
 from mmengine.registry import RUNNERS
 from torch import nn
 
-from .compare_classes import explained_emptiness
+from .check_classes import explained_emptiness
 from .runner import AnyDeviceRunner
 
-# What each of a Runner's methods reads, in the config's own words.
+# The phases whose data each method of a Runner reads.
 PHASES = {'train': ('train', 'val'), 'val': ('val',), 'test': ('test',)}
-# Compares classes once the data sets are built.
 CLASS_CHECK = 'swin_backbone.engine.check_classes.ClassCheckHook'
-_ARunner: Any = object  # which has a Runner's attributes where it is mixed in
+_ARunner: Any = object  # the mix-in uses a Runner's attributes
 
 
 class ChecksData(_ARunner):
-    """The part that is common to Runners of both kinds; a mix-in."""
+    """Mix-in for Runners: checks paths and classes of the data before a run."""
 
     cfg: Any
     _val_loop: Any
 
     @classmethod
     def from_cfg(cls, cfg: Mapping[str, Any]) -> Any:
-        """Checks, before anything is built, that there are data for any method; then as mmengine.
+        """As mmengine's, after checking that the data of at least one method exist.
 
-        Which method will be called is not known yet: the data that it needs are checked by it.
+        Which method will be called is not known yet. The method checks the data that it needs.
         """
         check_any_data(cfg)
         return super().from_cfg(cfg)
 
     def register_default_hooks(self, hooks: dict | None = None) -> None:
-        """As mmengine's, and a check of classes, which ``classes=None`` leaves out."""
+        """As mmengine's, with a check of classes, which ``classes=None`` turns off."""
         hooks = {'classes': dict(type=CLASS_CHECK), **(hooks or {})}
         if hooks['classes'] is None:
             del hooks['classes']
         super().register_default_hooks(hooks)
 
     def build_train_loop(self, loop: Any) -> Any:
-        """As mmengine's, and says why there are no images to train on."""
+        """As mmengine's; explains an empty data set."""
         with explained_emptiness(self.cfg, 'train'):
             return super().build_train_loop(loop)
 
     def build_val_loop(self, loop: Any) -> Any:
-        """As mmengine's, and says why there are no images to validate on."""
+        """As mmengine's; explains an empty data set."""
         with explained_emptiness(self.cfg, 'val'):
             return super().build_val_loop(loop)
 
     def build_test_loop(self, loop: Any) -> Any:
-        """As mmengine's, and says why there are no images to test on."""
+        """As mmengine's; explains an empty data set."""
         with explained_emptiness(self.cfg, 'test'):
             return super().build_test_loop(loop)
 
     def train(self) -> nn.Module:
-        """Checks the data of training and validation, and trains."""
+        """Checks the data of training and validation, then trains."""
         check_data(self.cfg, *(['train'] if self._val_loop is None else ['train', 'val']))
         return super().train()
 
     def val(self) -> dict:
-        """Checks the data of validation, and validates."""
+        """Checks the data of validation, then validates."""
         check_data(self.cfg, 'val')
         return super().val()
 
     def test(self) -> dict:
-        """Checks the data of the test, and tests."""
+        """Checks the data of the test, then tests."""
         check_data(self.cfg, 'test')
         return super().test()
 
 
 @RUNNERS.register_module()
 class DataCheckingRunner(ChecksData, AnyDeviceRunner):
-    """A Runner for any device that checks its data first, and then is mmengine's.
+    """mmengine's Runner on any device, with checks of the data before a run.
 
-    A config asks for it with ``runner_type='swin_backbone.engine.check_data.DataCheckingRunner'``.
+    A config selects it with ``runner_type='swin_backbone.engine.check_data.DataCheckingRunner'``.
     """
 
 
 def check_any_data(cfg: Mapping[str, Any]) -> None:
-    """Checks that the data of training, of validation or of the test are there.
+    """Checks that the data of training, of validation or of the test exist.
 
     Raises:
-        FileNotFoundError: A part of each of them is not there, as :func:`check_data` says.
+        FileNotFoundError: Each of them is incomplete; the message is that of :func:`check_data`.
     """
     used = [name for name in PHASES if cfg.get(f'{name}_dataloader') is not None]
     if used and all(_missing_in(cfg, PHASES[name]) for name in used):
@@ -101,15 +100,15 @@ def check_data(cfg: Mapping[str, Any], *phases: str) -> None:
     """Checks the folders and annotation files of a config's data loaders and evaluators.
 
     Args:
-        cfg: The config. What does not lie in the file system (URLs, ``backend_args``) is passed
-            over, and so are data loaders that are built already. Its ``data_roots`` are the
-            folders that environment variables name, by the variables.
-        phases: Which of ``'train'``, ``'val'`` and ``'test'``.
+        cfg: The config. Paths outside the file system (URLs, ``backend_args``) and data loaders
+            that are already built are ignored. ``data_roots`` maps environment variables to the
+            folders that they set.
+        phases: Any of ``'train'``, ``'val'`` and ``'test'``.
 
     Raises:
-        FileNotFoundError: Lists each path that is not there, the option that sets it, and the
-            environment variable that it comes from.
-        ImportError: A pipeline has InstaBoost, which comes with an extra that is not installed.
+        FileNotFoundError: Lists each missing path, the option that sets it, and the environment
+            variable that it comes from.
+        ImportError: A pipeline uses InstaBoost, and its extra is not installed.
     """
     _check_instaboost([cfg.get(f'{phase}_dataloader') for phase in phases])
     if missing := _missing_in(cfg, phases):
@@ -149,13 +148,13 @@ def _check_instaboost(node: Any) -> None:
                 "this config's training data is augmented by InstaBoost, which is not installed: "
                 "pip install 'swin_backbone[instaboost]' (if that fails to build: pip install "
                 'cython, then again with --no-build-isolation); our HTC++ configs train without it '
-                'where SWIN_INSTABOOST=off is in the environment'
+                'with SWIN_INSTABOOST=off in the environment'
             )
         _check_instaboost(list(node.values()))
 
 
 def _missing(node: Any, name: str) -> Iterator[tuple[str, str]]:
-    """The options below a part of a config whose paths are not there, and those paths."""
+    """The options in a part of a config whose paths are missing, with the paths."""
     if isinstance(node, list | tuple):
         for i, child in enumerate(node):
             yield from _missing(child, f'{name}.{i}')

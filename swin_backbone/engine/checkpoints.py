@@ -15,13 +15,13 @@ from mmengine.registry import HOOKS
 from ..errors import CheckpointError
 from ..files import write
 from ..weights import torch_files
-from ..weights.rank_files import PLAIN_WEIGHTS, file_in, is_rank_folder, missing_rank
+from ..weights.distributed_checkpoints import PLAIN_WEIGHTS, file_in, is_rank_folder, missing_rank
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, a file or a folder of one file a rank; None if it is whole.
+    """The damage of a checkpoint, a file or a folder with one file per rank; None if intact.
 
-    Reads all of it, and compares the checksums that torch wrote.
+    Reads all of it and compares the checksums that torch wrote.
     """
     files = sorted(path.rglob('*.p*t*')) if path.is_dir() else [path]
     if not files:
@@ -39,7 +39,7 @@ def damage(path: Path) -> str | None:
 
 
 def read_meta(path: Path) -> dict:
-    """The ``meta`` of a checkpoint: epoch, iteration and seed; {} of one that has none."""
+    """The ``meta`` of a checkpoint (epoch, iteration, seed); {} if it has none."""
     file = file_in(path) if path.is_dir() else path
     if file is None:
         return {}
@@ -49,16 +49,15 @@ def read_meta(path: Path) -> dict:
 
 
 def read_mapped(file: Path) -> Any:
-    """The content of a file that torch wrote, its tensors left on the disk where that can be."""
+    """The content of a file that torch wrote, with memory-mapped tensors if possible."""
     return torch_files.load(file, map_location='cpu', mmap=True)
 
 
 def last_whole(work_dir: str | Path) -> Path | None:
-    """The newest checkpoint of a run that is whole and can be resumed; warns of damaged ones.
+    """The newest intact checkpoint of a run that can be resumed; warns of damaged ones.
 
     Raises:
-        CheckpointError: A whole one holds what torch does not unpickle: starting anew in its place
-            would lose the run.
+        CheckpointError: An intact checkpoint cannot be unpickled. Starting over would lose the run.
     """
     for path in _newest_first(Path(work_dir)):
         problem = damage(path)
@@ -66,10 +65,10 @@ def last_whole(work_dir: str | Path) -> Path | None:
             try:
                 if read_meta(path):
                     return path
-                continue  # weights alone, as the best checkpoint's
-            except Exception as error:  # whatever unpickling may raise
+                continue  # weights only, as in the best checkpoint
+            except Exception as error:  # unpickling may raise anything
                 raise CheckpointError(
-                    f'{path} is whole, but cannot be read to resume from it: {error}'
+                    f'{path} is intact, but cannot be read to resume from it: {error}'
                 ) from error
         print_log(
             f'Not resuming from {path}: it is damaged ({problem})',
@@ -90,10 +89,10 @@ def _newest_first(work_dir: Path) -> list[Path]:
 
 @HOOKS.register_module()
 class WholeCheckpointHook(CheckpointHook):
-    """mmengine's ``CheckpointHook``, with at least one whole checkpoint at every moment.
+    """mmengine's ``CheckpointHook``, with at least one intact checkpoint at any time.
 
-    It removes outdated checkpoints after the new one is in place, not before, and replaces the
-    record ``last_checkpoint`` in one step. The Runner sees to the checkpoint itself.
+    It removes outdated checkpoints after the new one is written, not before, and replaces the file
+    ``last_checkpoint`` atomically. The Runner writes the checkpoint itself.
     """
 
     file_backend: Any
@@ -121,7 +120,7 @@ class WholeCheckpointHook(CheckpointHook):
             self._remove(path)
 
     def _outdated(self, runner: Any, step: int) -> list[str]:
-        """Enters a step among those to keep; the paths of what has to make room for it."""
+        """Adds a step to the checkpoints to keep; returns the paths of those to remove."""
         if self.max_keep_ckpts <= 0 or step in self.keep_ckpt_ids:
             return []
         steps = [*self.keep_ckpt_ids, step]
@@ -154,7 +153,7 @@ class WholeCheckpointHook(CheckpointHook):
 
 
 class _RemovesLater:
-    """A file backend that keeps a list of what to remove."""
+    """A file backend that records removals instead of doing them."""
 
     def __init__(self, backend: Any) -> None:
         self.backend = backend

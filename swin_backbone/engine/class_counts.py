@@ -1,8 +1,8 @@
-"""How many classes the parts of a model are for, and which options of its config say so.
+"""The numbers of classes in a model, and the config options that set them.
 
-The number stands in several places of a recipe, and the frameworks do not compare them. mmdet's
+A recipe sets the number in several places, and the frameworks do not compare them. mmdet's
 ``NumClassCheckHook`` compares the attribute ``num_classes`` of every module, which is wrong for
-panoptic heads, class-agnostic mask heads and semantic branches, and names no option.
+panoptic heads, class-agnostic mask heads and semantic branches, and it names no option.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
-# Segments that wrappers put into the middle of a module's name.
+# Segments that wrappers insert into a module's name.
 _WRAPPERS = {
     *('_fsdp_wrapped_module', '_checkpoint_wrapped_module', '_forward_module', '_orig_mod'),
 }
-# Parts whose numbers are of something else: proposals, or identities of persons.
+# Parts that count something else: proposals, or identities of persons.
 _OTHERS = {'backbone', 'neck', 'rpn_head', 'reid', 'tracker'}
-# What an option is called where a module has another name.
+# Options whose name differs from the module's.
 _ALIASES = {
-    **{'student': 'detector', 'teacher': 'detector'},  # of semi-supervised detectors
+    **{'student': 'detector', 'teacher': 'detector'},  # semi-supervised detectors
     **{'bbox_head': 'rpn_head', 'loss_module': 'loss'},
 }
 _OF_PIXELS = {'decode_head', 'auxiliary_head'}
@@ -33,9 +33,9 @@ class Classes:
     """The classes of a data set.
 
     Attributes:
-        names: All of them.
-        things: The number of things among them in panoptic data; else None.
-        stuff: The number of the others in panoptic data; else None.
+        names: The names of all classes.
+        things: The number of thing classes of panoptic data; else None.
+        stuff: The number of stuff classes of panoptic data; else None.
     """
 
     names: tuple[str, ...]
@@ -50,13 +50,14 @@ class Count:
     Attributes:
         option: The option of the config that sets it, dotted.
         value: The number, or the number of values that the option lists.
-        of: What is counted: ``'classes'``; ``'objects'``, of panoptic data the things alone;
-            ``'stuff'``; or ``'labels'`` of a semantic branch, for which a data set has no names.
-        beside: What may come on top of the classes: 1 for background or "no object".
-        weights: The values of an option that lists one for each class; else ().
-        at_most: Whether a smaller number is right, too.
-        one_channel: Whether 1 is right for two classes.
-        ignored: The label of pixels that a head of pixels leaves out; None of other heads.
+        of: What is counted: ``'classes'``; ``'objects'``, which are only the things of panoptic
+            data; ``'stuff'``; or ``'labels'`` of a semantic branch, for which a data set has no
+            names.
+        beside: Allowed additions to the classes: 1 for background or "no object".
+        weights: The values of an option with one value per class; else ().
+        at_most: Whether a smaller number is allowed.
+        one_channel: Whether 1 is allowed for two classes.
+        ignored: The label that a segmentation head ignores; None for other heads.
     """
 
     option: str
@@ -69,7 +70,7 @@ class Count:
     ignored: int | None = None
 
     def wanted(self, classes: Classes) -> int | None:
-        """The number that these classes need; None where the number is right."""
+        """The number that these classes need; None if the number is right."""
         if self.of == 'labels':
             return None
         number = len(classes.names)
@@ -86,7 +87,7 @@ class Count:
 
 
 def unwrapped(model: Any) -> Any:
-    """The model inside a distributed wrapper, or inside a model for test-time augmentation."""
+    """The model inside a distributed wrapper or a model for test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
@@ -95,15 +96,14 @@ def unwrapped(model: Any) -> Any:
 def counts_of(model: nn.Module, settings: Mapping[str, Any] | None = None) -> list[Count]:
     """The numbers of classes in a model, in the order of its modules.
 
-    A number that a part takes over from another part is left out, because no option sets it.
+    A number that a part copies from another part is left out, because no option sets it.
 
     Args:
         model: A detector, segmentor or classifier.
-        settings: The config that it was built from; without its ``model`` options are called as
-            the modules are.
+        settings: The config of the model; without ``model`` in it, options are named after modules.
     """
     model = unwrapped(model)
-    # Of open vocabularies classes are words, and numbers those of a text's tokens.
+    # With open vocabularies, classes are words, and the numbers are those of a text's tokens.
     if hasattr(model, 'language_model') or hasattr(model, 'text_encoder'):
         return []
     found: dict[str, tuple[Count, bool]] = {}
@@ -122,7 +122,7 @@ def counts_of(model: nn.Module, settings: Mapping[str, Any] | None = None) -> li
 
 
 def named_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """A model's modules by name, without the segments that wrappers inside it add."""
+    """A model's modules by name, without the segments that wrappers insert."""
     seen = set()
     for name, module in model.named_modules():
         name = '.'.join(part for part in name.split('.') if part not in _WRAPPERS)
@@ -133,11 +133,11 @@ def named_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a module's settings are.
+    """The place of a module's settings in the config.
 
     Attributes:
-        option: The option that holds them.
-        node: The settings; {} where they are unknown.
+        option: The option that holds the settings.
+        node: The settings; {} if they are unknown.
         known: Whether there is a config.
     """
 
@@ -147,15 +147,17 @@ class _Place:
 
 
 def _place(settings: Mapping[str, Any], parts: Sequence[str]) -> _Place | None:
-    """The settings of a module; None if the config has none for it."""
+    """The place of a module's settings; None if the config has none."""
     node: Any = settings.get('model')
     if not isinstance(node, Mapping):
         return _Place('.'.join(['model', *parts]), {}, known=False)
     option = 'model'
-    if isinstance(node.get('module'), Mapping):  # of a model for several views
+    if isinstance(node.get('module'), Mapping):  # test-time augmentation
         node, option = node['module'], 'model.module'
     if parts == ['data_preprocessor'] and settings.get('data_preprocessor'):
-        return _Place('data_preprocessor', settings['data_preprocessor'])  # a Runner hands it on
+        return _Place(
+            'data_preprocessor', settings['data_preprocessor']
+        )  # a Runner passes it to the model
     for part in parts:
         if isinstance(node, Mapping):
             key = part if part in node else _ALIASES.get(part, part)
@@ -172,7 +174,7 @@ def _place(settings: Mapping[str, Any], parts: Sequence[str]) -> _Place | None:
 
 
 def _holds(option: str, other: str) -> bool:
-    """Whether an option is of a part that contains another option's part, losses apart."""
+    """Whether an option's part contains another option's part, except for losses."""
     owner, _, _ = option.rpartition('.')
     inner, _, _ = other.rpartition('.')
     rest = inner.removeprefix(f'{owner}.')
@@ -180,9 +182,9 @@ def _holds(option: str, other: str) -> bool:
 
 
 def _counts(module: nn.Module, place: _Place) -> Iterator[Count]:
-    """The numbers of one module, and of the class weights of its losses."""
+    """The numbers of one module and of the class weights of its losses."""
     if _is_segmenting(place):
-        if not hasattr(module, 'boundary_threshold'):  # STDCHead's two classes are edge and none
+        if not hasattr(module, 'boundary_threshold'):  # STDCHead's classes are edge and no edge
             yield from _of_segmentor(module, place)
         return
     things: Any = getattr(module, 'num_things_classes', None)
@@ -215,12 +217,12 @@ def _of_segmentor(module: nn.Module, place: _Place) -> Iterator[Count]:
     option, ignored = f'{place.option}.num_classes', _ignored(module)
     yield Count(option, number, one_channel=single, ignored=ignored)
     if not single:
-        masks = hasattr(module, 'cls_embed')  # MaskFormer's heads have "no object" as well
+        masks = hasattr(module, 'cls_embed')  # MaskFormer's heads also have "no object"
         yield from _weights(module, place, 'classes', (int(masks),))
 
 
 def _weights(head: nn.Module, place: _Place, of: str, beside: tuple[int, ...]) -> Iterator[Count]:
-    """The numbers of class weights of a head's losses."""
+    """The lengths of the class weights of a head's losses."""
     for name, loss in head.named_modules():
         weights: Any = getattr(loss, 'class_weight', None)
         if not name.startswith('loss') or not hasattr(weights, '__len__'):
@@ -229,7 +231,7 @@ def _weights(head: nn.Module, place: _Place, of: str, beside: tuple[int, ...]) -
         if inner is None and place.known:
             continue
         option = inner.option.removeprefix('model.') if inner else name
-        # A head may make a list of one weight.
+        # A head may turn one weight into a list.
         if inner and not isinstance(inner.node.get('class_weight'), Sequence):
             continue
         option = f'{place.option}.{option}.class_weight'
@@ -238,7 +240,7 @@ def _weights(head: nn.Module, place: _Place, of: str, beside: tuple[int, ...]) -
 
 
 def _beside(head: Any, number: int) -> tuple[int, ...]:
-    """What a detector's or classifier's head predicts beside its classes."""
+    """The number of outputs of a detector's or classifier's head in addition to its classes."""
     if hasattr(head, 'cls_out_channels'):
         return (head.cls_out_channels - number,)
     if hasattr(head, 'fc_cls'):
@@ -247,13 +249,13 @@ def _beside(head: Any, number: int) -> tuple[int, ...]:
 
 
 def _whole(holder: Any, name: str) -> int | None:
-    """A number of classes, if there is one."""
+    """The positive integer of this name; None if there is none."""
     value = holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
     return value if isinstance(value, int) and value > 0 else None
 
 
 def _ignored(head: nn.Module) -> int:
-    """The label that a head of pixels leaves out."""
+    """The label that a segmentation head ignores."""
     for holder in (head, getattr(head, 'criterion', None)):
         if isinstance(label := getattr(holder, 'ignore_index', None), int):
             return label

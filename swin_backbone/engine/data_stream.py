@@ -1,8 +1,8 @@
-"""Training data, and the randomness of training, as functions of the seed and the iteration.
+"""Training data and randomness as functions of the seed and the iteration.
 
-Ordinarily the draws of an augmentation or of drop path depend on all draws before them, so a run
-that is resumed goes other ways than one that was not interrupted, and skipping what was trained on
-means loading all of it. Here each iteration and each sample has a seed of its own.
+Otherwise the random numbers of augmentations and drop path depend on all earlier ones: a resumed
+run then differs from an uninterrupted one, and skipping samples means loading them. Here each
+iteration and each sample has its own seed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
-# The first word of a seed's key: what is drawn for the data is not drawn again for the model.
+# The first word of a seed's key, so that data and model draw different numbers.
 DATA, MODEL = 0, 1
 
 
 def seed_generators(*key: int) -> None:
-    """Seeds torch's, numpy's and Python's generators from non-negative integers."""
+    """Seeds the generators of torch, NumPy and Python from non-negative integers."""
     words = np.random.SeedSequence(key).generate_state(3, np.uint32).tolist()
     torch.manual_seed(words[0])
     np.random.seed(words[1])
@@ -37,31 +37,31 @@ class SeededIterationsHook(Hook):
     priority = 'HIGHEST'
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Seeds them."""
+        """Seeds the generators."""
         seed_generators(MODEL, runner.seed, get_rank(), runner.iter)
 
 
 class SeededIndex(int):
-    """A sample's index that knows its place in the run: the batch, and the place in the batch."""
+    """A sample's index with its place in the run: the batch, and the position in the batch."""
 
     place: tuple[int, int]
 
     def __new__(cls, index: int, place: tuple[int, int]) -> SeededIndex:
-        """An index at a place."""
+        """Creates an index at a place."""
         self = super().__new__(cls, index)
         self.place = place
         return self
 
     def __getnewargs__(self) -> tuple[Any, ...]:
-        """What it is made from again in a worker process."""
+        """The arguments with which a worker process recreates it."""
         return int(self), self.place
 
 
 @DATASETS.register_module()
 class SeededSamples(Dataset):
-    """A dataset whose augmentations depend on seed, rank and place in the run alone.
+    """A dataset whose augmentations depend only on seed, rank and place in the run.
 
-    All other attributes are those of the dataset within.
+    All other attributes are those of the inner dataset.
 
     Args:
         dataset: A dataset or its config.
@@ -74,7 +74,7 @@ class SeededSamples(Dataset):
         self.__dict__.update(dataset=dataset, seed=seed, rank=get_rank())
 
     def __getitem__(self, index: int) -> Any:
-        """The sample, its augmentation seeded if the index knows its place."""
+        """The sample, with seeded augmentation if the index has a place."""
         if isinstance(index, SeededIndex):
             seed_generators(DATA, self.seed, self.rank, *index.place)
         return self.dataset[int(index)]
@@ -84,17 +84,17 @@ class SeededSamples(Dataset):
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        """The dataset's own; without it while it is being unpickled."""
+        """The inner dataset's attribute; none exists yet during unpickling."""
         if name.startswith('__') or name == 'dataset':
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Sets the dataset's own: hooks switch pipelines this way."""
+        """Sets the inner dataset's attribute, as hooks that switch pipelines do."""
         setattr(self.dataset, name, value)
 
     def __reduce__(self) -> tuple:
-        """Whole, for worker processes that are spawned."""
+        """Pickles it with its attributes, for spawned worker processes."""
         return _restored, (self.dataset, self.seed, self.rank)
 
 
@@ -106,16 +106,16 @@ def _restored(dataset: Dataset, seed: int, rank: int) -> SeededSamples:
 
 @DATA_SAMPLERS.register_module()
 class ResumableBatches:
-    """Batches of indices that know their place, from any place on.
+    """Batches of indices with their places in the run, starting at any place.
 
     Args:
-        sampler: Yields indices.
-        batch_size: Samples in a batch.
+        sampler: The sampler of indices.
+        batch_size: Samples per batch.
         batches: Config of the batch sampler; None for torch's.
-        drop_last: Whether to leave out an incomplete last batch.
-        position: Batches of the run that were trained on already.
-        skip: How many of them come before the place in the sampler's first pass; where passes end
-            before that, the next ones are shuffled as the next epochs are.
+        drop_last: Whether to drop an incomplete last batch.
+        position: Batches of the run that were already trained on.
+        skip: Batches to skip, counted from the sampler's first pass. If a pass has fewer, the next
+            pass is shuffled as the next epoch is.
     """
 
     def __init__(
@@ -136,13 +136,13 @@ class ResumableBatches:
             self.batches = DATA_SAMPLERS.build(dict(batches), default_args=default)
 
     def __iter__(self) -> Iterator[list[SeededIndex]]:
-        """One pass of the sampler, the first without what was trained on."""
+        """One pass of the sampler; the first pass skips the batches that were trained on."""
         for batch in self._unseen():
             place, self.position = self.position, self.position + 1
             yield [SeededIndex(index, (place, i)) for i, index in enumerate(batch)]
 
     def __len__(self) -> int:
-        """Batches in a pass."""
+        """Batches per pass."""
         return len(self.batches)
 
     def _unseen(self) -> Iterator[list[int]]:
@@ -161,7 +161,7 @@ class ResumableBatches:
 
 
 def resumable(loader: Any, seed: int, position: int = 0, skip: int = 0) -> Any:
-    """A data loader's config with the above in it; a loader that is built already as it is."""
+    """A data loader's config with the classes above; a built loader is returned unchanged."""
     if not isinstance(loader, Mapping) or not isinstance(loader.get('sampler'), Mapping):
         return loader
     loader = dict(loader)
@@ -180,7 +180,7 @@ def resumable(loader: Any, seed: int, position: int = 0, skip: int = 0) -> Any:
 
 
 class Advanced:
-    """An iterator that is where a caller who skips ``skip`` items believes it will be."""
+    """An iterator for callers that skip ``skip`` items, which were already skipped."""
 
     def __init__(self, iterator: Iterator, skip: int) -> None:
         self.iterator, self.skip = iterator, skip
@@ -190,12 +190,12 @@ class Advanced:
         return self
 
     def __next__(self) -> Any:
-        """None in place of each skipped item, then the iterator's."""
+        """None for each skipped item, then the iterator's items."""
         if self.skip > 0:
             self.skip -= 1
             return None
         return next(self.iterator)
 
     def skip_iter(self, number: int) -> None:
-        """Skips a number of items at once, as OneDL's mmengine does."""
+        """Skips several items at once, as OneDL's mmengine does."""
         self.skip = max(self.skip - number, 0)

@@ -1,6 +1,6 @@
-"""DeepSpeed's ZeRO through mmengine: any recipe as it is, and processes without an accelerator.
+"""DeepSpeed's ZeRO through mmengine, for unchanged recipes and for CPUs.
 
-``configs/_base_/runtime/deepspeed_zero2.py`` and ``deepspeed_zero3.py`` have it in its place.
+``configs/_base_/runtime/deepspeed_zero2.py`` and ``deepspeed_zero3.py`` use it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from mmengine.registry import OPTIM_WRAPPERS, STRATEGIES
 from torch import Tensor, nn
 
 from ..errors import ArgumentError
-from ..weights.rank_files import PLAIN_WEIGHTS
+from ..patches import use_gloo_in_deepspeed
+from ..weights.distributed_checkpoints import PLAIN_WEIGHTS
 
-# What DeepSpeed has settings of its own for.
+# Options of an optimizer wrapper that DeepSpeed sets itself.
 _PRECISION = ('loss_scale', 'dtype', 'use_fsdp')
 
 
 @OPTIM_WRAPPERS.register_module()
 class SteppingDeepSpeedOptimWrapper(DeepSpeedOptimWrapper):
-    """mmengine's, whose steps record nothing for a backward pass.
+    """mmengine's wrapper with steps under ``no_grad``.
 
-    DeepSpeed 0.18 gathers parameters in place within them, which torch 2.13 refuses otherwise.
+    DeepSpeed 0.18 gathers parameters in place during a step, which torch 2.13 refuses otherwise.
     """
 
     @torch.no_grad()
@@ -39,12 +40,12 @@ class SteppingDeepSpeedOptimWrapper(DeepSpeedOptimWrapper):
 
 @STRATEGIES.register_module()
 class AnyDeviceDeepSpeedStrategy(DeepSpeedStrategy):
-    """mmengine's ``DeepSpeedStrategy``, for recipes as they are and on any device.
+    """mmengine's ``DeepSpeedStrategy``, for unchanged recipes and on any device.
 
-    - A recipe's ``optim_wrapper`` is taken whatever its type: ``clip_grad`` and
-      ``accumulative_counts`` become DeepSpeed's settings, and precision is the strategy's matter.
-    - The batch size that DeepSpeed asks for is the data loader's.
-    - Without an accelerator the processes talk by gloo.
+    - A recipe's ``optim_wrapper`` may have any type: ``clip_grad`` and ``accumulative_counts``
+      become DeepSpeed's settings; the strategy sets the precision.
+    - DeepSpeed's batch size is the data loader's.
+    - Without an accelerator, the processes communicate by gloo.
     """
 
     def _setup_distributed(
@@ -57,24 +58,23 @@ class AnyDeviceDeepSpeedStrategy(DeepSpeedStrategy):
 
         if 'timeout' in kwargs:
             kwargs['timeout'] = timedelta(seconds=kwargs['timeout'])
-        # It would compile an all-reduce of its own for CPUs, for a minute; gloo's does.
-        deepspeed.ops.__compatible_ops__['deepspeed_shm_comm'] = False
+        use_gloo_in_deepspeed()
         deepspeed.init_distributed(dist_backend='gloo', **kwargs)
 
     def build_optim_wrapper(
         self, optim_wrapper: Any, model: nn.Module | None = None
     ) -> BaseOptimWrapper:
-        """As mmengine's, from any optimizer wrapper's config.
+        """As mmengine's, from the config of any optimizer wrapper.
 
         Raises:
-            ArgumentError: It clips gradients by value, which DeepSpeed does not.
+            ArgumentError: It clips gradients by value or another norm, which DeepSpeed cannot.
         """
         if isinstance(optim_wrapper, dict):
             kept = {k: v for k, v in optim_wrapper.items() if k not in _PRECISION}
             clip = dict(kept.pop('clip_grad', None) or {})
             if clip.get('type', 'norm') != 'norm' or clip.get('norm_type', 2) != 2:
                 raise ArgumentError(
-                    f'optim_wrapper.clip_grad={clip}: DeepSpeed clips by the 2-norm alone, as '
+                    f'optim_wrapper.clip_grad={clip}: DeepSpeed clips only by the 2-norm, as '
                     'clip_grad=dict(max_norm=…) asks for'
                 )
             self.config.setdefault('gradient_clipping', float(clip.get('max_norm', 0.0)))
@@ -83,9 +83,9 @@ class AnyDeviceDeepSpeedStrategy(DeepSpeedStrategy):
         return super().build_optim_wrapper(optim_wrapper, model)
 
     def save_checkpoint(self, filename: str, *, save_optimizer: bool = True, **kwargs: Any) -> None:
-        """As mmengine's; with the float32 weights of the plain model in DeepSpeed's folder, too.
+        """As mmengine's, and saves the float32 weights of the plain model in the same folder.
 
-        Any loader of this package takes them from there, and reads nothing else in it.
+        This package's loaders read these weights and nothing else in the folder.
         """
         super().save_checkpoint(filename, save_optimizer=save_optimizer, **kwargs)
         if not save_optimizer:
@@ -102,12 +102,12 @@ class AnyDeviceDeepSpeedStrategy(DeepSpeedStrategy):
 
 
 def full_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a model whose parameters ZeRO shares, in float32 and on the CPU."""
+    """The full state dict of a ZeRO model, in float32 and on the CPU."""
     from deepspeed.utils import safe_get_full_fp32_param
 
     weights = {key: value.detach() for key, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
         full = safe_get_full_fp32_param(parameter)
-        if full is not None:  # frozen ones are shared by nobody
+        if full is not None:  # frozen parameters are not sharded
             weights[name] = full.detach()
     return {key: value.cpu() for key, value in weights.items()}

@@ -1,6 +1,6 @@
-"""Swin under ``FullyShardedDataParallel``: what is wrapped, saved, loaded and clipped.
+"""Swin under ``FullyShardedDataParallel``: wrapping, checkpoints and gradient clipping.
 
-``configs/_base_/runtime/fsdp.py`` has these in their places.
+``configs/_base_/runtime/fsdp.py`` uses it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.optim import Optimizer
 
 from ..layers import SwinBlock, SwinBlockV2
-from ..weights.rank_files import Rows, is_rank_folder, join, split
+from ..weights.distributed_checkpoints import SplitTensor, is_rank_folder, join, split
 
 
 @FUNCTIONS.register_module()
 def is_swin_block(module: nn.Module) -> bool:
-    """Whether a module is a Swin block, V1's or V2's: what activation checkpointing recomputes."""
+    """Whether a module is a Swin block (V1 or V2), which activation checkpointing recomputes."""
     return isinstance(module, SwinBlock | SwinBlockV2)
 
 
@@ -43,9 +43,9 @@ def wrap_swin_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) ->
     """FSDP's ``auto_wrap_policy``: each Swin block is gathered and freed on its own.
 
     Args:
-        module: The module in question.
-        recurse: Whether the question is if to look into it, rather than if to wrap it.
-        nonwrapped_numel: Number of its parameters that are not wrapped yet.
+        module: The module.
+        recurse: Whether FSDP asks to visit the module's children; else it asks to wrap the module.
+        nonwrapped_numel: The number of its parameters that are not wrapped yet.
     """
     return recurse or is_swin_block(module)
 
@@ -54,14 +54,14 @@ def wrap_swin_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) ->
 class AnyDeviceFSDPStrategy(FSDPStrategy):
     """mmengine's ``FSDPStrategy``, on any device, with shards that can be resumed.
 
-    - ``state_dict_cfg='local'``: each process saves its rows of every tensor, as plain ones
-      (:mod:`~swin_backbone.weights.rank_files`), and reads no more of them again. They can be
-      resumed by any number of processes, and load into the plain model. mmengine's own hold
+    - ``state_dict_cfg='local'``: each process saves its rows of every tensor as plain tensors
+      (:mod:`~swin_backbone.weights.distributed_checkpoints`), and reads only its rows. The files
+      resume with any number of processes and load into the plain model. mmengine's own contain
       ``ShardedTensor``, which ``torch.load(weights_only=True)`` refuses.
-    - ``clip_grad`` of the optimizer wrapper is by the norm of all processes' gradients together.
-    - Without an accelerator the processes talk by gloo.
+    - ``clip_grad`` of the optimizer wrapper uses the norm over all processes' gradients.
+    - Without an accelerator, the processes communicate by gloo.
 
-    With ``'full'`` one process saves all; checkpoints of either kind can be resumed with the other.
+    With ``'full'`` one process saves everything. Either kind of checkpoint resumes with the other.
     """
 
     model_wrapper: Any
@@ -92,7 +92,7 @@ class AnyDeviceFSDPStrategy(FSDPStrategy):
     def _wrap_model(self, model: nn.Module) -> nn.Module:
         wrapper = dict(self.model_wrapper or dict(type='MMFullyShardedDataParallel'))
         if self._sharded():
-            # With a mesh the shards are DTensors, which are made again without talking.
+            # With a mesh, the shards are DTensors, which are created without communication.
             wrapper.setdefault('device_mesh', init_device_mesh(get_device(), (self.world_size,)))
         if get_device() == 'cpu':
             wrapper['device_id'] = torch.device('cpu')
@@ -106,7 +106,7 @@ class AnyDeviceFSDPStrategy(FSDPStrategy):
         optim_wrapper: Optimizer | OptimWrapper | dict,
         model: nn.Module | None = None,
     ) -> BaseOptimWrapper:
-        """As mmengine's; gradients are clipped by the norm of all of them, not of a shard's."""
+        """As mmengine's; clips by the norm of all gradients, not of one shard's."""
         built = super().build_optim_wrapper(optim_wrapper, model)
         if not isinstance(model, FullyShardedDataParallel):
             return built
@@ -118,7 +118,7 @@ class AnyDeviceFSDPStrategy(FSDPStrategy):
     def save_checkpoint(
         self, filename: str, *, callback: Callable | None = None, **kwargs: Any
     ) -> None:
-        """As mmengine's; shards as plain tensors."""
+        """As mmengine's; saves shards as plain tensors."""
 
         def finish(content: dict) -> None:
             if callback is not None:
@@ -131,7 +131,7 @@ class AnyDeviceFSDPStrategy(FSDPStrategy):
     def load_checkpoint(
         self, filename: str, *, callback: Callable | None = None, **kwargs: Any
     ) -> dict:
-        """As mmengine's, from a file or a folder of shards; of those, a process's rows alone."""
+        """As mmengine's, from a file or a folder of shards, of which it reads only its rows."""
         if not self._sharded() or not is_rank_folder(filename):
             return SingleDeviceStrategy.load_checkpoint(self, filename, callback=callback, **kwargs)
         self.logger.info(f'Load checkpoint from {filename}')
@@ -141,9 +141,9 @@ class AnyDeviceFSDPStrategy(FSDPStrategy):
         self.load_model_state_dict(content.pop('state_dict'))
         return content
 
-    def _as_shard(self, rows: Rows) -> DTensor:
+    def _as_shard(self, rows: SplitTensor) -> DTensor:
         mesh = self.model_wrapper['device_mesh']
-        each = math.ceil(rows.shape[0] / self.world_size)  # as torch.chunk has it
+        each = math.ceil(rows.shape[0] / self.world_size)  # as in torch.chunk
         own = rows.read(each * self.rank, each).to(get_device())
         shape = torch.Size(rows.shape)
         stride = torch.empty(shape, device='meta').stride()
@@ -152,12 +152,12 @@ class AnyDeviceFSDPStrategy(FSDPStrategy):
         )
 
     def load_model_state_dict(self, state_dict: dict, **kwargs: Any) -> None:
-        """Loads weights: whole ones, or this process's shards of them."""
+        """Loads weights: full tensors, or this process's shards."""
         with self._state_dict_type_of(state_dict):
             super().load_model_state_dict(state_dict, **kwargs)
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
-        """Loads an optimizer's state; mmengine 0.10 has torch's arguments in an older order."""
+        """Loads an optimizer's state. mmengine 0.10 passes torch's arguments in an older order."""
         with self._state_dict_type_of(state_dict['state']):
             state = FullyShardedDataParallel.optim_state_dict_to_load(
                 model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=state_dict
@@ -166,7 +166,7 @@ class AnyDeviceFSDPStrategy(FSDPStrategy):
 
     @contextmanager
     def _state_dict_type_of(self, state: Mapping) -> Iterator[None]:
-        """Lets whole tensors be loaded where shards are saved."""
+        """Lets full tensors load where shards are saved."""
         if not self._sharded() or any(isinstance(v, DTensor) for v in _leaves(state)):
             yield
             return
@@ -177,22 +177,22 @@ class AnyDeviceFSDPStrategy(FSDPStrategy):
 def clip_shards(
     model: FullyShardedDataParallel, parameters: Any, max_norm: float, norm_type: float = 2.0
 ) -> Tensor:
-    """In place of ``torch.nn.utils.clip_grad_norm_``, which would take the norm of one shard.
+    """Replaces ``torch.nn.utils.clip_grad_norm_``, which would use the norm of one shard.
 
     Args:
-        model: Whose gradients to clip.
-        parameters: Those of them that this process has a part of; not looked at.
-        max_norm: The largest norm that is left as it is.
-        norm_type: Of the norm.
+        model: The model whose gradients to clip.
+        parameters: Unused; matches the signature of ``clip_grad_norm_``.
+        max_norm: The largest norm.
+        norm_type: The type of the norm.
 
     Returns:
-        The norm of the gradients of all parameters, of all processes together.
+        The norm of all gradients over all processes.
     """
     return model.clip_grad_norm_(max_norm, norm_type)
 
 
 def _local_rows(value: Any) -> tuple[Tensor, int, tuple[int, ...]] | None:
-    """What of a sharded tensor is here: rows, the first one's number, the shape of the whole."""
+    """This process's rows of a sharded tensor, the index of the first one and the full shape."""
     if not isinstance(value, DTensor):
         return None
     first = math.ceil(value.shape[0] / value.device_mesh.size()) * value.device_mesh.get_rank()

@@ -1,6 +1,6 @@
-"""Layer-wise learning-rate decay for Swin: the deeper a layer, the nearer its rate to the head's.
+"""Layer-wise learning-rate decay for Swin: deeper layers have higher rates.
 
-A config asks for it by a name that is also its import, whatever detector or segmentor it is for::
+A config of any detector, segmentor or classifier selects it by its import path::
 
     optim_wrapper = dict(
         constructor='swin_backbone.engine.layer_decay.SwinLayerDecayConstructor',
@@ -10,8 +10,7 @@ A config asks for it by a name that is also its import, whatever detector or seg
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from numbers import Real
 from typing import Any
 
@@ -22,37 +21,37 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
 from ..errors import ArgumentError
+from ..layers.numbering import layer_id
 
-# Position biases and scales, which are of more than one dimension, but no weights of a product.
-# Those of V2 are the official code's list.
+# Position biases and scales, which have more than one dimension but get no weight decay.
+# V2's follow the official code.
 SPARED = ('absolute_pos_embed', 'relative_position_bias_table', 'logit_scale', 'cpb_mlp')
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class SwinLayerDecayConstructor(DefaultOptimWrapperConstructor):
-    """Multiplies the rate of a Swin layer with id i by ``decay_rate ** (N + 1 - i)``, of N blocks.
+    """Multiplies the rate of layer i by ``decay_rate ** (N + 1 - i)``, for a backbone of N blocks.
 
-    N is counted in the model. Ids are those of the official fine-tuning code: 0 for patch and
-    position embedding, 1 to N for the blocks, N + 1 for what follows the backbone (neck and heads,
-    whose rate stays as it is). A patch merging, which is trained with the block before it, has
-    that block's id; the norm of an output, which no ImageNet file holds, one more than the last
-    block of its stage, so that the last norm learns at the full rate.
+    N is counted in the model. Layers are numbered as in the official fine-tuning code: 0 for patch
+    and position embedding, 1 to N for the blocks, N + 1 for neck and heads, whose rate is
+    unchanged. A patch merging has the number of the block before it. The norm of an output, which
+    ImageNet checkpoints lack, has one more than the last block of its stage.
 
-    Parameters of one dimension (norms and biases), everywhere in the model, and the backbone's
-    position biases and logit scales are not decayed.
+    One-dimensional parameters of the whole model (norms and biases) and the backbone's position
+    biases and logit scales get no weight decay.
 
-    The other options of mmengine's ``DefaultOptimWrapperConstructor`` hold as well: a multiplier
-    of ``custom_keys`` multiplies with the layer's. Frozen parameters are left out, and parameters
-    with equal settings share a group.
+    The other options of mmengine's ``DefaultOptimWrapperConstructor`` apply as well; multipliers of
+    ``custom_keys`` and of the layer are multiplied. Frozen parameters are left out. Parameters with
+    equal settings share a group.
 
     Args:
-        optim_wrapper_cfg: The optimizer wrapper, whose ``optimizer`` has to have an ``lr``.
-        paramwise_cfg: ``decay_rate``, above 0 and up to 1. ``decay_type='layer_wise'`` and
-            ``num_layers``, which the constructors of mmdet and mmseg require, may be there.
+        optim_wrapper_cfg: The optimizer wrapper; its ``optimizer`` needs an ``lr``.
+        paramwise_cfg: ``decay_rate`` in (0, 1]. ``decay_type='layer_wise'`` and ``num_layers``,
+            which mmdet's and mmseg's constructors require, are allowed.
 
     Raises:
-        ArgumentError: A value that cannot be used; when called, a model that has no Swin backbone,
-            or ``num_layers`` that is not its number of blocks.
+        ArgumentError: A value is invalid; when called, the model has no Swin backbone, or
+            ``num_layers`` is not its number of blocks.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -71,11 +70,11 @@ class SwinLayerDecayConstructor(DefaultOptimWrapperConstructor):
         if self.base_lr is None:
             raise ArgumentError("optim_wrapper: optimizer=dict(…) must have lr=…, the heads' rate")
         self.decay_rate = float(rate)
-        # What each parameter gets without regard to its layer.
+        # Assigns each parameter its settings without the layer's factor.
         self._layerless = DefaultOptimWrapperConstructor(optim_wrapper_cfg, options)
 
     def add_params(self, params: list[dict], module: nn.Module, **_: Any) -> None:
-        """Appends the groups of a model's parameters to ``params``.
+        """Appends the parameter groups of a model to ``params``.
 
         Raises:
             ArgumentError: The model has no Swin backbone, or ``num_layers`` is wrong.
@@ -102,12 +101,12 @@ class SwinLayerDecayConstructor(DefaultOptimWrapperConstructor):
         params.extend(merged)
 
     def _scales(self, model: nn.Module) -> dict[int, float]:
-        """The factor of each parameter (by ``id``) of the model's Swin backbones."""
+        """The factor of each parameter of the model's Swin backbones, by ``id``."""
         backbones = list(_backbones(model))
         if not backbones:
             raise ArgumentError(
                 f'{type(model).__name__} has no Swin backbone (patch_embed, and stages of blocks): '
-                'layer-wise decay is about one'
+                'layer-wise decay needs one'
             )
         scales = {}
         for backbone in backbones:
@@ -123,32 +122,8 @@ class SwinLayerDecayConstructor(DefaultOptimWrapperConstructor):
         return scales
 
 
-def layer_id(name: str, depths: Sequence[int], merging_opens_stage: bool = False) -> int:
-    """The layer of a parameter of Swin V1 or V2.
-
-    Args:
-        name: The parameter's name within the backbone.
-        depths: Blocks of each stage, N in all.
-        merging_opens_stage: Whether the patch merging after a stage is the next one's, as in V2.
-
-    Returns:
-        0 for patch and position embedding; 1 to N for a block and the patch merging after it; one
-        more than the last block of stage i for ``norm{i}``; N + 1 for anything else.
-    """
-    if match := re.match(r'stages\.(\d+)\.(?:blocks\.(\d+)\.|downsample\.)', name):
-        stage, block = match.groups()
-        before = sum(depths[: int(stage)])
-        if block is not None:
-            return before + int(block) + 1
-        return before + (0 if merging_opens_stage else depths[int(stage)])
-    if match := re.match(r'norm(\d+)\.', name):
-        return sum(depths[: int(match[1]) + 1]) + 1
-    first = name.partition('.')[0]
-    return 0 if first in ('patch_embed', 'absolute_pos_embed') else sum(depths) + 1
-
-
 def _backbones(model: nn.Module) -> Iterator[nn.Module]:
-    """The modules with Swin's names, wherever in the model they are."""
+    """The modules of a model that have Swin's submodules."""
     for module in model.modules():
         stages = getattr(module, 'stages', None)
         if (
@@ -160,7 +135,7 @@ def _backbones(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _depths(backbone: BaseModule) -> list[int]:
-    """Blocks of each stage that an output depends on; the others' weights are no parameters."""
+    """Blocks of each stage on which an output depends; other stages have no parameters."""
     return [
         len(stage.blocks)
         for stage in backbone.stages
@@ -169,7 +144,7 @@ def _depths(backbone: BaseModule) -> list[int]:
 
 
 def _opens_with_merging(backbone: BaseModule) -> bool:
-    """Whether patch mergings open stages, here or in another's class with Swin's names."""
+    """Whether a patch merging belongs to the stage after it."""
     return getattr(backbone.stages[0], 'downsample', None) is None
 
 

@@ -1,4 +1,4 @@
-"""Stops a training run at the first NaN or infinity, and says which layer it came from."""
+"""Stops training at the first NaN or infinity and names the layer that produced it."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from .data_stream import MODEL, seed_generators
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient is NaN or infinite; the message names the first layer that made it so."""
+    """A loss or gradient is NaN or infinite; the message names the layer that produced it."""
 
 
 @HOOKS.register_module()
 class NonFiniteHook(Hook):
-    """Looks at the gradients before each optimizer step, and at the loss after it.
+    """Checks the gradients before each optimizer step, and the loss after it.
 
-    At a number that is not finite the weights are still as they were: the batch is run once more,
-    with every module watched. A step that fp16's loss scaler skips is no error; ``patience``
-    losses in a row that are not finite are, because no loss scale mends them.
+    If a value is not finite, the weights are not updated; the batch is run again with hooks on
+    every module. A step that fp16's loss scaler skips is no error, but ``patience`` non-finite
+    losses in a row are.
 
     Args:
-        patience: For runs with a loss scaler alone.
+        patience: Non-finite losses in a row that are an error; for runs with a loss scaler only.
     """
 
     priority = 'VERY_LOW'
@@ -43,7 +43,7 @@ class NonFiniteHook(Hook):
         self.handles: list = []
 
     def before_train(self, runner: Any) -> None:
-        """Attaches to the optimizers."""
+        """Attaches the check to the optimizers."""
         wrappers = runner.optim_wrapper
         wrappers = wrappers.values() if isinstance(wrappers, OptimWrapperDict) else [wrappers]
         for wrapper in wrappers:
@@ -52,12 +52,12 @@ class NonFiniteHook(Hook):
                 self.handles.append(wrapper.optimizer.register_step_pre_hook(check))
 
     def after_train(self, runner: Any) -> None:
-        """Detaches from them."""
+        """Detaches it."""
         while self.handles:
             self.handles.pop().remove()
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Keeps hold of the batch."""
+        """Keeps the batch, to run it again."""
         self.batch = data_batch
 
     def after_train_iter(
@@ -86,9 +86,9 @@ class NonFiniteHook(Hook):
 
 
 def _anywhere(bad: bool, model: nn.Module) -> bool:
-    """Whether it is bad here; where processes share the parameters, in any of them.
+    """Whether it is bad in this process or, under FSDP, in any process.
 
-    There the second run of the batch takes all processes together.
+    Under FSDP, all processes must take part in the second run of the batch.
     """
     if not isinstance(model, FullyShardedDataParallel):
         return bool(bad)
@@ -100,7 +100,7 @@ def _anywhere(bad: bool, model: nn.Module) -> bool:
 def _gradient_check(hook: NonFiniteHook, runner: Any) -> Callable[..., None]:
     def check(optimizer: torch.optim.Optimizer, *ignored: Any) -> None:
         found_inf = getattr(optimizer, 'found_inf', None)
-        if found_inf is not None and found_inf.item():  # a fused optimizer skips by itself
+        if found_inf is not None and found_inf.item():  # a fused optimizer skips the step itself
             return
         groups = optimizer.param_groups
         grads = [p.grad for group in groups for p in group['params'] if p.grad is not None]
@@ -111,7 +111,7 @@ def _gradient_check(hook: NonFiniteHook, runner: Any) -> Callable[..., None]:
 
 
 def finite(tensors: list[Tensor]) -> bool:
-    """Whether all elements of all tensors are."""
+    """Whether all elements of all tensors are finite."""
     dense = [t.coalesce().values() if t.is_sparse else t for t in tensors]
     dense = [tensor for tensor in dense if tensor.numel()]
     if not dense:
@@ -121,7 +121,7 @@ def finite(tensors: list[Tensor]) -> bool:
 
 
 def report(runner: Any, batch: Any, what: str) -> str:
-    """Runs a batch again and names the first module or parameter with a number not finite."""
+    """Runs a batch again and names the first module or parameter with a non-finite value."""
     model = runner.model
     if is_model_wrapper(model) and not isinstance(model, FullyShardedDataParallel):
         model = model.module
@@ -155,7 +155,7 @@ def _forward_and_backward(model: BaseModel, optim_wrapper: Any, batch: Any, foun
 
 @contextmanager
 def _watched(model: nn.Module) -> Iterator[dict]:
-    """Notes the first module with an output, and the first gradients, that are not finite."""
+    """Records the first non-finite output of a module, and the first non-finite gradient."""
     found: dict[str, str] = {}
     handles = []
 
@@ -194,13 +194,13 @@ def _watched(model: nn.Module) -> Iterator[dict]:
 
 def _sentence(found: dict, optim_wrapper: Any) -> str:
     if 'forward' in found:
-        text = f'forwards the first of it is in {found["forward"]}'
+        text = f'in the forward pass, the first non-finite value is in {found["forward"]}'
     elif 'backward' in found:
         text = (
-            f'forwards all is finite; backwards the first of it is the gradient {found["backward"]}'
+            'in the backward pass, the first non-finite value is the gradient ' + found['backward']
         )
     else:
-        text = 'in a second run of the batch everything is finite: another process may have it'
+        text = 'a second run of the batch is finite; another process may have caused it'
     if getattr(optim_wrapper, 'cast_dtype', None) != torch.bfloat16 and hasattr(
         optim_wrapper, 'loss_scaler'
     ):
@@ -209,7 +209,7 @@ def _sentence(found: dict, optim_wrapper: Any) -> str:
 
 
 def _tensors(nested: Any) -> Iterator[Tensor]:
-    """The floating-point tensors in what a module takes or returns."""
+    """The floating-point tensors in a module's inputs or outputs."""
     if isinstance(nested, Tensor):
         if nested.is_floating_point() and nested.numel():
             yield nested

@@ -1,34 +1,30 @@
-"""Leaves out of a recipe's log what nobody who runs it can change.
+"""Removes warnings of the frameworks' own code from the log.
 
-The frameworks warn of their own code: mmengine of a class that it uses itself, mmseg of a function
-that it calls itself, both of a library that they import. A warning that means something is easily
-missed among them. Importing this module leaves them out: the recipes name it in ``custom_imports``,
-the demo imports it; no other run is touched. Each entry is one message of one module.
+mmengine warns of a class that it uses itself, mmseg of a function that it calls itself, both of a
+library that they import. Users cannot change these, and miss other warnings among them. Importing
+this module removes them: the recipes have it in ``custom_imports``, and the demo imports it. Each
+entry is one message of one module.
 """
 
 from __future__ import annotations
 
-import functools
 import re
-import sys
 import warnings
-from collections.abc import Callable
-from typing import Any
 
-from ..imports import when_imported
+from ..patches import leave_out_logged
 
-# Of setuptools 80.9 and newer, once for each module that imports it.
+# Given by setuptools 80.9 and newer, once for each importing module.
 PKG_RESOURCES = 'pkg_resources is deprecated as an API'
 _IMPORT_PKG_RESOURCES = ('importlib', 'mim.commands.list', 'mmengine.utils.package_utils')
 
-# How a warning begins, and which module gives it.
+# The beginning of a warning, and the module that gives it.
 WARNINGS: tuple[tuple[str, str], ...] = (
     *((PKG_RESOURCES, module) for module in _IMPORT_PKG_RESOURCES),
     ('``build_loss`` would be deprecated soon', 'mmseg.models.builder'),
     ('Default ``avg_non_ignore`` is False', 'mmseg.models.losses.cross_entropy_loss'),
     ('The draw is False', 'mmseg.engine.hooks.visualization_hook'),
 )
-# What mmengine logs as warnings; the metrics are those that the recipes and the test scripts have.
+# Messages that mmengine logs; the metrics are those of the recipes and test scripts.
 LOGGED: tuple[tuple[str, str], ...] = (
     ('"FileClient" will be deprecated', 'mmengine.fileio.file_client'),
     ('"HardDiskBackend" is the alias', 'mmengine.fileio.file_client'),
@@ -40,7 +36,7 @@ LOGGED: tuple[tuple[str, str], ...] = (
 
 
 def ignore_warnings() -> None:
-    """Filters the warnings above in this process."""
+    """Ignores the warnings above in this process."""
     for message, module in WARNINGS:
         warnings.filterwarnings(
             'ignore', re.escape(message), UserWarning, module=re.escape(module) + '$'
@@ -51,35 +47,12 @@ def python_warnings(before: str = '') -> str:
     """``PYTHONWARNINGS`` for commands that import pkg_resources before they read a config.
 
     Args:
-        before: Its value so far, which goes on to hold, and where it says otherwise is obeyed.
+        before: The current value, which takes precedence.
     """
     ours = [f'ignore:{PKG_RESOURCES}:UserWarning:{module}' for module in _IMPORT_PKG_RESOURCES]
     return ','.join([*ours, *filter(None, [before])])
 
 
-def ignore_logged() -> None:
-    """Has mmengine's modules not log the messages above, in this process."""
-    for module in sorted({module for _, module in LOGGED}):
-        when_imported(module, functools.partial(_replace_print_log, module))
-
-
-def _replace_print_log(name: str) -> None:
-    module: Any = sys.modules[name]
-    if not isinstance(module.print_log, _WithoutSome):
-        begins = tuple(message for message, where in LOGGED if where == name)
-        module.print_log = _WithoutSome(module.print_log, begins)
-
-
-class _WithoutSome:
-    """mmengine's ``print_log``, for all but a few messages."""
-
-    def __init__(self, print_log: Callable, begins: tuple[str, ...]) -> None:
-        self.print_log, self.begins = print_log, begins
-
-    def __call__(self, msg: Any, *args: Any, **kwargs: Any) -> None:
-        if not str(msg).startswith(self.begins):
-            self.print_log(msg, *args, **kwargs)
-
-
+for _module in sorted({module for _, module in LOGGED}):
+    leave_out_logged(_module, tuple(message for message, where in LOGGED if where == _module))
 ignore_warnings()
-ignore_logged()

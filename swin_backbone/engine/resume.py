@@ -1,12 +1,12 @@
-"""Runners for long runs: what was killed continues as if it had not been.
+"""Runners that resume a killed run as if it had not been interrupted.
 
-A config asks for one with ``runner_type='swin_backbone.engine.resume.ResumingRunner'``, as this
-package's do. Whatever the config's ``default_hooks`` and ``custom_hooks`` say, with it
+A config selects one with ``runner_type='swin_backbone.engine.resume.ResumingRunner'``, as this
+package's configs do. Whatever ``default_hooks`` and ``custom_hooks`` say:
 
-- a checkpoint is written beside its name and renamed, and outdated ones go after that;
-- ``resume=True`` takes the newest whole checkpoint, and names those that are damaged;
-- augmentations, drop path and the order of samples depend on the seed and the iteration alone, so
-  that nothing has to be loaded to skip what was trained on, mid-epoch included.
+- A checkpoint is written to a temporary name and renamed; outdated ones are removed after that.
+- ``resume=True`` loads the newest intact checkpoint and warns of damaged ones.
+- Augmentations, drop path and the order of samples depend only on the seed and the iteration.
+  Samples that were trained on are skipped without loading them, also in the middle of an epoch.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from .data_stream import Advanced, ResumableBatches, SeededIterationsHook, resum
 
 PART = '.part'  # ends the name of a checkpoint that is being written
 
-# What is swapped for its whole-or-absent version.
+# Hooks that are replaced by WholeCheckpointHook.
 CHECKPOINT_HOOKS = ('CheckpointHook', 'mmengine.CheckpointHook')
 
-# Default hooks beside mmengine's.
+# Default hooks in addition to mmengine's.
 OWN_HOOKS = dict(
     non_finite='swin_backbone.engine.non_finite.NonFiniteHook',
     throughput='swin_backbone.engine.throughput.ThroughputHook',
 )
 
 
-_ARunner: Any = object  # which has either Runner's attributes where it is mixed in
+_ARunner: Any = object  # the mix-in uses a Runner's or FlexibleRunner's attributes
 
 
 class ResumesExactly(_ARunner):
-    """The part that is common to Runners of both kinds; a mix-in."""
+    """Mix-in for ``Runner`` and ``FlexibleRunner``."""
 
     _resumed_meta: dict = {}
     _train_dataloader: Any
@@ -53,7 +53,7 @@ class ResumesExactly(_ARunner):
     _load_from: Any
 
     def train(self) -> nn.Module:
-        """Finds the checkpoint to resume from, if it is to be resumed, and trains."""
+        """Finds the checkpoint to resume from, if any, and trains."""
         self._resumed_meta = self._choose_checkpoint() if self._resume else {}
         seed = self._resumed_meta.get('seed')
         if seed is not None and seed != self.seed:
@@ -61,9 +61,9 @@ class ResumesExactly(_ARunner):
         return super().train()
 
     def register_default_hooks(self, hooks: dict | None = None) -> None:
-        """As mmengine's, with whole checkpoints and this package's hooks.
+        """As mmengine's, with atomic checkpoints and this package's hooks.
 
-        A config leaves one out by ``default_hooks=dict(non_finite=None)`` or ``throughput=None``.
+        ``default_hooks=dict(non_finite=None, throughput=None)`` turns these hooks off.
         """
         hooks = dict(hooks or {})
         hook = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
@@ -77,7 +77,7 @@ class ResumesExactly(_ARunner):
         self.register_hook(SeededIterationsHook())
 
     def build_train_loop(self, loop: Any) -> Any:
-        """As mmengine's, over data that begin where a resumed run goes on."""
+        """As mmengine's, with data that start where the resumed run continues."""
         position = self._resumed_meta.get('iter', 0)
         batches = resumable(self._train_dataloader, self.seed, position, position)
         self._train_dataloader = batches
@@ -85,22 +85,22 @@ class ResumesExactly(_ARunner):
         batches = loop.dataloader.batch_sampler
         epoch = self._resumed_meta.get('epoch', 0)
         if isinstance(batches, ResumableBatches) and not hasattr(loop, 'dataloader_iterator'):
-            # Passes are epochs, and nothing of them has been asked for yet.
+            # A pass is an epoch, and no batch has been requested yet.
             batches.skip = max(position - epoch * len(loop.dataloader), 0)
         return loop
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """As mmengine's; the data are there already."""
+        """As mmengine's; the data loader is already at its position."""
         super().resume(filename, *args, **kwargs)
         loop = self.train_loop
         batches = loop.dataloader.batch_sampler
         if isinstance(batches, ResumableBatches) and hasattr(loop, 'dataloader_iterator'):
-            # Told from the count: newer mmengines ask for nothing of the data before they train.
+            # Computed from the count, since newer mmengines request no data before training.
             loop.dataloader_iterator._epoch = max(loop.iter - 1, 0) // max(len(batches), 1)
             loop.dataloader_iterator = Advanced(loop.dataloader_iterator, loop.iter)
 
     def _choose_checkpoint(self) -> dict:
-        """Sets ``load_from`` to the checkpoint to resume from; returns its meta, {} of none."""
+        """Sets ``load_from`` to the checkpoint to resume from; returns its meta, {} if none."""
         choice: list[Any] = [None, {}]
         if is_main_process():
             path = self._resume if isinstance(self._resume, str) else self._load_from
@@ -127,7 +127,7 @@ class ResumesExactly(_ARunner):
             return read_meta(Path(path))
         try:
             content = read_mapped(Path(path))
-        except Exception:  # no file of torch's, or an old one: this one reads all, or says why not
+        except Exception:  # not a file of torch, or an old one, which is read as a whole
             content = read_checkpoint(path)
         check_resumable(content, str(path), optimizer=saves_optimizer(self))
         return content['meta']
@@ -135,7 +135,7 @@ class ResumesExactly(_ARunner):
     def _save_whole(
         self, save: Any, out_dir: str, filename: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Saves under a passing name, and renames that when it is complete."""
+        """Saves under a temporary name, which is renamed when the file is complete."""
         remote = '://' in out_dir or kwargs.get('backend_args') or kwargs.get('file_client_args')
         if remote or any(args):
             save(out_dir, filename, *args, **kwargs)
@@ -154,10 +154,10 @@ class ResumesExactly(_ARunner):
 
 @RUNNERS.register_module()
 class ResumingRunner(ResumesExactly, DataCheckingRunner):
-    """mmengine's Runner with all the above, on any device, its data checked first.
+    """mmengine's Runner that resumes exactly, on any device, and checks its data first.
 
-    For a config with a ``strategy`` it builds a :class:`ResumingFlexibleRunner` in its place, so
-    that FSDP or DeepSpeed is a matter of that key alone.
+    For a config with ``strategy`` it builds a :class:`ResumingFlexibleRunner`, so that this key
+    alone selects FSDP or DeepSpeed.
     """
 
     @classmethod
@@ -168,13 +168,14 @@ class ResumingRunner(ResumesExactly, DataCheckingRunner):
         return super().from_cfg(cfg)
 
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
-        """As mmengine's: by the first process alone; but whole or not at all.
+        """As mmengine's, in the first process only, and atomically.
 
         Raises:
-            OSError: It cannot be written, as on a full disk; those before it are untouched.
+            OSError: The file cannot be written, for example on a full disk. Earlier checkpoints
+                are unchanged.
         """
         if is_main_process():
-            remove(Path(out_dir) / (filename + PART))  # what a killed run may have left
+            remove(Path(out_dir) / (filename + PART))  # left by a killed run
             self._save_whole(super().save_checkpoint, out_dir, filename, *args, **kwargs)
 
     def _adopt_seed(self, seed: int) -> None:
@@ -185,13 +186,13 @@ class ResumingRunner(ResumesExactly, DataCheckingRunner):
 
 @RUNNERS.register_module()
 class ResumingFlexibleRunner(ResumesExactly, ChecksData, FlexibleRunner):
-    """mmengine's ``FlexibleRunner`` with all the above, its data checked first.
+    """mmengine's ``FlexibleRunner`` that resumes exactly and checks its data first.
 
-    For FSDP and DeepSpeed.
+    It runs FSDP and DeepSpeed.
     """
 
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
-        """As mmengine's, by all processes together; but whole or not at all."""
+        """As mmengine's, in all processes together, and atomically."""
         if is_main_process():
             remove(Path(out_dir) / (filename + PART))
         barrier()
@@ -204,5 +205,5 @@ class ResumingFlexibleRunner(ResumesExactly, ChecksData, FlexibleRunner):
 
 
 def _without_texts(meta: dict) -> dict:
-    """What of a checkpoint's meta the processes have to know."""
+    """The part of a checkpoint's meta that all processes need."""
     return {key: meta[key] for key in ('epoch', 'iter', 'seed') if key in meta}

@@ -1,21 +1,20 @@
-"""mmengine's Runner, for distributed runs on machines without an accelerator too.
+"""mmengine's Runner, with distributed runs on machines without an accelerator.
 
-``--launcher pytorch --gpus 2`` starts two processes anywhere, but mmengine 0.10's Runner stops in
-them without CUDA: its launcher calls ``torch.cuda.set_device`` and its model wrapper pins the model
-to a CUDA device. The Runner here lets such processes talk by gloo. One import asks for it, in the
-config that is trained and tested::
+``--launcher pytorch --gpus 2`` starts two processes anywhere, but mmengine 0.10's Runner needs CUDA
+in them: its launcher calls ``torch.cuda.set_device`` and its model wrapper moves the model to a
+CUDA device. With this Runner, such processes communicate by gloo. A config enables it by an
+import::
 
     custom_imports = dict(imports=['swin_backbone', 'swin_backbone.engine.runner'])
 
-The frameworks' scripts build their Runner by ``Runner.from_cfg``, mmseg's test script even where
-the config has a ``runner_type``; the import makes that method honour ``runner_type``, and build the
-Runner here where there is none.
+The frameworks' scripts call ``Runner.from_cfg``, and mmseg's test script ignores ``runner_type``.
+The import makes this method honour ``runner_type`` (``patches.py``), and build the Runner below if
+there is none.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -27,30 +26,31 @@ from mmengine.runner import Runner
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..patches import honour_runner_type
+
 
 @RUNNERS.register_module()
 class AnyDeviceRunner(Runner):
-    """mmengine's Runner; its ``pytorch`` launcher works on CPUs as well.
+    """mmengine's Runner, whose ``pytorch`` launcher also works on CPUs.
 
-    With an accelerator, or without a launcher, it is mmengine's Runner and nothing else. On CPUs
-    the processes of ``--launcher pytorch`` exchange gradients and results by gloo, whatever
-    ``env_cfg.dist_cfg.backend`` says (its ``timeout`` holds), and synchronised batch norm, which
-    torch has for accelerators alone, becomes batch norm over each process's own samples, as
-    mmengine makes it when there is one process.
+    With an accelerator, or without a launcher, it behaves as mmengine's Runner. On CPUs the
+    processes communicate by gloo, whatever ``env_cfg.dist_cfg.backend`` says (``timeout`` applies).
+    torch has no synchronized batch norm for CPUs, so it becomes batch norm over each process's
+    samples, as in mmengine for one process.
     """
 
     def setup_env(self, env_cfg: dict) -> None:
-        """Joins the processes by gloo, where mmengine would reach for CUDA; then as mmengine."""
+        """As mmengine's; on CPUs joins the processes by gloo before."""
         if self._on_cpus() and self._launcher == 'pytorch' and not distributed.is_initialized():
             timeout = env_cfg.get('dist_cfg', {}).get('timeout')
-            # The launcher's environment variables hold address, rank and number of processes.
+            # The launcher sets address, rank and number of processes in the environment.
             distributed.init_process_group(
                 'gloo', timeout=None if timeout is None else timedelta(seconds=timeout)
             )
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """As mmengine's, with a model on CPUs bound to no device."""
+        """As mmengine's; a model on CPUs gets no device ids."""
         if not self._on_cpus() or is_model_wrapper(model):
             return super().wrap_model(model_wrapper_cfg, model)
         if self.cfg.get('sync_bn') or _has_sync_batchnorm(model):
@@ -63,7 +63,7 @@ class AnyDeviceRunner(Runner):
         return self._distributed and get_device() == 'cpu'
 
     def _cpu_wrapper(self, model_wrapper_cfg: Mapping[str, Any] | None) -> dict:
-        if model_wrapper_cfg is None:  # what mmengine does by default
+        if model_wrapper_cfg is None:  # mmengine's default
             model_wrapper_cfg = dict(
                 broadcast_buffers=False,
                 find_unused_parameters=self.cfg.get('find_unused_parameters', False),
@@ -78,20 +78,4 @@ def _has_sync_batchnorm(model: nn.Module) -> bool:
     return any(type(module).__name__ == 'SyncBatchNorm' for module in model.modules())
 
 
-def _honouring_runner_type(from_cfg: Callable) -> classmethod:
-    """``Runner.from_cfg`` for configs that ask for another Runner, or leave the choice to us."""
-
-    def build(cls: type[Runner], cfg: Mapping[str, Any]) -> Any:
-        wanted = cfg.get('runner_type', AnyDeviceRunner) if cls is Runner else cls
-        chosen: Any = wanted if inspect.isclass(wanted) else RUNNERS.get(wanted)
-        if chosen is None:
-            raise KeyError(
-                f'no Runner is called runner_type={wanted!r}; custom_imports has to '
-                'name the module that registers it'
-            )
-        return from_cfg(chosen, cfg) if chosen in (cls, Runner) else chosen.from_cfg(cfg)
-
-    return classmethod(build)
-
-
-Runner.from_cfg = _honouring_runner_type(Runner.from_cfg.__func__)
+honour_runner_type(AnyDeviceRunner)

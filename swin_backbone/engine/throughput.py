@@ -1,4 +1,4 @@
-"""Images a second in the training log, beside mmengine's time, data_time and memory."""
+"""Images per second in the training log, in addition to mmengine's time and memory."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class ThroughputHook(Hook):
-    """Logs ``images_per_second``, of all processes together, waiting for data included."""
+    """Logs ``images_per_second`` over all processes, including the time to wait for data."""
 
-    # Before the logger, which is BELOW_NORMAL.
+    # Higher than the logger's, which is BELOW_NORMAL.
     priority = 'NORMAL'
 
     def before_train_epoch(self, runner: Any) -> None:
@@ -25,7 +25,7 @@ class ThroughputHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Logs a batch."""
+        """Logs the rate of a batch."""
         images = data_batch.get('inputs') if isinstance(data_batch, dict) else data_batch
         now = time.perf_counter()
         if isinstance(images, Sized):

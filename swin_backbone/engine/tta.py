@@ -1,9 +1,9 @@
-"""Multi-scale and flip testing of detectors with RoI heads, boxes and masks alike.
+"""Multi-scale and flip testing of detectors with RoI heads, for boxes and masks.
 
-mmdet 3's ``DetTTAModel`` merges final boxes and refuses masks. This one merges where mmdet 2 did,
-and so where published multi-scale results come from: all views share proposals; boxes and class
-scores of a proposal are averaged over the views before the one non-maximum suppression; masks of
-the boxes that remain are predicted in every view and averaged before they are pasted.
+mmdet 3's ``DetTTAModel`` merges final boxes and does not support masks. This model merges as mmdet
+2 did, with which the published multi-scale results were produced: all views share proposals; boxes
+and class scores of a proposal are averaged over the views before a single non-maximum suppression;
+masks of the remaining boxes are predicted in every view and averaged before they are pasted.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..errors import ArgumentError
 
 
 class View(NamedTuple):
-    """A batch of images at one scale, flipped or not, and what the detector makes of it.
+    """A batch of images at one scale, flipped or not, and the detector's features.
 
     Attributes:
         features: The neck's maps, (B, C, H, W) each.
-        semantic: The semantic branch's map as a keyword argument of the RoI head; empty without.
+        semantic: The semantic branch's map as a keyword argument of the RoI head; {} if none.
         samples: The images' data samples.
     """
 
@@ -41,26 +41,26 @@ class View(NamedTuple):
 
 @MODELS.register_module()
 class RoITTAModel(BaseTTAModel):
-    """Tests a Mask, Cascade or Hybrid Task Cascade R-CNN, or one of boxes alone, on many views.
+    """Tests a Faster, Mask, Cascade or Hybrid Task Cascade R-CNN on several views.
 
-    A config's ``tta_model=dict(type='swin_backbone.engine.tta.RoITTAModel')``, with a
-    ``tta_pipeline`` that gives the views, is what ``mim test … --tta`` uses. Views may differ in
-    scale and flip, and nothing else. Of one view that is not flipped the result is that of plain
-    testing, bit for bit. The detector's own ``test_cfg`` holds for proposals, boxes and masks.
+    ``mim test … --tta`` uses ``tta_model=dict(type='swin_backbone.engine.tta.RoITTAModel')`` with a
+    ``tta_pipeline`` that produces the views. Views differ only in scale and flip. With one view
+    that is not flipped, the result equals that of plain testing bit for bit. The detector's
+    ``test_cfg`` applies to proposals, boxes and masks.
 
     Args:
         module: The detector.
         data_preprocessor: As in ``BaseTTAModel``.
 
     Raises:
-        ArgumentError: The detector has no RPN and RoI head, or tests on many views already.
+        ArgumentError: The detector has no RPN and RoI head, or already tests on several views.
     """
 
     def __init__(self, module: dict | nn.Module, data_preprocessor: dict | None = None) -> None:
         super().__init__(module, data_preprocessor)
         name = type(self.module).__name__
         if isinstance(self.module, RoITTAModel):
-            raise ArgumentError('this config tests on many views as it is: leave out --tta')
+            raise ArgumentError('this config already tests on several views: leave out --tta')
         if not hasattr(self.module, 'roi_head') or not hasattr(self.module, 'rpn_head'):
             raise ArgumentError(
                 f'{name} has no RPN and RoI heads, whose results RoITTAModel merges; for boxes of '
@@ -72,17 +72,17 @@ class RoITTAModel(BaseTTAModel):
         """Predictions for the images of a batch.
 
         Args:
-            data: ``inputs`` and ``data_samples``, each a list of the views, each of these a list
-                of the batch's images.
+            data: ``inputs`` and ``data_samples``, each a list of views, each view a list of the
+                batch's images.
 
         Returns:
-            The first view's data samples, with ``pred_instances`` in the images' own coordinates.
+            The first view's data samples, with ``pred_instances`` in the images' coordinates.
         """
         views = [
             self._view(dict(inputs=inputs, data_samples=samples))
             for inputs, samples in zip(data['inputs'], data['data_samples'], strict=True)
         ]
-        # Everything is merged in the first view's coordinates, as they are without a flip.
+        # Views are merged in the first view's coordinates without its flip.
         frame = views[0].metas
         proposals = self._proposals(views, frame)
         found = self._boxes(views, frame, proposals)
@@ -106,11 +106,11 @@ class RoITTAModel(BaseTTAModel):
         return View(features, semantic, data['data_samples'])
 
     def _proposals(self, views: list[View], frame: list[dict]) -> list[Tensor]:
-        """Boxes (n, 4) for each image: the best of all views' proposals."""
+        """Boxes (n, 4) per image: the best proposals of all views."""
         rpn_head = self.module.rpn_head
         found = [rpn_head.predict(view.features, view.samples, rescale=False) for view in views]
         if len(views) == 1:
-            # Suppressed level by level as they are, a second pass would suppress more.
+            # They are already suppressed per level. A second pass would suppress more.
             return [
                 to_frame(instances.bboxes, meta, meta)
                 for instances, meta in zip(found[0], frame, strict=True)
@@ -131,7 +131,7 @@ class RoITTAModel(BaseTTAModel):
     def _boxes(
         self, views: list[View], frame: list[dict], proposals: list[Tensor]
     ) -> list[InstanceData]:
-        """Boxes, scores and labels of each image, from each proposal's mean over the views."""
+        """Boxes, scores and labels per image, from the mean over the views of each proposal."""
         boxes, scores = [], []  # [view][image]
         for view in views:
             rois = [
@@ -160,7 +160,7 @@ class RoITTAModel(BaseTTAModel):
     def _masks(
         self, views: list[View], frame: list[dict], found: list[InstanceData]
     ) -> list[InstanceData]:
-        """Adds masks to the boxes, and takes both to the images' own coordinates."""
+        """Adds masks to the boxes, and converts both to the images' coordinates."""
         roi_head, counts = self.module.roi_head, [len(instances) for instances in found]
         masks: list[Tensor | None] = []
         if sum(counts):
@@ -175,7 +175,7 @@ class RoITTAModel(BaseTTAModel):
         head: Any = roi_head.mask_head
         head = head[-1] if isinstance(head, nn.ModuleList) else head
         return head.predict_by_feat(
-            mask_preds=masks or [None] * len(found),  # which without boxes it does not look at
+            mask_preds=masks or [None] * len(found),  # unused without boxes
             results_list=found,
             batch_img_metas=frame,
             rcnn_test_cfg=roi_head.test_cfg,
@@ -185,9 +185,9 @@ class RoITTAModel(BaseTTAModel):
 
 
 def mask_probabilities(roi_head: BaseModule, view: View, rois: Tensor) -> Tensor:
-    """Masks of RoIs (n, 5): (n, classes, h, w) in 0 to 1, a cascade's averaged over its stages."""
+    """Masks of RoIs (n, 5): (n, classes, h, w) in [0, 1], averaged over a cascade's stages."""
     x = view.features
-    if hasattr(roi_head, 'mask_info_flow'):  # HTC, whose last stage has seen the others
+    if hasattr(roi_head, 'mask_info_flow'):  # HTC, whose last stage uses the others' features
         logits = roi_head._mask_forward(-1, x, rois, training=False, **view.semantic)['mask_preds']
     elif isinstance(roi_head.mask_head, nn.ModuleList):
         stages = range(roi_head.num_stages)
@@ -198,10 +198,10 @@ def mask_probabilities(roi_head: BaseModule, view: View, rois: Tensor) -> Tensor
 
 
 def suppress(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any]) -> InstanceData:
-    """The detections among boxes of all classes.
+    """Non-maximum suppression over boxes of all classes.
 
     Args:
-        boxes: (n, 4), or (n, classes * 4) where each class has its own.
+        boxes: (n, 4), or (n, classes * 4) with boxes per class.
         scores: (n, classes + 1); the last class is the background.
         cfg: ``score_thr``, ``nms`` and ``max_per_img``, as in a detector's ``test_cfg``.
 
@@ -223,7 +223,7 @@ def suppress(boxes: Tensor, scores: Tensor, cfg: Mapping[str, Any]) -> InstanceD
 
 
 def to_frame(boxes: Tensor, meta: Mapping[str, Any], frame: Mapping[str, Any]) -> Tensor:
-    """Boxes (n, 4 k) of a view in another's coordinates, as they are without a flip."""
+    """Converts boxes (n, 4 k) of a view to another view's coordinates without its flip."""
     return _flip(boxes, meta) * _ratio(boxes, frame, meta)
 
 
@@ -233,7 +233,7 @@ def from_frame(boxes: Tensor, meta: Mapping[str, Any], frame: Mapping[str, Any])
 
 
 def _flip(boxes: Tensor, meta: Mapping[str, Any]) -> Tensor:
-    """Flips boxes as the view was flipped, which also undoes it."""
+    """Flips boxes as the view was flipped. Applying it twice has no effect."""
     directions = _flipped(meta)
     if not directions:
         return boxes
@@ -259,7 +259,7 @@ def _flipped(meta: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _scale(boxes: Tensor, meta: Mapping[str, Any]) -> Tensor:
-    """What a view's width and height are multiples of, for all coordinates of ``boxes``."""
+    """A view's scale factor, (4 k,), for all coordinates of ``boxes``."""
     return boxes.new_tensor(meta['scale_factor']).repeat(boxes.shape[-1] // 2)
 
 
@@ -272,5 +272,5 @@ def _mean(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _rois(boxes: list[Tensor]) -> Tensor:
-    """Boxes of several images as one tensor (n, 5), with the image's index before them."""
+    """Boxes of several images as one tensor (n, 5), with the image's index first."""
     return torch.cat([torch.cat([b.new_full((len(b), 1), i), b], 1) for i, b in enumerate(boxes)])

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ArgumentError
-from ..ops.recording import TORCH, is_hooked, is_hooked_within, observed, recording
+from ..ops.recording import TORCH, is_hooked, is_hooked_within, observed, recording, tracing
 from ..ops.sizes import unflatten
 from ..ops.window_attention import shifted_window_attention
+from ..ops.window_attention.positions import bias_of_pairs, relative_position_index
 from ..ops.window_attention.reference import (
     pad_to_windows,
     shift_mask,
@@ -25,20 +26,19 @@ from ..ops.window_attention.reference import (
 )
 from .from_config import build_dropout
 
-# The modules that windows go through.
+# Modules that process the tokens of windows.
 _CALLED = ('qkv', 'softmax', 'attn_drop', 'proj', 'proj_drop')
-# The methods that make windows of a map, and a map of windows.
+# Methods that partition a map into windows and reverse it.
 WINDOWS = frozenset({'window_partition', 'window_reverse'})
-# Where adapters and quantized layers are defined that map each token by itself, as a linear layer.
+# Packages whose adapters and quantized layers map each token on its own, like a linear layer.
 _TOKENWISE = ('peft.', 'bitsandbytes.', 'torchao.', 'torch.ao.nn.')
 NO_DROP_PATH = dict(type='DropPath', drop_prob=0.0)
 
 
 class WindowSize(tuple[int, int]):
-    """Height and width of a window in tokens, as OpenMMLab's modules have it.
+    """Height and width of a window in tokens, as in OpenMMLab's modules.
 
-    A square one also stands for its side: it equals that int, and counts as one where Python wants
-    an int.
+    A square window also behaves as its side: it equals that int and converts to it.
     """
 
     @classmethod
@@ -76,58 +76,56 @@ class WindowSize(tuple[int, int]):
     __int__ = __index__
 
 
-def relative_position_index(window_size: int | tuple[int, int]) -> Tensor:
-    """Row of the bias table for each pair of tokens of a window (section 3.2, after equation 4).
-
-    Args:
-        window_size: Side of the window in tokens, or (height, width).
-
-    Returns:
-        int64 (N, N) for a window of N tokens: for query i and key j, their offset in rows and in
-        columns, each shifted to start at 0, as one raster index.
-    """
-    height, width = WindowSize.of(window_size)
-    row, column = torch.arange(height).repeat_interleave(width), torch.arange(width).repeat(height)
-    rows = row[:, None] - row + height - 1
-    columns = column[:, None] - column + width - 1
-    return rows * (2 * width - 1) + columns
-
-
-def bias_of_pairs(table: Tensor, window_size: int) -> Tensor:
-    """The bias of every pair of tokens of a window, (heads, M², M²), for that of every offset.
-
-    What indexing with :func:`relative_position_index` gives, bit for bit, but its gradient is the
-    sum of a few diagonals instead of a sorted scatter.
-
-    Args:
-        table: (heads, 2M - 1, 2M - 1).
-        window_size: M.
-    """
-    # (heads, rows, columns, M, M) is the table as seen from a window's last token backwards; the
-    # flip makes the one copy that is needed.
-    pairs = table.unfold(1, window_size, 1).unfold(2, window_size, 1).flip(3, 4)
-    return pairs.reshape(len(table), window_size**2, window_size**2)
-
-
 class WindowAttention(BaseModule):
-    """Multi-head self-attention within windows: what V1 and V2 have in common.
+    """Multi-head self-attention within windows: the common part of V1 and V2.
 
-    A subclass has the projection, the position bias and the operator on maps.
+    Subclasses define the projection, the position bias and the operator on maps.
+
+    Raises:
+        ArgumentError: ``num_heads`` does not divide ``embed_dims``.
     """
 
-    num_heads: int
-    window_size: WindowSize
-    # nn.Linear, unless someone replaces them.
+    # nn.Linear, unless a user replaces them.
     qkv: Any
     proj: Any
 
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        window_size: int | tuple[int, int],
+        init_cfg: dict | None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if embed_dims % num_heads:
+            raise ArgumentError(
+                f'num_heads={num_heads} does not divide the width {embed_dims} of its stage'
+            )
+        self.embed_dims = embed_dims
+        self.num_heads = num_heads
+        self.window_size = WindowSize.of(window_size)
+
+    def _add_projections(
+        self, qkv_bias: bool, attn_drop_rate: float, proj_drop_rate: float
+    ) -> None:
+        """Registers the modules that follow the position bias's."""
+        self.qkv = nn.Linear(self.embed_dims, 3 * self.embed_dims, bias=qkv_bias)
+        self.attn_drop = nn.Dropout(attn_drop_rate)
+        self.proj = nn.Linear(self.embed_dims, self.embed_dims)
+        self.proj_drop = nn.Dropout(proj_drop_rate)
+        self.softmax = nn.Softmax(dim=-1)
+
+    def init_weights(self) -> None:
+        """Initializes the position bias; the backbone initializes layers."""
+        raise NotImplementedError
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attends within windows, module by module.
+        """Attends within windows, unfused.
 
         Args:
-            x: Tokens of whole windows, (B * windows, N, C), or a map (B, H, W, C) to cut into
-                square windows that are not shifted.
-            mask: What is added to the scores of each window of an image, (windows, N, N).
+            x: Tokens of whole windows, (B * windows, N, C), or a map (B, H, W, C), which is
+                partitioned into square windows without a shift.
+            mask: Added to the scores of each window of an image, (windows, N, N).
 
         Returns:
             As ``x``.
@@ -142,7 +140,7 @@ class WindowAttention(BaseModule):
         weights = self.attn_drop(self.softmax(scores))
         return self.proj_drop(self.proj((weights @ v).transpose(1, 2).flatten(2)))
 
-    forward_as_defined = forward  # to notice that a class, or a subclass, has another
+    forward_as_defined = forward  # to detect a subclass or a patch that replaces it
 
     def _project(self, x: Tensor) -> Tensor:
         """Tokens (…, C) to their queries, keys and values, (…, 3C)."""
@@ -157,31 +155,31 @@ class WindowAttention(BaseModule):
         raise NotImplementedError
 
     def _padding(self) -> Tensor | None:
-        """What :meth:`_project` gives for a zero token where ``qkv`` is a plain linear layer."""
+        """The result of :meth:`_project` for a zero token if ``qkv`` is a plain linear layer."""
         raise NotImplementedError
 
     def heads(self, qkv: Tensor) -> tuple[Tensor, ...]:
         """(windows, N, 3C) to queries, keys and values, each (windows, heads, N, C / heads).
 
-        The products of queries and keys are the scores.
+        Queries are scaled: their products with the keys are the scores.
         """
         return unflatten(qkv, -1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
     def _bias_of(self, tokens: int) -> Tensor:
-        """The position bias of a window of so many tokens: the module's, or another square."""
+        """The position bias of a window of ``tokens`` tokens: the module's own, or a square one."""
         whole = tokens == self.window_size[0] * self.window_size[1]
         return self.relative_position_bias(None if whole else math.isqrt(tokens))
 
     def attend_on_map(
         self, x: Tensor, shift_size: int, window_size: int, bias: Tensor | None = None
     ) -> Tensor:
-        """Attends within the shifted windows of a map, without making windows.
+        """Attends within the shifted windows of a map without partitioning it.
 
         Args:
             x: A map (B, H, W, C).
             shift_size: Cyclic shift of the map up and left, below the window's side.
             window_size: Side of the windows.
-            bias: Its :meth:`relative_position_bias`, where that has been computed before.
+            bias: The windows' :meth:`relative_position_bias`, if it has been computed before.
 
         Returns:
             Tokens (B, H * W, C), projected.
@@ -196,16 +194,16 @@ class WindowAttention(BaseModule):
             shift_size=shift_size,
             dropout_p=self.attn_drop.p if self.attn_drop.training else 0.0,
         )
-        if not recording():  # else nothing was padded, but a compiler could not tell
+        if not recording():  # a recorded graph is never padded, which a compiler cannot infer
             x = x[:, :H, :W]
         return self.proj_drop(self.proj(x.reshape(B, H * W, C)))
 
     def project_map(self, x: Tensor, window_size: int) -> tuple[Tensor, Tensor | None]:
         """Queries, keys and values of a map (B, H, W, C), and those of a padded token.
 
-        Only a plain linear layer is known to map a zero token to its bias. An adapter is given the
-        padded tokens too, in one call, since it may count or average; or, in a graph that is
-        recorded for other sizes, a zero token by itself.
+        Only a plain linear layer is known to map a zero token to its bias. An adapter gets the
+        padded tokens as well, in the same call, because it may count or average; in a recorded
+        graph, which must hold for other sizes, it gets one zero token separately.
 
         Returns:
             qkv (B, H, W, 3C) and (3C,) or None; from another module (B, H', W', 3C), with sides
@@ -232,10 +230,10 @@ class WindowMSA(WindowAttention):
         qk_scale: Factor on the queries; (C / heads) ** -0.5 if None.
         attn_drop_rate: Probability of dropping an attention weight.
         proj_drop_rate: Probability of dropping an element of the output.
-        init_cfg: As for every mmengine module.
+        init_cfg: mmengine's initialisers.
     """
 
-    _index_is_usual = True  # a checkpoint may bring another
+    _index_is_usual = True  # False if a checkpoint contains another index
 
     def __init__(
         self,
@@ -248,31 +246,20 @@ class WindowMSA(WindowAttention):
         proj_drop_rate: float = 0.0,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
-        if embed_dims % num_heads:
-            raise ArgumentError(
-                f'num_heads={num_heads} does not divide the width {embed_dims} of its stage'
-            )
-        self.embed_dims = embed_dims
-        self.num_heads = num_heads
-        self.window_size = WindowSize.of(window_size)
-        # `or`, as upstream: a scale of 0 would make attention uniform and is taken for unset.
+        super().__init__(embed_dims, num_heads, window_size, init_cfg)
+        # `or`, as upstream: a scale of 0 would make attention uniform, so it means unset.
         self.scale = qk_scale or (embed_dims // num_heads) ** -0.5
-        self._sides = height, width = tuple(self.window_size)  # which compilers know
+        self._sides = height, width = tuple(self.window_size)  # ints, for compilers
         self.relative_position_bias_table = nn.Parameter(
             torch.zeros((2 * height - 1) * (2 * width - 1), num_heads)
         )
         self.register_buffer('relative_position_index', relative_position_index(self.window_size))
-        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
-        self.attn_drop = nn.Dropout(attn_drop_rate)
-        self.proj = nn.Linear(embed_dims, embed_dims)
-        self.proj_drop = nn.Dropout(proj_drop_rate)
-        self.softmax = nn.Softmax(dim=-1)
+        self._add_projections(qkv_bias, attn_drop_rate, proj_drop_rate)
 
     def init_weights(self) -> None:
         """Draws the bias table from a truncated normal of deviation 0.02, as the official code.
 
-        Also sets the index, which has no values where the model was built on the meta device.
+        Also sets the index, which has no values if the model was built on the meta device.
         """
         self.relative_position_index.copy_(relative_position_index(self.window_size))
         trunc_normal_(self.relative_position_bias_table, std=0.02)
@@ -315,22 +302,22 @@ class WindowMSA(WindowAttention):
 
 
 class ShiftedWindows(BaseModule):
-    """The windows that maps of any size are cut into.
+    """Partitions maps of any size into windows.
 
     Args:
         window_size: Side M of a window, in tokens.
         shift_size: Cyclic shift of the map up and left, 0 <= shift_size < window_size.
-        pad_small_map: Whether a map that is no larger than the window is padded to it and shifted
-            all the same, as in detection; else see :meth:`windows`.
-        init_cfg: As for every mmengine module.
+        pad_small_map: Whether a map that is no larger than the window is padded to the window and
+            still shifted, as in detection. For False see :meth:`windows`.
+        init_cfg: mmengine's initialisers.
 
     Attributes:
-        shrinks: Whether a map that is smaller than the window, and not padded to it, gets a smaller
-            window; else it is an error, as in mmpretrain.
+        shrinks: Whether the window shrinks on a smaller map that is not padded to it. Otherwise
+            such a map is an error, as in mmpretrain.
     """
 
     shrinks = True
-    w_msa: Any  # a module of windows (B * windows, N, C) and their mask, WindowMSA's or another's
+    w_msa: Any  # a module of windows (B * windows, N, C) and their mask; WindowMSA or a user's
 
     def __init__(
         self, window_size: int, shift_size: int, pad_small_map: bool, init_cfg: dict | None
@@ -347,15 +334,15 @@ class ShiftedWindows(BaseModule):
     def windows(self, hw_shape: tuple[int, int]) -> tuple[int, int]:
         """Side and shift of the windows on a map (H, W).
 
-        Without ``pad_small_map`` a map whose smaller side is not larger than the window gets
-        windows of that side, and no shift: the official rule for classification, and for V2.
+        Without ``pad_small_map``, a map whose smaller side is no larger than the window gets
+        windows of that side without a shift: the official rule for classification and for V2.
 
         Raises:
             ArgumentError: The window would shrink, and ``shrinks`` is False.
         """
         if self.pad_small_map or min(hw_shape) > self.window_size:
             return self.window_size, self.shift_size
-        if torch.jit.is_tracing():
+        if tracing():
             hw_shape = _fixed_in_the_trace(hw_shape, self.window_size)
         if self.shrinks:
             return min(hw_shape), 0
@@ -372,7 +359,7 @@ class ShiftedWindows(BaseModule):
     ) -> Tensor:
         """Attention within the windows of a map (H, W): tokens (B, H * W, C) to the same shape.
 
-        ``bias`` is the position bias of the map's windows, where that has been computed before.
+        ``bias`` is the position bias of the map's windows, if it has been computed before.
         """
         window_size, shift_size = self.windows(hw_shape)
         x = query.view(query.shape[0], *hw_shape, query.shape[-1])
@@ -381,7 +368,7 @@ class ShiftedWindows(BaseModule):
         return self._attend_by_windows(x, shift_size, window_size)
 
     def _attend_by_windows(self, x: Tensor, shift_size: int, window_size: int) -> Tensor:
-        """The same on copies of the windows, so that every module is called, as upstream."""
+        """As upstream: partitions the map and calls every module on windows."""
         H, W = x.shape[1:3]
         x = F.pad(x, (0, 0, 0, -W % window_size, 0, -H % window_size))
         height, width = x.shape[1:3]
@@ -389,7 +376,7 @@ class ShiftedWindows(BaseModule):
         if shift_size:
             x = torch.roll(x, (-shift_size, -shift_size), (1, 2))
             mask = shift_mask(height, width, window_size, shift_size, x)
-        # A subclass's methods may know the module's own window alone, as upstream.
+        # A subclass may override the methods with upstream's signature, without a window size.
         side = () if window_size == self.window_size else (window_size,)
         windows = self.window_partition(x, *side).flatten(1, 2)
         windows = self.w_msa(windows, mask=mask).unflatten(1, (window_size, window_size))
@@ -415,33 +402,33 @@ class ShiftedWindows(BaseModule):
 
 
 def _fixed_in_the_trace(hw_shape: tuple[int, int], window_size: int) -> tuple[int, int]:
-    """The sides of a small map as constants; warns that the graph is of this size alone."""
+    """The sides of a small map as constants; warns that the graph holds for this size only."""
     H, W = (int(side) for side in hw_shape)
     warnings.warn(
         f'a map of {H}×{W} tokens is no larger than the window ({window_size}): the traced graph '
-        f'has windows of {min(H, W)}×{min(H, W)} tokens without a shift there, for whatever image, '
-        'and holds for this height and width alone; trace with a larger image to use it on others',
+        f'has windows of {min(H, W)}×{min(H, W)} tokens without a shift there for every image, and '
+        'holds for this height and width only; trace with a larger image to use it on others',
         stacklevel=2,
     )
     return H, W
 
 
 class ShiftWindowMSA(ShiftedWindows):
-    """W-MSA or, where ``shift_size`` is not 0, SW-MSA (section 3.2), with drop path.
+    """W-MSA or, if ``shift_size`` is not 0, SW-MSA (section 3.2), with drop path.
 
-    Where nobody can tell, ``w_msa`` is not called: its projections are, on the whole map, around
-    one operator. A hook on ``w_msa`` or within it, or a replaced method or function, has it called
-    on windows, as upstream.
+    ``w_msa`` is not called itself: its projections run on the whole map, with one attention
+    operator between them. With a hook on ``w_msa`` or within it, or with a replaced method or
+    function, it is called on windows, as upstream.
 
     Args:
         embed_dims: Width C of a token.
         num_heads: Attention heads.
         window_size: Side M of a window, in tokens.
         shift_size: Cyclic shift of the map up and left, 0 <= shift_size < window_size.
-        qkv_bias, qk_scale, attn_drop_rate, proj_drop_rate: As for :class:`WindowMSA`.
-        dropout_layer: What is applied to the result: drop path, or another registered layer.
-        init_cfg: As for every mmengine module.
-        pad_small_map: As for :class:`ShiftedWindows`.
+        qkv_bias, qk_scale, attn_drop_rate, proj_drop_rate: See :class:`WindowMSA`.
+        dropout_layer: Applied to the result: drop path, or another registered layer.
+        init_cfg: mmengine's initialisers.
+        pad_small_map: See :class:`ShiftedWindows`.
     """
 
     def __init__(
@@ -477,28 +464,28 @@ class ShiftWindowMSA(ShiftedWindows):
 
 
 def why_attend_by_windows(attention: ShiftedWindows) -> str | None:
-    """Why ``attention.w_msa`` must be called on windows; None where nobody can tell."""
+    """Why ``attention.w_msa`` must be called on windows; None if it need not be."""
     kind, msa = type(attention), attention.w_msa
     msa_kind = type(msa)
     partition = kind.window_partition, kind.window_reverse
     if partition != ShiftedWindows.partition_as_defined or attention.__dict__.keys() & WINDOWS:
-        return 'windows are made by another method'
+        return 'a method that partitions windows is replaced'
     if (
         not isinstance(msa, WindowAttention)
         or msa_kind.forward is not msa_kind.forward_as_defined
         or msa_kind.__call__ is not nn.Module.__call__
     ):
-        return f'w_msa is {msa_kind.__name__}, whose forward is another'
+        return f'w_msa is {msa_kind.__name__}, which has another forward'
     if not isinstance(getattr(msa, 'scale', 1.0), int | float):
-        return 'w_msa.scale is no number'
+        return 'w_msa.scale is not a number'
     if is_hooked(msa) or any(is_hooked_within(getattr(msa, name)) for name in _CALLED):
         return 'w_msa or a module within it has a hook'
     for name, usual in (('softmax', nn.Softmax), ('attn_drop', nn.Dropout)):
         if not TORCH.is_as_defined(getattr(msa, name), usual):
             return f'w_msa.{name} is another module'
     if msa.softmax.dim != -1:
-        return 'w_msa.softmax is of another dimension'
-    if not recording():  # a graph of windows would be of one size
+        return 'w_msa.softmax normalises another dimension'
+    if not recording():  # a graph of windows would hold for one size only
         for name in ('qkv', 'proj', 'proj_drop'):
             if not _is_tokenwise(getattr(msa, name)):
                 return f'w_msa.{name} is another module, which may see which tokens are a window'
@@ -506,11 +493,11 @@ def why_attend_by_windows(attention: ShiftedWindows) -> str | None:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether a module is a linear layer and nothing else."""
+    """Whether a module is a linear layer without hooks, subclass or tensor subclass."""
     return TORCH.is_as_defined(module, nn.Linear) and type(module.weight) in (Tensor, nn.Parameter)
 
 
 def _is_tokenwise(module: nn.Module) -> bool:
-    """Whether a module is known to map each token by itself, whatever others there are."""
+    """Whether a module is known to map each token independently of the others."""
     known = isinstance(module, nn.Linear | nn.Dropout | nn.Identity)
     return known or type(module).__module__.startswith(_TOKENWISE)

@@ -1,4 +1,4 @@
-"""Window attention of Swin V2 with its parameters: cosines, and a position bias from a network."""
+"""Window attention of Swin V2 with its parameters: cosine scores and a computed position bias."""
 
 from __future__ import annotations
 
@@ -10,41 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import ArgumentError
-from ..ops.recording import TORCH, is_hooked_within, observed
+from ..ops.recording import TORCH, compiling, is_hooked_within, observed
 from ..ops.sizes import unflatten
 from ..ops.window_attention import MAX_LOGIT_SCALE, cosine, shifted_window_cosine_attention
-from .attention import (
-    NO_DROP_PATH,
-    ShiftedWindows,
-    WindowAttention,
-    WindowSize,
+from ..ops.window_attention.positions import (
     bias_of_pairs,
+    log_spaced_coordinates,
     relative_position_index,
 )
+from .attention import NO_DROP_PATH, ShiftedWindows, WindowAttention
 from .computed_once import ComputedOnce, may_be_kept
 from .from_config import build_dropout
 
 HIDDEN = 512  # width of the position bias's network
-
-
-def log_spaced_coordinates(
-    window_size: int, pretrained_window_size: int, device: torch.device
-) -> Tensor:
-    """Offsets between two tokens of a window as the bias's network takes them (equation 4).
-
-    Offsets are divided by the largest of the window that it was pretrained with, or of its own if
-    that is 0, so that they are at most 1 there; times 8, and put on a logarithmic scale.
-
-    Returns:
-        float32 ((2M - 1)², 2): rows and columns, in raster order.
-    """
-    axis = torch.arange(1 - window_size, window_size, dtype=torch.float32, device=device)
-    # A window of one token has the offset 0 alone.
-    axis = axis / max((pretrained_window_size or window_size) - 1, 1) * 8
-    axis = axis.sign() * torch.log2(axis.abs() + 1.0) / math.log2(8)
-    length = len(axis)
-    return torch.stack([axis.repeat_interleave(length), axis.repeat(length)], -1)
 
 
 class WindowMSAV2(WindowAttention):
@@ -54,12 +32,12 @@ class WindowMSAV2(WindowAttention):
         embed_dims: Width C of a token.
         num_heads: Attention heads; must divide ``embed_dims``.
         window_size: Side M of a window, in tokens.
-        pretrained_window_size: That of the pretraining, which says what the bias's network knows;
-            0 if it was the same.
+        pretrained_window_size: Side of the windows in pretraining, which sets the coordinates'
+            scale; 0 if it is the same.
         qkv_bias: Whether the queries' and the values' projection have a bias.
         attn_drop_rate: Probability of dropping an attention weight.
         proj_drop_rate: Probability of dropping an element of the output.
-        init_cfg: As for every mmengine module.
+        init_cfg: mmengine's initialisers.
     """
 
     def __init__(
@@ -73,35 +51,24 @@ class WindowMSAV2(WindowAttention):
         proj_drop_rate: float = 0.0,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
-        if embed_dims % num_heads:
-            raise ArgumentError(
-                f'num_heads={num_heads} does not divide the width {embed_dims} of its stage'
-            )
-        self.embed_dims = embed_dims
-        self.num_heads = num_heads
-        self.window_size = WindowSize.of(window_size)
+        super().__init__(embed_dims, num_heads, window_size, init_cfg)
         self.pretrained_window_size = pretrained_window_size
         self.logit_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(10)))
-        for name in ('q_bias', 'v_bias'):  # a bias of the keys would be normalised away unlearnt
+        for name in ('q_bias', 'v_bias'):  # softmax cancels a bias of the keys
             bias = nn.Parameter(torch.zeros(embed_dims)) if qkv_bias else None
             self.register_parameter(name, bias)
-        # For those who open the weights elsewhere: here the bias is computed without the two, and
-        # so with coordinates that no lower precision rounds.
+        # Unused here, in the state dict for other implementations: the bias is computed from fresh
+        # coordinates, which are not rounded to a lower precision.
         for name, buffer in self._derived(self.logit_scale.device).items():
             self.register_buffer(name, buffer)
         self.cpb_mlp = nn.Sequential(
             nn.Linear(2, HIDDEN), nn.ReLU(inplace=True), nn.Linear(HIDDEN, num_heads, bias=False)
         )
-        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=False)
-        self.attn_drop = nn.Dropout(attn_drop_rate)
-        self.proj = nn.Linear(embed_dims, embed_dims)
-        self.proj_drop = nn.Dropout(proj_drop_rate)
-        self.softmax = nn.Softmax(dim=-1)
+        self._add_projections(False, attn_drop_rate, proj_drop_rate)
         self._kept = ComputedOnce()
 
     def _derived(self, device: torch.device) -> dict[str, Tensor]:
-        """The buffers, which follow from the windows: coordinates of all offsets, index of pairs.
+        """The buffers, computed from the window size: coordinates of offsets, index of pairs.
 
         Returns:
             ``relative_coords_table``, float32 (1, 2M - 1, 2M - 1, 2), and
@@ -115,9 +82,9 @@ class WindowMSAV2(WindowAttention):
         )
 
     def init_weights(self) -> None:
-        """Sets what is no layer's as the official code does; layers are drawn by the backbone.
+        """Initializes temperature and biases as the official code does.
 
-        Also sets the buffers, which have no values where the model was built on the meta device.
+        Also sets the buffers, which have no values if the model was built on the meta device.
         """
         for name, buffer in self._derived(self.logit_scale.device).items():
             getattr(self, name).copy_(buffer)
@@ -127,8 +94,8 @@ class WindowMSAV2(WindowAttention):
                 nn.init.zeros_(bias)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        # A file's buffers may be of other windows, or absent; the model's own without values where
-        # it was built on the meta device.
+        # A file's buffers may belong to other windows or be absent; the model's own have no values
+        # if it was built on the meta device.
         for name, buffer in self._derived(torch.device('cpu')).items():
             own = getattr(self, name)
             device = buffer.device if own.is_meta else own.device
@@ -147,7 +114,7 @@ class WindowMSAV2(WindowAttention):
         it is.
         """
         window_size = window_size or int(self.window_size)
-        if torch.compiler.is_compiling():
+        if compiling():
             return self._computed_bias(window_size)
         sources = [*self.cpb_mlp.parameters(), *self.cpb_mlp.buffers()]
         if self.training or not (self._network_is_usual() and may_be_kept(sources)):
@@ -156,7 +123,7 @@ class WindowMSAV2(WindowAttention):
         return self._kept.get(window_size, sources, lambda: self._computed_bias(window_size))
 
     def _network_is_usual(self) -> bool:
-        """Whether the position bias follows from the network's parameters alone, unobserved."""
+        """Whether the position bias depends on the network's parameters only, without hooks."""
         network = self.cpb_mlp
         return (
             type(network) is nn.Sequential
@@ -166,9 +133,9 @@ class WindowMSAV2(WindowAttention):
         )
 
     def _computed_bias(self, window_size: int) -> Tensor:
-        like = self.logit_scale  # the network may be another's module, without a weight
+        like = self.logit_scale  # a user's network may have no weight
         coordinates = log_spaced_coordinates(window_size, self.pretrained_window_size, like.device)
-        # Autocast's precision would be too little for what is added to the scores, up to 16.
+        # The bias reaches 16: autocast's precision would be too low.
         with _without_autocast(like.device.type):
             table = 16 * self.cpb_mlp(coordinates.to(like.dtype)).sigmoid()
         table = unflatten(table.t(), 1, (2 * window_size - 1,) * 2)
@@ -201,21 +168,20 @@ def _without_autocast(device: str) -> contextlib.AbstractContextManager:
 
 
 class ShiftWindowMSAV2(ShiftedWindows):
-    """W-MSA or, where ``shift_size`` is not 0, SW-MSA, as V2's.
+    """W-MSA or, if ``shift_size`` is not 0, SW-MSA of V2.
 
-    Drop path is after the norm that follows, so that the block applies ``drop``, not this module.
+    The block applies ``drop``, drop path, after its norm; this module does not.
 
     Args:
         embed_dims: Width C of a token.
         num_heads: Attention heads.
         window_size: Side M of a window, in tokens.
         shift_size: Cyclic shift of the map up and left, 0 <= shift_size < window_size.
-        pretrained_window_size, qkv_bias, attn_drop_rate, proj_drop_rate: As for
+        pretrained_window_size, qkv_bias, attn_drop_rate, proj_drop_rate: See
             :class:`WindowMSAV2`.
-        dropout_layer: What the block applies to the result once it is normalised, drop path for
-            one.
-        init_cfg: As for every mmengine module.
-        pad_small_map: As for :class:`ShiftedWindows`.
+        dropout_layer: Applied by the block to the normalised result, e.g. drop path.
+        init_cfg: mmengine's initialisers.
+        pad_small_map: See :class:`ShiftedWindows`.
     """
 
     def __init__(
@@ -254,7 +220,7 @@ class ShiftWindowMSAV2(ShiftedWindows):
     ) -> Tensor:
         """Tokens (B, H * W, C) of a map (H, W) to the same shape.
 
-        ``bias`` is :meth:`relative_position_bias`, where that has been computed before.
+        ``bias`` is :meth:`relative_position_bias`, if it has been computed before.
         """
         return self.attend(query, hw_shape, bias)
 

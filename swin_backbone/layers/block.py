@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,23 +14,22 @@ from torch.utils.checkpoint import checkpoint
 from ..ops.backends import requested_backend, use_backend
 from ..ops.block import Options, Parameters, swin_block
 from ..ops.dtypes import products_dtype
+from ..ops.recording import compiling
+from ..options import BlockOptions, BlockOptionsV1, takes_options
 from .attention import ShiftWindowMSA
 from .from_config import build_norm
-from .in_one_piece import why_block_not_in_one_piece
+from .fused import why_block_unfused
 from .merging import PatchMerging
 from .mlp import FFN
 
 Grid = tuple[int, int]
 
-# What `with_cp` takes: what is computed again in the backward pass. True is 'block'.
-RECOMPUTABLE: tuple[bool | str, ...] = (False, True, 'attention', 'mlp', 'block', 'stage')
-
 
 def recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:
-    """``function(*args)``, with nothing kept for the backward pass but the arguments."""
+    """``function(*args)``; the backward pass recomputes it from the arguments."""
     if not torch.is_grad_enabled():
         return function(*args)
-    if torch.compiler.is_compiling():  # which keeps the backend of its own accord
+    if compiling():  # a compiled graph keeps its backend
         return checkpoint(function, *args, use_reentrant=False)
     backend = requested_backend()
 
@@ -59,62 +58,66 @@ class SwinBlock(BaseModule):
         norm_cfg: Normalisation.
         with_cp: What to recompute in the backward pass, which saves memory: True or ``'block'``,
             the block; ``'attention'`` or ``'mlp'``, that half of it.
-        init_cfg: As for every mmengine module.
-        pad_small_map: As for :class:`ShiftWindowMSA`.
+        init_cfg: mmengine's initialisers.
+        pad_small_map: See :class:`ShiftWindowMSA`; keyword-only.
+        options: A :class:`~swin_backbone.options.BlockOptions`, in place of the arguments of the
+            same names; keyword-only.
     """
 
+    attention_type: ClassVar[type[BaseModule]] = ShiftWindowMSA
+    ffn_type: ClassVar[type[FFN]] = FFN
+    # Registration order, which is the order of parameters in an optimizer's state.
+    modules_in_order: ClassVar[tuple[str, ...]] = ('norm1', 'attn', 'norm2', 'ffn')
+
+    @takes_options(
+        BlockOptionsV1,
+        'embed_dims num_heads feedforward_channels window_size shift qkv_bias qk_scale drop_rate '
+        'attn_drop_rate drop_path_rate act_cfg norm_cfg with_cp init_cfg',
+    )
     def __init__(
         self,
         embed_dims: int,
         num_heads: int,
         feedforward_channels: int,
-        window_size: int = 7,
         shift: bool = False,
-        qkv_bias: bool = True,
-        qk_scale: float | None = None,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        act_cfg: dict = dict(type='GELU'),
-        norm_cfg: dict = dict(type='LN'),
-        with_cp: bool | str = False,
         init_cfg: dict | None = None,
         *,
-        pad_small_map: bool = True,
+        options: BlockOptions,
     ) -> None:
         super().__init__(init_cfg)
-        self.with_cp = with_cp
-        self.norm1 = build_norm(norm_cfg, embed_dims)
-        self.attn = ShiftWindowMSA(
+        self.with_cp = options.with_cp
+        drop_path = dict(type='DropPath', drop_prob=drop_path_rate)
+        attention = self.attention_type(
             embed_dims,
             num_heads,
-            window_size,
-            shift_size=window_size // 2 if shift else 0,
-            qkv_bias=qkv_bias,
-            qk_scale=qk_scale,
-            attn_drop_rate=attn_drop_rate,
-            proj_drop_rate=drop_rate,
-            dropout_layer=dict(type='DropPath', drop_prob=drop_path_rate),
-            pad_small_map=pad_small_map,
+            shift_size=options.window_size // 2 if shift else 0,
+            proj_drop_rate=options.drop_rate,
+            dropout_layer=drop_path,
+            **options.accepted_by(self.attention_type),
         )
-        self.norm2 = build_norm(norm_cfg, embed_dims)
-        self.ffn = FFN(
+        ffn = self.ffn_type(
             embed_dims,
             feedforward_channels,
-            act_cfg=act_cfg,
-            ffn_drop=drop_rate,
-            dropout_layer=dict(type='DropPath', drop_prob=drop_path_rate),
+            act_cfg=options.act_cfg,
+            ffn_drop=options.drop_rate,
+            dropout_layer=drop_path,
+            add_identity=self.ffn_type is FFN,
         )
+        norm1, norm2 = (build_norm(options.norm_cfg, embed_dims) for _ in range(2))
+        made = dict(norm1=norm1, attn=attention, norm2=norm2, ffn=ffn)
+        for name in self.modules_in_order:
+            self.add_module(name, made[name])
 
     def forward(self, x: Tensor, hw_shape: Grid) -> Tensor:
         """Tokens (B, H * W, C) of a map (H, W) to the same shape."""
-        if why_block_not_in_one_piece(self, x, hw_shape) is None:
-            return self._in_one_piece(x, hw_shape)  # which recomputes of itself
+        if why_block_unfused(self, x, hw_shape) is None:
+            return self._fused(x, hw_shape)  # recomputes by itself
         if self.with_cp in (True, 'block'):
-            return recomputed(self._by_modules, x, hw_shape)
-        return self._by_modules(x, hw_shape)
+            return recomputed(self._unfused, x, hw_shape)
+        return self._unfused(x, hw_shape)
 
-    def _by_modules(self, x: Tensor, hw_shape: Grid) -> Tensor:
+    def _unfused(self, x: Tensor, hw_shape: Grid) -> Tensor:
         if self.with_cp == 'attention':
             x = recomputed(self._attention, x, hw_shape)
         else:
@@ -127,8 +130,8 @@ class SwinBlock(BaseModule):
     def _mlp(self, x: Tensor) -> Tensor:
         return self.ffn(self.norm2(x), identity=x)
 
-    def _in_one_piece(self, x: Tensor, hw_shape: Grid) -> Tensor:
-        """The same without calling the modules, and with the same random draws."""
+    def _fused(self, x: Tensor, hw_shape: Grid) -> Tensor:
+        """The block as one operator: no module is called; random draws are the same."""
         attention = self.attn.w_msa
         (fc1, *_), fc2 = self.ffn.layers[:2]
         window_size, shift_size = self.attn.windows(hw_shape)
@@ -158,10 +161,10 @@ class SwinBlock(BaseModule):
 
 
 def path_factors(drop: DropPath, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """What drop path multiplies each sample's path with, (B,), in float32 at least.
+    """Drop path's factor for each sample's path, (B,), in float32 or wider.
 
-    Drawn as the module draws, in the ``dtype`` that the path of tokens ``x`` would have, but not
-    rounded to it.
+    The draw is the module's, in the ``dtype`` that the path of tokens ``x`` has, but the factors
+    are not rounded to it.
     """
     exact = torch.promote_types(x.dtype, torch.float32)
     if not (drop.training and drop.drop_prob):
@@ -171,117 +174,73 @@ def path_factors(drop: DropPath, x: Tensor, dtype: torch.dtype) -> Tensor:
     return draws.add_(keep).floor_().to(exact).div_(keep)
 
 
-class Stage(BaseModule):
-    """Blocks, and maybe a downsampling before or after them; subclasses have the forward.
-
-    Args:
-        embed_dims: Width C of the tokens that it is given.
-        blocks: Each takes tokens and their grid, and returns tokens.
-        downsample: What makes this stage's tokens in V2, and the next stage's in V1; or None.
-        with_cp: ``'stage'`` recomputes all blocks together in the backward pass.
-        init_cfg: As for every mmengine module.
-    """
-
-    # Whether the downsampling comes before the blocks. Modules are registered in the order that
-    # they run in, which is the order of the parameters in an optimizer's state.
-    opens_with_downsample: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        embed_dims: int,
-        blocks: Iterable[BaseModule],
-        downsample: PatchMerging | None,
-        with_cp: bool | str,
-        init_cfg: dict | None,
-    ) -> None:
-        super().__init__(init_cfg)
-        self.embed_dims = embed_dims
-        if self.opens_with_downsample:
-            self.downsample = downsample
-            self.blocks = ModuleList(blocks)
-        else:
-            self.blocks = ModuleList(blocks)
-            self.downsample = downsample
-        self.with_cp = with_cp
-
-    @property
-    def out_channels(self) -> int:
-        """Width of the tokens that the next stage is given."""
-        return self.embed_dims if self.downsample is None else self.downsample.out_channels
-
-    def through_blocks(self, x: Tensor, hw_shape: Grid) -> Tensor:
-        """Tokens (B, H * W, C) of a map (H, W) to the same shape."""
-        if self.with_cp == 'stage':
-            return recomputed(self._blocks, x, hw_shape)
-        return self._blocks(x, hw_shape)
-
-    def _blocks(self, x: Tensor, hw_shape: Grid) -> Tensor:
-        for block in self.blocks:
-            x = block(x, hw_shape)
-        return x
-
-
-class SwinBlockSequence(Stage):
-    """One stage: blocks with plain and shifted windows in turn, then, maybe, a downsampling.
+class SwinBlockSequence(BaseModule):
+    """One stage: blocks with regular and shifted windows in turn, then an optional downsampling.
 
     Args:
         embed_dims: Width C of a token.
         num_heads: Attention heads.
         feedforward_channels: Width of the feed-forward networks' hidden layer.
         depth: Number of blocks.
-        drop_path_rate: Probability of dropping a path for a sample, one for all or one a block.
-        downsample: What makes the next stage's tokens, or None.
-        window_size, qkv_bias, qk_scale, drop_rate, attn_drop_rate, act_cfg, norm_cfg, with_cp,
-            pad_small_map: As for :class:`SwinBlock`.
-        init_cfg: As for every mmengine module.
+        drop_path_rate: Probability of dropping a path for a sample, one for all or one per block.
+        downsample: Makes the next stage's tokens; None for none.
+        window_size, qkv_bias, qk_scale, drop_rate, attn_drop_rate, act_cfg, norm_cfg,
+            pad_small_map, options: See :class:`SwinBlock`.
+        with_cp: See :class:`SwinBlock`; ``'stage'`` recomputes all blocks together.
+        init_cfg: mmengine's initialisers.
 
     Attributes:
-        is_last: Whether nobody needs the next stage's tokens: the downsampling does not run.
+        is_last: Whether the next stage's tokens are not needed: the downsampling does not run.
     """
 
+    block_type: ClassVar[type[SwinBlock]] = SwinBlock
+    # Modules are registered in the order in which they run, which is the order of parameters in an
+    # optimizer's state.
+    opens_with_downsample: ClassVar[bool] = False
     is_last = False
 
+    @takes_options(
+        BlockOptionsV1,
+        'embed_dims num_heads feedforward_channels depth window_size qkv_bias qk_scale drop_rate '
+        'attn_drop_rate drop_path_rate downsample act_cfg norm_cfg with_cp init_cfg',
+    )
     def __init__(
         self,
         embed_dims: int,
         num_heads: int,
         feedforward_channels: int,
         depth: int,
-        window_size: int = 7,
-        qkv_bias: bool = True,
-        qk_scale: float | None = None,
-        drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
         drop_path_rate: float | Sequence[float] = 0.0,
         downsample: PatchMerging | None = None,
-        act_cfg: dict = dict(type='GELU'),
-        norm_cfg: dict = dict(type='LN'),
-        with_cp: bool | str = False,
         init_cfg: dict | None = None,
         *,
-        pad_small_map: bool = True,
+        options: BlockOptions,
     ) -> None:
+        super().__init__(init_cfg)
+        self.embed_dims = embed_dims
+        self.with_cp = options.with_cp
+        if self.opens_with_downsample:
+            self.downsample = downsample
         rates = drop_path_rate if isinstance(drop_path_rate, Sequence) else [drop_path_rate] * depth
-        blocks = [
-            SwinBlock(
-                embed_dims,
+        width = self.out_channels if self.opens_with_downsample else embed_dims
+        self.blocks = ModuleList(
+            self.block_type(
+                width,
                 num_heads,
                 feedforward_channels,
-                window_size=window_size,
                 shift=i % 2 == 1,
-                qkv_bias=qkv_bias,
-                qk_scale=qk_scale,
-                drop_rate=drop_rate,
-                attn_drop_rate=attn_drop_rate,
                 drop_path_rate=rates[i],
-                act_cfg=act_cfg,
-                norm_cfg=norm_cfg,
-                with_cp=with_cp,
-                pad_small_map=pad_small_map,
+                options=options,
             )
             for i in range(depth)
-        ]
-        super().__init__(embed_dims, blocks, downsample, with_cp, init_cfg)
+        )
+        if not self.opens_with_downsample:
+            self.downsample = downsample
+
+    @property
+    def out_channels(self) -> int:
+        """Width of the tokens after the downsampling."""
+        return self.embed_dims if self.downsample is None else self.downsample.out_channels
 
     def forward(self, x: Tensor, hw_shape: Grid) -> tuple[Tensor, Grid, Tensor, Grid]:
         """Tokens (B, H * W, C) of a map (H, W) through the stage.
@@ -298,3 +257,14 @@ class SwinBlockSequence(Stage):
         if self.downsample is None or self.is_last:
             return x, hw_shape, x, hw_shape
         return *self.downsample(x, hw_shape), x, hw_shape
+
+    def through_blocks(self, x: Tensor, hw_shape: Grid) -> Tensor:
+        """Tokens (B, H * W, C) of a map (H, W) to the same shape."""
+        if self.with_cp == 'stage':
+            return recomputed(self._blocks, x, hw_shape)
+        return self._blocks(x, hw_shape)
+
+    def _blocks(self, x: Tensor, hw_shape: Grid) -> Tensor:
+        for block in self.blocks:
+            x = block(x, hw_shape)
+        return x

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from ..ops.recording import value_only
 
 
 class _Source(NamedTuple):
@@ -81,13 +82,7 @@ def may_be_kept(sources: Sequence[Tensor]) -> bool:
     Not where gradients may be, nor where a tracer, counter or CUDA graph records the computation
     itself; nor for parameters that have a gradient, since a fused optimizer's step is not seen.
     """
-    if torch.is_grad_enabled() or torch.jit.is_tracing():
-        return False
-    if torch._C._are_functorch_transforms_active() or _get_current_dispatch_mode() is not None:
-        return False
-    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-        return False
-    return all(
+    return value_only() and all(
         type(t) in (Tensor, nn.Parameter) and not t.is_inference() and t.is_leaf and t.grad is None
         for t in sources
     )

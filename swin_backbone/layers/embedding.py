@@ -24,12 +24,12 @@ def pair(value: int | Pair) -> Pair:
 
 
 class AdaptivePadding(nn.Module):
-    """Pads a map with zeros, so that a sliding kernel covers all of it.
+    """Pads a map with zeros so that a sliding kernel covers all of it.
 
     Args:
         kernel_size: Side of the kernel, or (height, width).
-        stride: Its step, likewise.
-        dilation: Distance of its elements, likewise.
+        stride: Stride of the kernel, one number or two.
+        dilation: Dilation of the kernel, one number or two.
         padding: ``'corner'`` pads at the bottom and right, ``'same'`` on all sides.
     """
 
@@ -46,7 +46,7 @@ class AdaptivePadding(nn.Module):
         self.dilation = pair(dilation)
 
     def get_pad_shape(self, input_shape: Pair) -> Pair:
-        """What a map of so many rows and columns lacks."""
+        """Rows and columns of padding for a map of shape (H, W)."""
         rows, columns = (self._lacking(length, i) for i, length in enumerate(input_shape))
         return rows, columns
 
@@ -60,7 +60,7 @@ class AdaptivePadding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, H', W')."""
         rows, columns = self.get_pad_shape((x.shape[2], x.shape[3]))
-        # A recorded graph pads by what may be nothing: it would else be one graph for each case.
+        # A recorded graph always pads, by 0 if need be, so that it holds for every size.
         if not (recording() or rows or columns):
             return x
         if self.padding == 'corner':
@@ -79,14 +79,14 @@ class PatchEmbed(BaseModule):
         embed_dims: Width C of a token.
         conv_type: A registered convolution.
         kernel_size: Side of a patch in pixels, or (height, width).
-        stride: Step between patches, likewise; ``kernel_size`` if None.
-        padding: How many zeros are added on each side, or the mode of :class:`AdaptivePadding`.
-        dilation: Of the convolution.
+        stride: Step between patches, one number or two; ``kernel_size`` if None.
+        padding: Zeros added on each side, or the mode of :class:`AdaptivePadding`.
+        dilation: Dilation of the convolution.
         bias: Whether the convolution has a bias.
         norm_cfg: Normalisation of the tokens, or None.
-        input_size: Side of an image in pixels, or (height, width), that ``init_out_size`` is the
-            grid of; None for none.
-        init_cfg: As for every mmengine module.
+        input_size: Side of an image in pixels, or (height, width), whose grid becomes
+            ``init_out_size``; None for none.
+        init_cfg: mmengine's initialisers.
 
     Attributes:
         init_input_size, init_out_size: (height, width) in pixels and the grid (H', W') in tokens,
@@ -139,7 +139,7 @@ class PatchEmbed(BaseModule):
         """(B, in_channels, H, W) to tokens (B, H' * W', embed_dims) and their grid (H', W').
 
         Raises:
-            ArgumentError: The input is no (B, in_channels, H, W) map or is smaller than a patch.
+            ArgumentError: The input is not (B, in_channels, H, W), or is smaller than a patch.
         """
         self._check(x)
         if self.adap_padding is not None:
@@ -163,7 +163,7 @@ class PatchEmbed(BaseModule):
 
 
 def covered_grid(kernel: nn.Conv2d | nn.Unfold, height: int, width: int) -> tuple[int, int]:
-    """How many places a sliding kernel has in rows and columns of a map."""
+    """Positions of a sliding kernel in rows and columns of a map."""
     rows, columns = (
         (length + 2 * padding - dilation * (size - 1) - 1) // stride + 1
         for length, padding, dilation, size, stride in zip(

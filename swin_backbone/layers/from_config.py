@@ -1,4 +1,4 @@
-"""Layers that a config names, with errors that say which config was wrong."""
+"""Builds layers from configs; errors name the config."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from ..argument_values import shown
 from ..errors import ArgumentError
 
 _OF_MAPS = (
-    "normalises maps (B, C, H, W), and these are tokens (B, L, C); dict(type='LN') normalises those"
+    "normalises maps (B, C, H, W), but these are tokens (B, L, C); dict(type='LN') normalises those"
 )
 
 
 def build_norm(norm_cfg: Any, width: int, *, of_maps: bool = False) -> Any:
-    """The normalisation of tokens (B, L, ``width``) that a config names.
+    """The normalisation layer of a config, for tokens (B, L, ``width``).
 
     Args:
         norm_cfg: The config.
         width: Channels of a token.
-        of_maps: Whether a normalisation of maps, whose channels come second, is built as well. It
-            raises when it is called.
+        of_maps: Whether a normalisation of maps, e.g. batch norm, may be built. It raises when it
+            is called.
 
     Raises:
-        ArgumentError: There is none of that name, it does not take the config's settings, or it is
-            one of maps.
+        ArgumentError: The type is unknown, does not accept the settings, or normalises maps.
     """
     try:
         norm = build_norm_layer(norm_cfg, width)[1]
@@ -45,17 +44,17 @@ def build_norm(norm_cfg: Any, width: int, *, of_maps: bool = False) -> Any:
 
 
 def build_activation(act_cfg: Any) -> nn.Module:
-    """The activation that a config names.
+    """The activation layer of a config.
 
     Raises:
-        ArgumentError: There is none of that name, or it does not take the config's settings.
+        ArgumentError: The type is unknown or does not accept the settings.
     """
     try:
         activation = build_activation_layer(act_cfg)
     except Exception as error:  # whatever a registered class may raise
         raise ArgumentError(_cannot('act_cfg', act_cfg, "dict(type='GELU')", error)) from error
     if not isinstance(activation, nn.Module):
-        raise ArgumentError(f'act_cfg={shown(act_cfg)} is of no module')
+        raise ArgumentError(f'act_cfg={shown(act_cfg)} is not a module')
     return activation
 
 
@@ -73,10 +72,10 @@ def _is_small(eps: Any) -> bool:
 
 
 def build_dropout(dropout_layer: Any) -> nn.Module:
-    """The layer that a ``dropout_layer`` names, drop path for one; the identity if it is None.
+    """The layer of a ``dropout_layer`` config, e.g. drop path; the identity if it is None.
 
     Raises:
-        ArgumentError: There is none of that name, or it does not take the config's settings.
+        ArgumentError: The type is unknown or does not accept the settings.
     """
     if dropout_layer is None:
         return nn.Identity()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ArgumentError
+from ..ops.recording import tracing
 from ..ops.sizes import unflatten
 from .block import recomputed
 from .from_config import build_norm
@@ -19,14 +20,13 @@ from .mlp import FFN
 class GlobalAttentionBlock(BaseModule):
     """Self-attention among all tokens of a map and a feed-forward network, each normalised first.
 
-    A block as equation 3 has it, with the whole map as its one window and without a position
-    bias, whose table would fix the map's size. It starts as the identity: a pretrained backbone,
-    which has no such layer, gives at first exactly what it was pretrained to give, and its
-    gradients reach both output projections from the first step on.
+    The block of equation 3 with the whole map as one window. It has no position bias, because a
+    table would fix the map's size. It starts as the identity: a pretrained backbone, which has no
+    such layer, first produces its pretrained features, and gradients reach both output projections
+    from the first step.
 
-    No (H * W) x (H * W) matrix is kept: there is no mask, so that
-    ``scaled_dot_product_attention`` can take a fused kernel on CPUs and GPUs. On CPUs it has none
-    with ``attn_drop_rate``, whose use costs that memory there.
+    ``scaled_dot_product_attention`` uses a fused kernel on CPUs and GPUs, so that no (H * W) x
+    (H * W) matrix is stored; on CPUs one is if ``attn_drop_rate`` is not 0.
 
     Args:
         embed_dims: Width C of a token.
@@ -39,9 +39,9 @@ class GlobalAttentionBlock(BaseModule):
         drop_path_rate: Probability of dropping a path for a sample.
         act_cfg: Activation of the feed-forward network.
         norm_cfg: Normalisation.
-        with_cp: What to recompute in the backward pass: True, ``'block'`` or ``'stage'``, all of
-            it; ``'attention'`` or ``'mlp'``, that half.
-        init_cfg: As for every mmengine module.
+        with_cp: What to recompute in the backward pass: True, ``'block'`` or ``'stage'`` for the
+            whole block; ``'attention'`` or ``'mlp'`` for that half.
+        init_cfg: mmengine's initialisers.
 
     Raises:
         ArgumentError: ``num_heads`` does not divide ``embed_dims``.
@@ -82,11 +82,11 @@ class GlobalAttentionBlock(BaseModule):
             ffn_drop=drop_rate,
             dropout_layer=dict(type='DropPath', drop_prob=drop_path_rate),
         )
-        # Here too, since a checkpoint without the layer leaves it as it was built.
+        # A checkpoint without the layer leaves it as it was built.
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Draws the weights as the backbone's, but for the output projections, which are 0."""
+        """Draws weights as the backbone does; the output projections start at 0."""
         hidden, output = self.ffn.layers[0][0], self.ffn.layers[1]
         for module in (self.qkv, hidden):
             trunc_normal_init(module, std=0.02, bias=0.0)
@@ -109,8 +109,8 @@ class GlobalAttentionBlock(BaseModule):
         qkv = unflatten(self.qkv(self.norm1(x)), 2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         dropout = self.attn_drop_rate if self.training else 0.0
-        # TorchScript's ONNX exporter has no fused one before operator set 14.
-        if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
+        # TorchScript's ONNX exporter has no fused attention before opset 14.
+        if tracing() and torch.onnx.is_in_onnx_export():
             attended = F.dropout((q * self.scale @ k.transpose(2, 3)).softmax(-1), dropout) @ v
         else:
             attended = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=self.scale)

@@ -13,7 +13,7 @@ from ..ops.recording import TORCH, Definitions, observed, recording
 from ..ops.sizes import unflatten
 from .embedding import AdaptivePadding, Pair, covered_grid, pair
 from .from_config import build_norm
-from .in_one_piece import why_merging_not_in_one_piece
+from .fused import why_merging_unfused
 
 DEFINED = Definitions((AdaptivePadding, 'forward'))
 
@@ -21,24 +21,24 @@ DEFINED = Definitions((AdaptivePadding, 'forward'))
 class PatchMerging(BaseModule):
     """Concatenates 2×2 neighbouring tokens, normalises and projects them (section 3.1).
 
-    V2 projects first and normalises then. The arguments and their defaults are mmdet's.
+    V2 projects before it normalises. The arguments and their defaults are mmdet's.
 
-    A map whose sides do not fit is padded with zero tokens at the bottom and right. The
-    concatenated channels are in the order of ``nn.Unfold``, OpenMMLab's: input channel first, then
-    row, then column. The official code orders them by column, row, channel.
+    A map with odd sides is padded with zero tokens at the bottom and right. The concatenated
+    channels are in ``nn.Unfold``'s order, as in OpenMMLab: input channel, row, column. The official
+    code orders them by column, row, channel.
 
     Args:
         in_channels: Width of the tokens.
         out_channels: Width of the merged tokens.
         kernel_size: Side of a merged neighbourhood in tokens, or (height, width).
-        stride: Step between neighbourhoods, likewise; ``kernel_size`` if None.
-        padding: How many zero tokens are added on each side, or the mode of
-            :class:`AdaptivePadding`.
-        dilation: Distance of a neighbourhood's tokens.
+        stride: Step between neighbourhoods, one number or two; ``kernel_size`` if None.
+        padding: Zero tokens added on each side, or the mode of :class:`AdaptivePadding`.
+        dilation: Distance between the tokens of a neighbourhood.
         bias: Whether the projection has a bias.
         norm_cfg: Normalisation of the concatenated channels, or None.
-        init_cfg: As for every mmengine module.
-        use_post_norm: Whether it is that of the out_channels projected ones instead.
+        init_cfg: mmengine's initialisers.
+        use_post_norm: Whether ``norm_cfg`` normalises the ``out_channels`` projected channels
+            instead.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ class PatchMerging(BaseModule):
         Returns:
             (B, H' * W', out_channels) and (H', W').
         """
-        if why_merging_not_in_one_piece(self, x) is None:
-            x = self._in_one_piece(x.unflatten(1, input_size))
+        if why_merging_unfused(self, x) is None:
+            x = self._fused(x.unflatten(1, input_size))
             return x.flatten(1, 2), (x.shape[1], x.shape[2])
         x, grid = (self._pairs if self._merges_pairs() else self._sampled)(x, input_size)
         if self.use_post_norm:
@@ -90,12 +90,12 @@ class PatchMerging(BaseModule):
             x = self.norm(x)
         return x if self.use_post_norm else self.reduction(x), grid
 
-    def _in_one_piece(self, x: Tensor) -> Tensor:
+    def _fused(self, x: Tensor) -> Tensor:
         norm: Any = self.norm
         return patch_merging(x, norm.weight, norm.bias, self.reduction.weight, eps=norm.eps)
 
     def _merges_pairs(self) -> bool:
-        """Whether the neighbourhoods are 2×2 and apart, and nobody observes how they are made."""
+        """Whether neighbourhoods are 2×2 without overlap and no hook observes the sampler."""
         return (
             self.has_pairs
             and TORCH.is_as_defined(self.sampler, nn.Unfold)
@@ -105,7 +105,7 @@ class PatchMerging(BaseModule):
         )
 
     def _sampled(self, x: Tensor, input_size: Pair) -> tuple[Tensor, Pair]:
-        """The concatenated channels of each neighbourhood, and their grid, by the sampler."""
+        """Concatenated channels of each neighbourhood, and their grid, from the sampler."""
         x = unflatten(x, 1, input_size).permute(0, 3, 1, 2)
         if self.adap_padding is not None:
             x = self.adap_padding(x)
@@ -113,13 +113,13 @@ class PatchMerging(BaseModule):
         return self.sampler(x).transpose(1, 2), grid
 
     def _pairs(self, x: Tensor, input_size: Pair) -> tuple[Tensor, Pair]:
-        """The same for 2×2 tokens, faster: the map stays as it is, with channels last."""
+        """The same for 2×2 tokens, faster: the map stays in channels-last layout."""
         x = unflatten(x, 1, input_size)
         bottom, right = self.adap_padding.get_pad_shape(input_size)
-        # A recorded graph pads by what may be nothing: it would else be one graph for each case.
+        # A recorded graph always pads, by 0 if need be, so that it holds for every size.
         if recording() or bottom or right:
             x = F.pad(x, (0, 0, 0, right, 0, bottom))
         rows, columns = (input_size[0] + bottom) // 2, (input_size[1] + right) // 2
-        # Two copies, first of whole tokens, are faster than one of lone elements.
+        # Two copies, the first of whole tokens, are faster than one of single elements.
         x = unflatten(unflatten(x, 1, (rows, 2)), 3, (columns, 2)).transpose(2, 3)
         return x.flatten(3, 4).transpose(3, 4).flatten(3).flatten(1, 2), (rows, columns)

@@ -14,8 +14,7 @@ from .from_config import build_activation, build_dropout
 class FFN(BaseModule):
     """Linear layers with an activation between them, added to the identity (equation 3).
 
-    The arguments, their defaults and the state dict are mmcv's. In V2, where a norm comes between,
-    the result is not added here.
+    The arguments, their defaults and the state dict are mmcv's.
 
     Args:
         embed_dims: Width C of a token.
@@ -23,11 +22,11 @@ class FFN(BaseModule):
         num_fcs: Linear layers, 2 or more.
         act_cfg: Activation.
         ffn_drop: Probability of dropping an element after each linear layer.
-        dropout_layer: What is applied to the result before it is added, drop path for one.
+        dropout_layer: Applied to the result before it is added, e.g. drop path.
         add_identity: Whether the result is added to the identity.
-        init_cfg: As for every mmengine module.
-        layer_scale_init_value: Initial value of a learnt factor on each channel of the result; 0
-            for no such factor.
+        init_cfg: mmengine's initialisers.
+        layer_scale_init_value: Initial value of a learnt factor for each channel of the result; 0
+            for none.
     """
 
     layers: Any  # nn.Sequential, whose items torch's types take for bare modules
@@ -70,7 +69,7 @@ class FFN(BaseModule):
             self.gamma2 = LayerScale(embed_dims, scale=layer_scale_init_value)
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
-        """(B, L, C) to (B, L, C); ``identity`` is what the path is added to, ``x`` if None."""
+        """(B, L, C) to (B, L, C); the path is added to ``identity``, or to ``x`` if None."""
         out = self.dropout_layer(self.gamma2(self.layers(x)))
         if not self.add_identity:
             return out
@@ -78,8 +77,8 @@ class FFN(BaseModule):
 
 
 class PostNormFFN(FFN):
-    """As V2 has it: ``dropout_layer`` is applied by the block, after the norm that follows."""
+    """V2's FFN: the block applies ``dropout_layer`` and the addition, after its norm."""
 
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
-        """(B, L, C) to (B, L, C), not added to anything; ``identity`` has no effect."""
+        """(B, L, C) to (B, L, C), without the addition; ``identity`` has no effect."""
         return self.gamma2(self.layers(x))

@@ -1,12 +1,13 @@
-"""mmcv's compiled operators in torch and torchvision, for an mmcv that was not compiled.
+"""mmcv's compiled operators in torch and torchvision, for an mmcv without compiled operators.
 
-``startup.py`` makes this package importable as ``mmcv._ext`` where mmcv has no compiled extension,
-so that ``mmcv.ops`` works with ``mmcv-lite``. The functions have the names, the argument order and
-the in-place results of the compiled module's, which ``mmcv.ops`` calls. In place of a function that
-is not here, one raises NotImplementedError and says how to get it.
+``startup.py`` makes this package importable as ``mmcv._ext`` if mmcv has no compiled extension, so
+that ``mmcv.ops`` works with ``mmcv-lite``. The functions have the names, argument order and
+in-place results of the compiled module's. Functions that are not replaced raise NotImplementedError
+with instructions.
 
-The package imports torch alone (and torchvision's compiled operators, if they load), by relative
-imports: as ``mmcv._ext`` it must not import ``swin_backbone``, which would register the backbones.
+The package only imports torch, torchvision's compiled operators if they load, and itself by
+relative imports. As ``mmcv._ext`` it must not import ``swin_backbone``, which would register the
+backbones.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ from .rotated import box_iou_rotated, nms_rotated
 from .suppression import nms, nms_match, softnms
 from .torchvision_ops import load as _load_torchvision
 
-# Before anything imports torchvision, which may need operators declared.
+# Must precede any import of torchvision, which may need declared operators.
 _load_torchvision()
 
 __all__ = [
@@ -120,12 +121,12 @@ ABSENT = (
 
 
 def get_compiler_version() -> str:
-    """What mmcv reports as the compiler of its operators."""
+    """The compiler that mmcv reports for its operators."""
     return 'not compiled (swin_backbone.mmcv_ext)'
 
 
 def get_compiling_cuda_version() -> str:
-    """The CUDA version of the operators, which is that of torch."""
+    """The CUDA version that mmcv reports for its operators: torch's."""
     return torch.version.cuda or 'not available'
 
 

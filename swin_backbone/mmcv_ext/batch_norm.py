@@ -1,4 +1,4 @@
-"""The parts of mmcv's synchronized batch norm (``MMSyncBN``), between which it communicates.
+"""The steps of mmcv's synchronized batch norm (``MMSyncBN``), which communicates between them.
 
 Statistics are float32 (C,); inputs and outputs are (N, C, pixels) of any floating-point dtype.
 """
@@ -18,7 +18,7 @@ def sync_bn_forward_mean(input: Tensor, mean: Tensor) -> None:
 
 @operator
 def sync_bn_forward_var(input: Tensor, mean: Tensor, var: Tensor) -> None:
-    """Writes each channel's mean square difference from the mean given."""
+    """Writes each channel's mean squared difference from ``mean``."""
     var.copy_((wide(input) - mean[:, None]).square_().mean((0, 2)))
 
 
@@ -38,22 +38,22 @@ def sync_bn_forward_output(
     momentum: float | Tensor,
     group_size: int,
 ) -> None:
-    """Writes what was normalized, the deviations and the output; updates the running statistics.
+    """Writes normalized input, standard deviations and output; updates the running statistics.
 
     Args:
         input: (N, C, pixels).
-        mean: Of all processes, (C,).
-        var: Of all processes, divided by the number of elements.
+        mean: Mean over all processes, (C,).
+        var: Biased variance over all processes, (C,).
         weight: (C,).
         bias: (C,).
-        running_mean: Moved by ``momentum`` towards the mean.
-        running_var: Moved likewise towards the variance divided by the number of elements less one.
+        running_mean: Running mean, updated.
+        running_var: Running unbiased variance, updated.
         norm: Overwritten, (input - mean) / std.
         std: Overwritten, sqrt(var + eps).
         output: Overwritten, norm * weight + bias.
         eps: Added to the variance.
-        momentum: The part that is new.
-        group_size: Processes, each with as many elements as this one.
+        momentum: Weight of the new statistics.
+        group_size: Number of processes. All have as many elements as this one.
     """
     std.copy_((var + eps).sqrt_())
     norm.copy_((wide(input) - mean[:, None]) / std[:, None])
@@ -84,7 +84,7 @@ def sync_bn_backward_data(
     std: Tensor,
     grad_input: Tensor,
 ) -> None:
-    """Writes the input's gradient, given those of weight and bias, which are of all processes."""
+    """Writes the gradient of the input, given those of weight and bias over all processes."""
     count = grad_output.shape[0] * grad_output.shape[2]
     mean = (grad_weight[:, None] * norm + grad_bias[:, None]) / count
     grad_input.copy_((wide(grad_output) - mean) * (weight / std)[:, None])

@@ -1,8 +1,8 @@
-"""Bilinear samples of maps, weighted and summed in bags: what deformable operators are made of.
+"""Weighted sums of bilinear samples of maps, which all deformable operators compute.
 
-A map's pixels are the rows of a table, the four pixels around a position are four entries of a
-bag, and ``embedding_bag`` adds a bag's rows, each with its weight. So neither the four neighbours
-nor the samples of a bag are ever held apart, and autograd knows the derivatives.
+The pixels of a map are the rows of a table, and the four pixels around a position are four entries
+of a bag. ``embedding_bag`` computes the weighted sum of a bag's rows, so that neighbours and
+samples are never materialized, and autograd supports it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 
 def pixels(maps: Tensor) -> Tensor:
-    """The table of maps (N, C, H, W): N * H * W rows of C, and a last row that no bag adds."""
+    """The table of maps (N, C, H, W): N * H * W rows of C, and a last row for padding."""
     N, C, H, W = maps.shape
     rows = maps.permute(0, 2, 3, 1).reshape(N * H * W, C)
     return F.pad(rows, (0, 0, 0, 1))
@@ -28,20 +28,20 @@ def samples(
     none: int,
     factor: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The rows of the four pixels around each position and their weights, (..., 4) both.
+    """The rows of the four pixels around each position and their weights, both (..., 4).
 
-    Pixels beyond a map's edge count as zeros, and so does what lies around a position at -1 or
-    below, at the map's size or above, or at what is not a number.
+    Pixels beyond a map's edge are zeros. A sample at -1 or below, at the map's size or above, or at
+    NaN is zero.
 
     Args:
-        y: Vertical positions (...), pixels' centres being integers. Autograd may follow the weights
-            back to them.
+        y: Vertical positions (...). Centres of pixels are integers. The weights are differentiable
+            with respect to the positions.
         x: Horizontal positions (...).
-        height: Of the maps; a tensor that broadcasts to the positions, or a number.
-        width: Of the maps.
-        first: The row of each position's map's first pixel, int64; it broadcasts.
-        none: The row that stands for none.
-        factor: Of each position's weights (...), or None.
+        height: Height of the maps; a number, or a tensor that broadcasts to the positions.
+        width: Width of the maps, likewise.
+        first: Row of the first pixel of each position's map, int64; broadcasts.
+        none: The padding row.
+        factor: Factor of each position's weights (...), or None.
     """
     inside = (y > -1) & (y < height) & (x > -1) & (x < width)
     rows, by_rows, in_rows = _neighbours(torch.where(inside, y, 0), height)
@@ -56,7 +56,7 @@ def samples(
 
 
 def _neighbours(position: Tensor, size: Tensor | int) -> tuple[Tensor, Tensor, Tensor]:
-    """Two pixels along an axis, their weights, and whether they are of the map, (..., 2) each."""
+    """Two pixels along an axis, their weights, and whether they are in the map, (..., 2) each."""
     low = position.detach().floor()
     part = position - low
     pixels = torch.stack([low, low + 1], -1).long()
@@ -68,10 +68,10 @@ def bag_sums(table: Tensor, rows: Tensor, weights: Tensor, first: Tensor | None 
     """Weighted sums of rows: (bags, C).
 
     Args:
-        table: Rows, the last of which stands for none, (R + 1, C).
-        rows: The rows of each bag (bags, entries), int64; or of one bag after the other (entries,).
-        weights: Of the same shape and of the table's dtype.
-        first: Where each bag begins (bags,), if ``rows`` has one dimension.
+        table: Rows (R + 1, C). The last one is padding.
+        rows: The rows of each bag, int64 (bags, entries); or of all bags in turn (entries,).
+        weights: Weights in the shape of ``rows`` and the dtype of ``table``.
+        first: First entry of each bag (bags,), if ``rows`` has one dimension.
     """
     none = table.shape[0] - 1
     return F.embedding_bag(

@@ -1,4 +1,4 @@
-"""How mmcv's autograd functions call an operator, and in what dtype it computes."""
+"""Autograd mode, dtype and batch splitting of operators that mmcv's autograd functions call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ R = TypeVar('R')
 
 
 def operator(function: Callable[P, R]) -> Callable[P, R]:
-    """Runs a function as a compiled operator runs: autograd does not record it, autocast is off."""
+    """Runs a function like a compiled operator: without autograd and autocast."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -26,17 +26,17 @@ def operator(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """The tensor in the dtype that sums are taken in: float32, or float64 if it is that already."""
+    """The tensor in the dtype of computation: float64 stays, all others become float32."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def batches(size: int, elements: int, most: int = 2**25) -> list[slice]:
-    """Slices of a batch that have up to ``most`` elements each, and at least one sample.
+    """Splits a batch into slices of at least one sample, to bound memory.
 
     Args:
-        size: Samples of the batch.
-        elements: Elements of the largest intermediate tensor for one sample.
-        most: Elements of that tensor at once: 128 MiB of float32.
+        size: Number of samples.
+        elements: Elements of the largest intermediate tensor per sample.
+        most: Largest number of these elements in a slice; by default 128 MiB of float32.
     """
     step = max(1, most // max(1, elements))
     return [slice(start, min(start + step, size)) for start in range(0, size, step)]

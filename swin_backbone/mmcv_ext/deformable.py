@@ -1,13 +1,13 @@
 """Deformable convolution, with and without modulation (Dai et al. 2017; Zhu et al. 2019).
 
-An image is sampled bilinearly at each place of each kernel window plus that place's offset, times
-that place's mask if there are masks; the samples are then multiplied by the kernel. Offsets (B, 2 *
-deform_groups * K, H', W') hold y before x of each of the kernel's K places. Pixels beyond the image
-are zeros, and a sample at -1 or below, or at the image's size or above, is outside and zero.
+An image is sampled bilinearly at each of the kernel's K taps plus the tap's offset. The samples are
+multiplied by the tap's mask, if there are masks, and by the kernel. Offsets
+(B, 2 * deform_groups * K, H', W') hold y before x for each tap. Pixels beyond the image are zeros,
+and a sample at -1 or below, or at the image's size or above, is zero.
 
-As in the compiled operators, gradients of images, kernel and bias are added to what the tensors
-hold, while the output and the gradients of offsets and masks are overwritten. The buffers for
-columns and ones are not used, and memory is bounded without ``im2col_step``.
+As in the compiled operators, gradients of images, kernel and bias are accumulated, while the output
+and the gradients of offsets and masks are overwritten. The buffers for columns and ones are unused,
+and memory is bounded without ``im2col_step``.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def modulated_deform_conv_forward(
 ) -> None:
     """Writes the convolution of images (B, C, H, W) into ``output`` (B, O, H', W').
 
-    The kernel is ``weight`` (O, C / group, kernel_h, kernel_w), the mask has a factor for each
-    sample (B, deformable_group * K, H', W'), and ``bias`` (O,) is used if ``with_bias``.
+    The kernel is ``weight`` (O, C / group, kernel_h, kernel_w), ``mask`` holds the factors of the
+    samples (B, deformable_group * K, H', W'), and ``bias`` (O,) is used if ``with_bias``.
     """
     kernel, stride, padding = (kernel_h, kernel_w), (stride_h, stride_w), (pad_h, pad_w)
     dilation = dilation_h, dilation_w
@@ -184,9 +184,9 @@ def modulated_deform_conv_backward(
 
 @dataclass(frozen=True)
 class _Geometry:
-    """Kernel, strides and groups of a convolution, and the layouts in which it is computed.
+    """Kernel size, strides and groups of a convolution, and the layouts of its operands.
 
-    With N output pixels of all images and g groups, the convolution is the product of columns
+    With N output pixels in all images and g groups, the convolution is the product of columns
     (g, N, K * C / g) and the kernel (g, K * C / g, O / g).
     """
 
@@ -198,7 +198,7 @@ class _Geometry:
     deform_groups: int
 
     def check(self, images: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None) -> None:
-        """Raises RuntimeError, as the compiled operators do, if sizes do not fit each other."""
+        """Raises RuntimeError, like the compiled operators, if sizes do not match."""
         B, C = images.shape[:2]
         places = self.window[0] * self.window[1]
         size = tuple(
@@ -230,12 +230,12 @@ class _Geometry:
             )
 
     def parts(self, images: Tensor, offset: Tensor) -> list[slice]:
-        """Slices of the batch, so that their columns are of a bounded size."""
+        """Slices of the batch, which bound the size of the columns."""
         places = self.window[0] * self.window[1]
         return batches(len(images), images.shape[1] * places * offset.shape[2] * offset.shape[3])
 
     def columns(self, images: Tensor, offset: Tensor, mask: Tensor | None) -> Tensor:
-        """The samples (N, K, C) of images; autograd may follow them back to all arguments."""
+        """The samples (N, K, C) of images, differentiable with respect to all arguments."""
         (B, C, H, W), (h, w) = images.shape, offset.shape[2:]
         G, (kh, kw) = self.deform_groups, self.window
         offset = offset.reshape(B, G, kh, kw, 2, h, w).permute(0, 5, 6, 2, 3, 1, 4)
@@ -250,7 +250,7 @@ class _Geometry:
         return sums.view(B * h * w, kh * kw, C)
 
     def _starts(self, i: int, offset: Tensor) -> Tensor:
-        """Where the windows' places lie without offsets, on axis ``i``; broadcasts to theirs."""
+        """Positions of the taps without offsets on axis ``i``; broadcasts to the offsets."""
         places = torch.arange(self.window[i], device=offset.device) * self.dilation[i]
         pixels = torch.arange(offset.shape[1 + i], device=offset.device) * self.stride[i]
         shape = [1] * 6

@@ -18,16 +18,16 @@ def ms_deform_attn_forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    """Samples of all levels' maps, weighted and summed: (B, Q, heads * D).
+    """Weighted sums of samples of all levels' maps: (B, Q, heads * D).
 
     Args:
-        value: Pixels of the levels' maps, one map after the other (B, pixels, heads, D).
-        value_spatial_shapes: Height and width of each map (L, 2), int64.
-        value_level_start_index: Where each map's pixels begin (L,), int64.
-        sampling_locations: x and y of each sample, (B, Q, heads, L, P, 2). A map's left or upper
-            edge is 0, its right or lower edge 1; beyond the map all is zero.
-        attention_weights: Weight of each sample, (B, Q, heads, L, P).
-        im2col_step: Not used; memory is bounded without it.
+        value: Concatenated pixels of the levels' maps (B, pixels, heads, D).
+        value_spatial_shapes: Height and width of each map, int64 (L, 2).
+        value_level_start_index: Index of each map's first pixel, int64 (L,).
+        sampling_locations: x and y of each sample (B, Q, heads, L, P, 2). A map's left or upper
+            edge is 0, its right or lower edge 1; values beyond the map are zero.
+        attention_weights: Weight of each sample (B, Q, heads, L, P).
+        im2col_step: Unused; memory is bounded without it.
     """
     B, _, heads, D = value.shape
     Q = sampling_locations.shape[1]
@@ -73,7 +73,7 @@ def _sampled(
     y = locations[..., 1] * height - 0.5  # (B, Q, heads, L, P)
     x = locations[..., 0] * width - 0.5
     table = torch.cat([value.reshape(-1, D), value.new_zeros(1, D)])
-    # A pixel has a row for each head; a map's pixel after the next is so many rows on.
+    # A pixel has one row per head.
     image = torch.arange(B, device=value.device).view(B, 1, 1, 1, 1) * keys
     first = image + starts.to(value.device).view(L, 1)
     none = len(table) - 1

@@ -21,18 +21,18 @@ def deform_roi_pool_forward(
     sampling_ratio: int,
     gamma: float,
 ) -> None:
-    """Writes each bin's mean of its samples.
+    """Writes the mean of the samples of each bin.
 
     Args:
         input: Maps (B, C, H, W).
         rois: Index of the map, x1, y1, x2, y2 in image pixels (N, 5).
-        offset: Shift of each bin, x before y, in widths and heights of the region (N, 2,
-            pooled_height, pooled_width), or empty.
+        offset: Offset of each bin, x before y, relative to the region's width and height
+            (N, 2, pooled_height, pooled_width); or empty.
         output: Overwritten, (N, C, pooled_height, pooled_width).
-        pooled_height: Bins of each region, down.
-        pooled_width: Bins of each region, across.
-        spatial_scale: Map pixels for each image pixel.
-        sampling_ratio: Samples of each bin along each side; with 0, one for each map pixel begun.
+        pooled_height: Rows of bins.
+        pooled_width: Columns of bins.
+        spatial_scale: Map pixels per image pixel.
+        sampling_ratio: Samples along each side of a bin; 0 for one per map pixel, rounded up.
         gamma: Factor of the offsets.
     """
     size = pooled_height, pooled_width
@@ -58,8 +58,8 @@ def deform_roi_pool_backward(
 ) -> None:
     """Adds to the gradients of maps and offsets; see :func:`deform_roi_pool_forward`.
 
-    The gradient of offsets is the derivative of what is computed: where a sample is moved onto the
-    map's edge it is 0 across that edge. There mmcv's CUDA kernel extrapolates.
+    The gradient of offsets is the exact derivative: it is 0 across the map's edge for samples that
+    are clamped to that edge. mmcv's CUDA kernel extrapolates there.
     """
     size = pooled_height, pooled_width
     regions = _Regions(rois, size, spatial_scale, sampling_ratio)
@@ -80,7 +80,7 @@ def deform_roi_pool_backward(
 
 
 class _Regions:
-    """Where regions lie on the maps, and how many samples a bin of each has."""
+    """Positions of regions on the maps, and the number of samples per bin of each."""
 
     def __init__(self, rois: Tensor, bins: tuple[int, int], scale: float, ratio: int) -> None:
         self.bins = bins
@@ -93,18 +93,18 @@ class _Regions:
         self.samples = self.samples.long()
 
     def parts(self) -> list[slice]:
-        """Slices of the regions, so that their samples are of a bounded number."""
+        """Slices of the regions, which bound the number of samples."""
         if len(self.map) == 0:
             return []
         most = 4 * int(self.samples.prod(1).max()) * self.bins[0] * self.bins[1]
         return batches(len(self.map), most)
 
     def pooled(self, part: slice, table: Tensor, shift: Tensor | None, size: torch.Size) -> Tensor:
-        """Means of the bins (n, C, bins, bins) of a part of the regions."""
+        """Means of the bins (n, C, bins, bins) of a slice of the regions."""
         start, extent, samples = self.start[part], self.extent[part], self.samples[part]
         n, (rows, columns) = len(start), self.bins
         count = samples.prod(1)  # of each bin
-        # One after the other the samples of all bins of all regions: whose they are, and which.
+        # The samples of all bins of all regions in turn: their bin, and their number in it.
         bag = torch.arange(n * rows * columns, device=table.device)
         of_bag = count.repeat_interleave(rows * columns)
         bag = bag.repeat_interleave(of_bag)
@@ -119,7 +119,7 @@ class _Regions:
             side = length / self.bins[axis]
             inside = (sample + 0.5) * side / samples[region, axis]
             begin = start[:, axis][region]
-            if shift is not None:  # whose x comes first
+            if shift is not None:  # x before y
                 begin = begin + shift[:, 1 - axis].reshape(-1)[bag] * length
             position.append(begin + which * side + inside)
         entries, there, weights = self._entries(position, self.map[part][region], size)
@@ -132,10 +132,10 @@ class _Regions:
     def _entries(
         position: list[Tensor], maps: Tensor, size: torch.Size
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The four pixels around each position (samples, 4), whether they count, their weights.
+        """The four pixels around each position (samples, 4), whether they are used, their weights.
 
-        A position up to one pixel off the map is moved onto the map's edge, as in RoIAlign; the
-        pixels of one farther off do not count.
+        As in RoIAlign, positions up to one pixel outside of the map are clamped to its edge, and
+        samples farther outside are not used.
         """
         there = torch.ones_like(maps, dtype=torch.bool)
         for at, length in zip(position, size, strict=True):

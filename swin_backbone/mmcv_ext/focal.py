@@ -1,11 +1,11 @@
-"""Focal loss of sigmoids and of a softmax (Lin et al., Focal Loss for Dense Object Detection).
+"""Sigmoid and softmax focal loss (Lin et al., Focal Loss for Dense Object Detection).
 
-With ``p`` the probability of a class and ``FLT_MIN`` float32's smallest normal number, as in mmcv's
-CUDA kernels: the loss of the target class is ``-alpha (1 - p)^gamma log(max(p, FLT_MIN))``, that of
-another class, of sigmoids only, ``-(1 - alpha) p^gamma log(max(1 - p, FLT_MIN))``.
+As in mmcv's CUDA kernels, with the probability ``p`` of a class and float32's smallest normal
+number ``FLT_MIN``: the loss of the target class is ``-alpha (1 - p)^gamma log(max(p, FLT_MIN))``.
+The loss of other classes, for sigmoids only, is ``-(1 - alpha) p^gamma log(max(1 - p, FLT_MIN))``.
 
-A target outside of ``[0, num_classes)`` is background: no sigmoid's target, and of a softmax
-without loss. mmcv's kernels read beyond the class weights there; here background has the weight 1.
+A target outside of ``[0, num_classes)`` is background: it is no class of a sigmoid loss and has no
+softmax loss. mmcv's kernels read class weights out of bounds for background; its weight here is 1.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def sigmoid_focal_loss_forward(
         target: Class of each row, int64 (N,).
         weight: Weight of each target class (C,), or empty.
         output: Losses (N, C), overwritten.
-        gamma: Exponent that plays down what is classified well.
+        gamma: Exponent that reduces the loss of well-classified examples.
         alpha: Weight of the target class; others have ``1 - alpha``.
     """
     if input.numel() == 0:
@@ -46,7 +46,7 @@ def sigmoid_focal_loss_forward(
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Writes the derivative of each loss by its logit; see :func:`sigmoid_focal_loss_forward`."""
+    """Writes the gradients of the logits; see :func:`sigmoid_focal_loss_forward`."""
     if input.numel() == 0:
         return
     p = wide(input).sigmoid()
@@ -69,7 +69,7 @@ def softmax_focal_loss_forward(
         target: Class of each row, int64 (N,).
         weight: Weight of each target class (C,), or empty.
         output: Losses (N,), overwritten.
-        gamma: Exponent that plays down what is classified well.
+        gamma: Exponent that reduces the loss of well-classified examples.
         alpha: Factor of all losses.
     """
     if input.numel() == 0:
@@ -91,16 +91,16 @@ def softmax_focal_loss_backward(
     gamma: float,
     alpha: float,
 ) -> None:
-    """Writes the derivative of each row's loss by its logits, not by the probabilities.
+    """Writes the gradient of each row's loss with respect to its logits, not the probabilities.
 
     Args:
-        input: Probabilities (N, C), and the other arguments as of the forward function.
+        input: Probabilities (N, C).
         target: Class of each row, int64 (N,).
         weight: Weight of each target class (C,), or empty.
-        buff: The loss's derivative by the logarithm of the target's probability (N,), overwritten.
-        grad_input: The derivatives (N, C), overwritten.
-        gamma: As of the forward function.
-        alpha: As of the forward function.
+        buff: Overwritten with the derivative with respect to the target's log probability (N,).
+        grad_input: Overwritten with the gradient (N, C).
+        gamma: As for the forward function.
+        alpha: As for the forward function.
     """
     if input.numel() == 0:
         buff.zero_()
@@ -108,7 +108,7 @@ def softmax_focal_loss_backward(
     label, known = _labels(target, input.shape[1])
     probabilities = wide(input)
     p = probabilities.gather(1, label)
-    # (1 - p)^(gamma - 1) log(p) is 0 at p = 1; clamping keeps an infinity out of it.
+    # (1 - p)^(gamma - 1) log(p) is 0 at p = 1; clamping avoids infinity times 0.
     slope = gamma * (1 - p).clamp(min=TINY).pow(gamma - 1) * p * _log(p)
     by_log = alpha * (slope - (1 - p).pow(gamma)) * _weights(weight, label, known) * known
     buff.copy_(by_log[:, 0])
@@ -121,13 +121,13 @@ def _log(p: Tensor) -> Tensor:
 
 
 def _labels(target: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Classes that can be indexed (N, 1), and whether the target is one of them (N, 1)."""
+    """Targets clamped to valid classes (N, 1), and whether they were valid (N, 1)."""
     known = (target >= 0) & (target < num_classes)
     return target.clamp(0, num_classes - 1)[:, None], known[:, None]
 
 
 def _weights(weight: Tensor, label: Tensor, known: Tensor) -> Tensor:
-    """Weights of the rows (N, 1), or (1, 1) where there are none."""
+    """Weights of the rows (N, 1); (1, 1) without class weights."""
     if weight.numel() == 0:
         return torch.ones((1, 1), dtype=torch.float32, device=label.device)
     return torch.where(known, wide(weight)[label], 1)

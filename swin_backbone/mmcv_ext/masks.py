@@ -1,4 +1,4 @@
-"""Columns at the pixels of a mask, and the masks of point-wise spatial attention (PSANet)."""
+"""Masked im2col and col2im, and the masks of point-wise spatial attention (PSANet)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def masked_im2col_forward(
     """Writes the columns of M windows of an image (1, C, H, W) into ``col`` (C * K, M).
 
     Args:
-        im: The image; beyond it are zeros.
+        im: The image, padded with zeros.
         mask_h_idx: Row of each window in the convolution's output, int64 (M,).
         mask_w_idx: Column of each window.
-        col: Overwritten: for each channel the kernel's K places, row by row.
-        kernel_h: Kernel's height, and so on. The stride is 1.
-        kernel_w: Kernel's width.
-        pad_h: Zeros above and below.
-        pad_w: Zeros left and right.
+        col: Overwritten with the K taps of each channel, row by row.
+        kernel_h: Height of the kernel. The stride is 1.
+        kernel_w: Width of the kernel.
+        pad_h: Padding above and below.
+        pad_w: Padding left and right.
     """
     device = im.device
     rows = torch.arange(kernel_h, device=device).view(-1, 1, 1) + mask_h_idx
@@ -68,20 +68,20 @@ def psamask_forward(
     half_h_mask: int,
     half_w_mask: int,
 ) -> None:
-    """Writes each pixel's mask, which is centred at the pixel, onto the pixels of the map.
+    """Spreads each pixel's mask, which is centered at the pixel, over the pixels of the map.
 
     Args:
         input: Mask of each pixel (B, h_mask * w_mask, H, W).
         output: (B, H * W, H, W). For ``psa_type`` 0 (collect) the channels are the pixels that the
-            mask covers, and for 1 (distribute) they are the masks. What no mask covers is kept.
+            mask covers, for 1 (distribute) the masks. Other elements are not changed.
         psa_type: 0 or 1.
         num_: B.
         h_feature: H.
         w_feature: W.
-        h_mask: Masks' height.
-        w_mask: Masks' width.
-        half_h_mask: Row of the masks' centre.
-        half_w_mask: Column of the masks' centre.
+        h_mask: Height of the masks.
+        w_mask: Width of the masks.
+        half_h_mask: Row of the masks' center.
+        half_w_mask: Column of the masks' center.
     """
     sizes = (h_feature, w_feature), (h_mask, w_mask), (half_h_mask, half_w_mask)
     places, covered = _covered(*sizes, input.device)
@@ -105,13 +105,13 @@ def psamask_backward(
     half_h_mask: int,
     half_w_mask: int,
 ) -> None:
-    """Writes the masks' gradient, keeping what lies off the map; see :func:`psamask_forward`."""
+    """Writes the gradient of the masks within the map; see :func:`psamask_forward`."""
     sizes = (h_feature, w_feature), (h_mask, w_mask), (half_h_mask, half_w_mask)
     places, covered = _covered(*sizes, grad_output.device)
     grad = grad_output.reshape(num_, *covered.shape)
     if psa_type != COLLECT:
         grad = grad.mT
-    # A mask's place is on one pixel at most, so that nothing is written twice.
+    # Each element of a mask covers at most one pixel, so that nothing is written twice.
     image, covered_pixel, pixel = covered.expand(num_, -1, -1).nonzero(as_tuple=True)
     row, column = pixel // w_feature, pixel % w_feature
     place = places[covered_pixel, pixel]
@@ -121,10 +121,11 @@ def psamask_backward(
 def _covered(
     feature: tuple[int, int], mask: tuple[int, int], half: tuple[int, int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """For each pixel covered and each pixel whose mask it is, (H * W, H * W): the mask's place.
+    """The mask element with which the mask of one pixel covers another pixel.
 
     Returns:
-        The places, and whether there is one; where there is none, the place is 0.
+        Indices (covered pixels, pixels of the masks), 0 if the mask does not cover the pixel; and
+        whether it does.
     """
     row, column = (
         torch.arange(size, device=device) - torch.arange(size, device=device)[:, None]

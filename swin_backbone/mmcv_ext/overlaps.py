@@ -1,4 +1,4 @@
-"""Overlap of axis-aligned boxes: ``bbox_overlaps``, and what suppression asks of pairs of boxes."""
+"""Overlap of axis-aligned boxes: ``bbox_overlaps``, and overlaps for suppression."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .calling import wide
 
 
 def rounded(value: float) -> float:
-    """A number as the compiled operators take it, whose arguments are of C's type ``float``."""
+    """A number rounded to float32, like the arguments of the compiled operators."""
     return float(np.float32(value))
 
 
@@ -37,9 +37,9 @@ def bbox_overlaps(
     Args:
         bboxes1: Boxes ``(M, 4)`` as ``(x1, y1, x2, y2)``.
         bboxes2: Boxes ``(N, 4)``.
-        ious: Receives the overlaps, ``(M, N)``, or ``(M,)`` of aligned boxes.
+        ious: Overwritten with the overlaps, ``(M, N)``, or ``(M,)`` if ``aligned``.
         mode: 0 for intersection over union, 1 for intersection over the area of ``bboxes1``.
-        aligned: Whether box i of one is compared with box i of the other alone.
+        aligned: Whether box i is only compared with box i of the other boxes.
         offset: Added to each width and height, 0 or 1.
     """
     first = wide(bboxes1).reshape(-1, 4)
@@ -48,10 +48,10 @@ def bbox_overlaps(
 
 
 class Pairs:
-    """Intersection over union of any of some boxes ``(N, 4)`` with any others of them.
+    """Intersection over union of pairs of boxes out of ``(N, 4)``.
 
-    On a CPU numpy computes it, in blocks that stay in its cache: torch would start its threads for
-    each of many small steps, which stalls where other processes run.
+    On a CPU it is computed by NumPy in blocks that fit into the cache. torch would start its
+    threads for many small steps, which is slow on a busy machine.
     """
 
     def __init__(self, boxes: Tensor, offset: int) -> None:
@@ -87,7 +87,7 @@ class Pairs:
         return width
 
     def _length(self, end: np.ndarray, start: np.ndarray) -> None:
-        """Turns the ends of intervals into their lengths."""
+        """Replaces the ends of intervals by their lengths, in place."""
         end -= start
         if self.offset:
             end += end.dtype.type(self.offset)

@@ -1,8 +1,8 @@
-"""Quadrilaterals ``(x1, y1, ..., x4, y4)``: their overlap and suppression, and points in them.
+"""Quadrilaterals ``(x1, y1, ..., x4, y4)``: overlap, suppression, and a point-in-polygon test.
 
-The compiled operators take a corner to be inside a quadrilateral if its projections on two of the
-sides are within those sides, which holds for rectangles alone. Overlaps of others are off as theirs
-are: models were trained with them.
+The compiled operators consider a corner inside of a quadrilateral if its projections on two sides
+are within these sides, which is only right for rectangles. The functions here reproduce this error
+for other quadrilaterals, because models were trained with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def _cross(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _inside(points: Tensor, corners: Tensor) -> Tensor:
-    """Which points ``(..., 4, 2)`` are inside, by the compiled operators' test."""
+    """Whether points ``(..., 4, 2)`` are inside, by the compiled operators' test."""
     origin = corners[..., :1, :]
     inside = torch.ones_like(points[..., 0], dtype=torch.bool)
     for side in (corners[..., 1:2, :] - origin, corners[..., 3:, :] - origin):
@@ -28,10 +28,7 @@ def _inside(points: Tensor, corners: Tensor) -> Tensor:
 
 
 def _hull_area(points: Tensor, valid: Tensor) -> Tensor:
-    """Area of the convex hull of valid points ``(..., K, 2)``, wrapped from the lowest.
-
-    The next corner is the one that needs the least turn.
-    """
+    """Area of the convex hull of valid points ``(..., K, 2)``, by gift wrapping."""
     lowest = points[..., 1].masked_fill(~valid, torch.inf).argmin(-1)[..., None, None]
     start = points.gather(-2, lowest.expand(*lowest.shape[:-1], 2))  # (..., 1, 2)
     start = torch.where(valid.any(-1)[..., None, None], start, 0)
@@ -51,7 +48,7 @@ def _hull_area(points: Tensor, valid: Tensor) -> Tensor:
         ahead = steps.gather(-2, best)
         there = points.gather(-2, best)
         area += torch.where(open_, _cross(here, there)[..., 0], 0)
-        open_ = open_ & (there.abs().amax((-1, -2)) > same[..., 0])  # until it is back
+        open_ = open_ & (there.abs().amax((-1, -2)) > same[..., 0])  # until the hull is closed
         here = there
         if not open_.any():
             break
@@ -59,12 +56,12 @@ def _hull_area(points: Tensor, valid: Tensor) -> Tensor:
 
 
 def _shared_area(a: Tensor, b: Tensor) -> Tensor:
-    """The area that quadrilaterals ``(..., 4, 2)`` share."""
+    """Intersection area of quadrilaterals ``(..., 4, 2)``."""
     a, b = torch.broadcast_tensors(a, b)
     a_sides, b_sides = (q.roll(-1, -2) - q for q in (a, b))
     start, end = a[..., :, None, :], b[..., None, :, :]
     a_side, b_side = a_sides[..., :, None, :], b_sides[..., None, :, :]
-    # Where side i of one crosses side j of the other.
+    # Intersections of side i of one with side j of the other.
     divisor = _cross(b_side, a_side)
     parallel = divisor.abs() <= 1e-14
     divisor = torch.where(parallel, 1, divisor)
@@ -100,9 +97,9 @@ def box_iou_quadri(
     Args:
         boxes1: Quadrilaterals ``(M, 8)``.
         boxes2: Quadrilaterals ``(N, 8)``.
-        ious: Receives the overlaps, ``(M * N,)``, or ``(M,)`` of aligned ones.
+        ious: Overwritten with the overlaps, ``(M * N,)``, or ``(M,)`` if ``aligned``.
         mode_flag: 0 for intersection over union, 1 for intersection over the area of ``boxes1``.
-        aligned: Whether number i of one is compared with number i of the other alone.
+        aligned: Whether number i is only compared with number i of the others.
     """
     write_shares(_shares, boxes1, boxes2, ious, mode_flag == 1, aligned)
 
@@ -116,24 +113,24 @@ def nms_quadri(
     iou_threshold: float,
     multi_label: int,
 ) -> Tensor:
-    """Indices of the quadrilaterals ``(N, 8)`` that no kept one of a higher score overlaps.
+    """Non-maximum suppression of quadrilaterals ``(N, 8)``; returns the indices of the kept ones.
 
-    As ``nms_rotated``, with which it shares its arguments, it does not look at labels.
+    Arguments are those of ``nms_rotated``; labels are ignored here as well.
     """
     return suppress(box_iou_quadri, dets[:, :8], scores, iou_threshold)
 
 
 @torch.no_grad()
 def points_in_polygons_forward(points: Tensor, polygons: Tensor, output: Tensor) -> None:
-    """Writes whether points are in quadrilaterals: 1, or 0.
+    """Writes whether points are in quadrilaterals, 1 or 0.
 
-    A ray to the right crosses the sides of one around the point an odd number of times. As in the
-    compiled operator, sides after one that the point lies on are not counted.
+    A point is inside if a ray to the right crosses an odd number of sides. As in the compiled
+    operator, sides after one that contains the point are not counted.
 
     Args:
         points: Points ``(N, 2)``.
         polygons: Quadrilaterals ``(M, 8)``.
-        output: Receives 0 and 1, ``(N, M)``.
+        output: Overwritten with 0 and 1, ``(N, M)``.
     """
     px, py = points.float()[:, None].unbind(-1)
     ends = polygons.float().view(-1, 4, 2)

@@ -1,6 +1,6 @@
-"""``roi_pool``: the maximum of the cells of each bin. Girshick, Fast R-CNN, 2015.
+"""``roi_pool``: the maximum over the cells of each bin (Girshick, Fast R-CNN, 2015).
 
-torchvision's operator of that name rounds the corners of regions to cells first; mmcv's does not.
+torchvision's operator rounds the corners of regions to cells first; mmcv's does not.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from torch import Tensor
 from .calling import wide
 from .overlaps import rounded
 
-# Numbers that a part of the regions holds at once.
+# Largest number of elements that are processed at once.
 NUMBERS = 1 << 20
 
 
 def _edges(start: Tensor, bin_size: Tensor, bins: int, size: int) -> tuple[Tensor, Tensor]:
-    """First cells of bins and the ones after their last ``(N, bins)``, within the map."""
+    """First cells of bins and the cells after the last ``(N, bins)``, within the map."""
     number = torch.arange(bins, device=start.device)
     start, bin_size = start[:, None], bin_size[:, None]
     # The compiled operator rounds in float32.
@@ -35,15 +35,15 @@ def roi_pool_forward(
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """Pools the highest cell of each bin.
+    """Writes the maximum over the cells of each bin.
 
     Args:
         input: A map ``(B, C, H, W)``.
-        rois: Regions ``(N, 5)`` as ``(image, x1, y1, x2, y2)``, corners included.
-        output: Receives the maxima ``(N, C, pooled_height, pooled_width)``; 0 for a bin without
-            cells.
-        argmax: Receives where they are, ``y * W + x``; -1 for a bin without cells. The compiled
-            operator leaves 0 for a region without an area: a gradient would go to cell 0.
+        rois: Regions ``(N, 5)`` as ``(image, x1, y1, x2, y2)``, including the corners.
+        output: Overwritten with the maxima ``(N, C, pooled_height, pooled_width)``; 0 for bins
+            without cells.
+        argmax: Overwritten with their cells, ``y * W + x``; -1 for bins without cells. The compiled
+            operator writes 0 for regions without an area, which sends their gradient to cell 0.
         pooled_height: Rows of bins.
         pooled_width: Columns of bins.
         spatial_scale: Cells of the map per unit of the regions.
@@ -76,7 +76,7 @@ def roi_pool_forward(
 def _maxima(
     table: Tensor, image: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Maxima of bins and where they are ``(M, rows, columns, C)``: of rows, then of those.
+    """Maxima of bins and their cells ``(M, rows, columns, C)``, computed along rows first.
 
     Args:
         table: The map ``(B, H, W, C)``.

@@ -1,7 +1,7 @@
 """CARAFE: upsampling by weighted sums of a pixel's neighbours (Wang et al. 2019, section 3).
 
-An output pixel is the sum of the kernel_size x kernel_size pixels around its source pixel, each
-times the mask that belongs to the output pixel, the place and the channel's group.
+An output pixel is the sum of the kernel_size x kernel_size pixels around its source pixel, weighted
+by masks that depend on the output pixel, the neighbor and the channel's group.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def carafe_forward(
     Args:
         features: Maps (B, C, H, W).
         masks: (B, group_size * kernel_size ** 2, H * scale_factor, W * scale_factor).
-        rfeatures: Overwritten by the features, as (B, H, W, C).
-        routput: Not used.
-        rmasks: Not used.
+        rfeatures: Overwritten with the features as (B, H, W, C).
+        routput: Unused.
+        rmasks: Unused.
         output: Overwritten, (B, C, H * scale_factor, W * scale_factor).
         kernel_size: Side of the neighbourhood, odd.
-        group_size: Groups of channels with masks of their own.
-        scale_factor: Output pixels for each source pixel, along each side.
+        group_size: Groups of channels with separate masks.
+        scale_factor: Output pixels per source pixel along each side.
     """
     B, C, H, W = features.shape
     rfeatures.resize_(B, H, W, C).copy_(features.permute(0, 2, 3, 1))

@@ -1,10 +1,10 @@
-"""Pooling of regions of a map: ``roi_align``, ``roi_pool`` and ``roi_align_rotated``.
+"""Pooling of regions of a map: ``roi_align`` and ``roi_align_rotated``.
 
-An average over bilinear samples is a weighted sum of cells of the map, which ``embedding_bag``
-computes: the map is a table with a row for each cell, and each bin of each region is a bag of rows.
-Its gradient is a weighted sum of bins for each cell: the same call with the roles exchanged, and no
+The mean of bilinear samples is a weighted sum of cells of the map, which ``embedding_bag``
+computes: the map is a table with one row per cell, and each bin of each region is a bag of rows.
+The gradient is a weighted sum of bins for each cell: the same call with exchanged roles, without
 atomic additions. Coordinates are computed in the compiled operators' order of operations, because
-samples just outside the map count as zero. Half precision is computed with in float32.
+samples just outside of the map are zero. Half precision is computed in float32.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .calling import wide
 from .overlaps import rounded
 from .torchvision_ops import operator
 
-# Cells that are weighted at once, at about 20 bytes each.
+# Largest number of cells that are processed at once, at about 20 bytes each.
 TAPS = 1 << 21
 
 
@@ -53,9 +53,9 @@ def _samples(start: Tensor, bin_size: Tensor, bins: int, grid: int) -> Tensor:
 
 
 def _neighbours(x: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The cells below and above coordinates, and their weights in a linear interpolation.
+    """The cells below and above coordinates, and their weights in linear interpolation.
 
-    Coordinates within one cell outside the map are moved to its border; others weigh nothing.
+    Coordinates up to one cell outside of the map are clamped to its border; others have weight 0.
     """
     inside = ((x >= -1) & (x <= size)).to(x.dtype)
     x = x.clamp(0, size - 1)
@@ -70,8 +70,8 @@ def _line(x: Tensor, size: int, dense: bool) -> tuple[Tensor, Tensor]:
     Args:
         x: Coordinates of samples ``(M, bins, grid)``.
         size: Number of cells.
-        dense: Whether samples are at most a cell apart: they share cells, of which ``grid + 1``
-            are enough.
+        dense: Whether samples are at most one cell apart, so that they cover at most ``grid + 1``
+            cells.
     """
     grid = x.shape[-1]
     low, high, low_weight, high_weight = _neighbours(x, size)
@@ -81,7 +81,7 @@ def _line(x: Tensor, size: int, dense: bool) -> tuple[Tensor, Tensor]:
         return cells, weights
     first = low[..., :1]
     merged = weights.new_zeros(*x.shape[:2], grid + 1)
-    # A cell beyond the last is one that rounding has reached, with a weight of about 0.
+    # A cell beyond the last one is due to rounding, with a weight of about 0.
     merged.scatter_add_(-1, (cells - first).clamp(max=grid).long(), weights)
     along = torch.arange(grid + 1, device=x.device, dtype=torch.int32)
     return (first + along).clamp(max=size - 1), merged
@@ -91,13 +91,13 @@ class Regions:
     """Regions of a map, upright ``(x1, y1, x2, y2)`` or rotated ``(x, y, w, h, angle)``.
 
     Args:
-        rois: Regions ``(N, 5)`` or ``(N, 6)``; the first number is the index of the image.
-        dtype: What to compute in.
-        shape: The map's ``(B, C, H, W)``.
+        rois: Regions ``(N, 5)`` or ``(N, 6)``; the first column is the index of the image.
+        dtype: Dtype of computation.
+        shape: Shape of the map, ``(B, C, H, W)``.
         bins: Number of bins ``(rows, columns)``.
         scale: Cells of the map per unit of the regions.
-        sampling_ratio: Samples along each side of a bin; 0 for about one for each cell.
-        aligned: Whether the centre of the first cell is at 0.5.
+        sampling_ratio: Samples along each side of a bin; 0 for about one per cell.
+        aligned: Whether the center of the first cell is at 0.5.
         clockwise: Direction of angles.
     """
 
@@ -132,7 +132,7 @@ class Regions:
         if not aligned:
             w, h = w.clamp(min=1), h.clamp(min=1)
         elif rois.is_cpu and len(rois) and min(w.min(), h.min()) < 0:
-            # As the compiled operators for a CPU do; those for CUDA do not look.
+            # As in the compiled CPU operators; the CUDA operators do not check.
             raise RuntimeError('the width and height of aligned regions must not be negative')
         self.w, self.h = w, h
         self.bin_h, self.bin_w = h / bins[0], w / bins[1]
@@ -141,9 +141,9 @@ class Regions:
         return len(self.image)
 
     def groups(self, most: int | None = None) -> Iterator[tuple[Any, int, int]]:
-        """Regions with the same number of samples in a bin: an index of them, rows, columns.
+        """Groups of regions with the same number of samples per bin: indices, rows, columns.
 
-        Groups are of ``most`` regions at most, by default of as many as have ``TAPS`` cells.
+        A group has at most ``most`` regions, by default as many as have ``TAPS`` cells.
         """
         number = self.sampling_ratio
         if number > 0:
@@ -161,7 +161,7 @@ class Regions:
     def _parts(
         self, index: Any, rows: int, columns: int, most: int | None
     ) -> Iterator[tuple[Any, int, int]]:
-        """Parts of a group that bound memory."""
+        """Splits a group to bound memory."""
         step = most or max(1, TAPS // (4 * rows * columns * self.bins[0] * self.bins[1]))
         count = len(self) if isinstance(index, slice) else len(index)
         for start in range(0, count, step):
@@ -169,15 +169,15 @@ class Regions:
             yield (part if isinstance(index, slice) else index[part]), rows, columns
 
     def points(self, index: Any, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        """Samples' y ``(M, bins, rows)`` and x ``(M, bins, columns)``, along regions' sides."""
+        """y ``(M, bins, rows)`` and x ``(M, bins, columns)`` of samples along regions' sides."""
         top, left = self.y[index], self.x[index]
         if self.rotated:
-            top, left = -self.h[index] / 2, -self.w[index] / 2  # from the centre
+            top, left = -self.h[index] / 2, -self.w[index] / 2  # from the center
         y = _samples(top, self.bin_h[index], self.bins[0], rows)
         return y, _samples(left, self.bin_w[index], self.bins[1], columns)
 
     def bags(self) -> Iterator[Bags]:
-        """The weighted cells of all bins, some regions at a time."""
+        """The weighted cells of all bins, for some regions at a time."""
         _, _, height, width = self.shape
         for index, rows, columns in self.groups():
             y, x = self.points(index, rows, columns)
@@ -247,7 +247,7 @@ class Regions:
     def _spread(
         parts: list[tuple[Tensor, Tensor, Tensor]], table: Tensor, grad_input: Tensor
     ) -> None:
-        """Adds to each cell the rows of bins that weigh it."""
+        """Adds to each cell the weighted rows of the bins that contain it."""
         cells, weights, bins = (torch.cat(values) for values in zip(*parts, strict=True))
         batch, channels, height, width = grad_input.shape
         order = _ascending(cells)
@@ -264,15 +264,15 @@ class Regions:
 
 
 def _ascending(x: Tensor) -> Tensor:
-    """The order of ascending values. On a CPU numpy sorts: torch would start its threads."""
+    """The order of ascending values. NumPy sorts on the CPU: torch would start its threads."""
     return torch.from_numpy(np.argsort(x.numpy())) if x.is_cpu else x.argsort()
 
 
 def _compiled(name: str, x: Tensor, sampling_ratio: int) -> Any:
-    """torchvision's operator where it computes the same on a tensor's device, else None.
+    """torchvision's operator if it gives mmcv's results on a tensor's device, else None.
 
-    It rounds the number of samples in the type of the regions, mmcv in float32. Its gradient on
-    CUDA has no deterministic form; this module's has no other.
+    torchvision rounds the number of samples in the dtype of the regions, mmcv in float32. Its
+    gradient on CUDA is not deterministic; this module's is.
     """
     if x.dtype == torch.float64 and sampling_ratio <= 0:
         return None
@@ -293,20 +293,20 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Pools bilinear samples of regions. He et al., Mask R-CNN, 2017.
+    """Pools bilinear samples of regions (He et al., Mask R-CNN, 2017).
 
     Args:
         input: A map ``(B, C, H, W)``.
         rois: Regions ``(N, 5)`` as ``(image, x1, y1, x2, y2)``.
-        output: Receives the pooled regions ``(N, C, aligned_height, aligned_width)``.
-        argmax_y: Of the maximum, receives the samples' y, of the output's shape.
-        argmax_x: Of the maximum, receives the samples' x.
+        output: Overwritten with the pooled regions ``(N, C, aligned_height, aligned_width)``.
+        argmax_y: Overwritten with the y of the highest samples, if ``pool_mode`` is 0.
+        argmax_x: Overwritten with their x.
         aligned_height: Rows of bins.
         aligned_width: Columns of bins.
         spatial_scale: Cells of the map per unit of the regions.
-        sampling_ratio: Samples along each side of a bin; 0 for about one for each cell.
+        sampling_ratio: Samples along each side of a bin; 0 for about one per cell.
         pool_mode: 0 for the maximum of a bin's samples, 1 for their mean.
-        aligned: Whether the centre of the first cell is at 0.5, and not at 0.
+        aligned: Whether the center of the first cell is at 0.5 instead of 0.
     """
     if not len(rois):
         return
@@ -358,15 +358,15 @@ def roi_align_backward(
 
 
 def _maximum(regions: Regions, x: Tensor, out: Tensor, argmax_y: Tensor, argmax_x: Tensor) -> None:
-    """Writes the first of the highest samples of each bin, and where it is."""
+    """Writes the first of the highest samples of each bin, and its position."""
     _, channels, height, width = x.shape
     table = _table(x)
-    # What the compiled operators begin with, and leave in a bin without a higher sample.
+    # The initial value of the compiled operators, which remains if all samples are lower.
     lowest = -10000.0 if x.is_cpu else torch.finfo(torch.float32).min
     shape = (len(regions), *regions.bins, channels)
     best = table.new_full(shape, lowest)
     best_y, best_x = table.new_full(shape, -1), table.new_full(shape, -1)
-    # Few numbers at once stay in a CPU's cache, while samples are compared.
+    # On a CPU, few enough to stay in the cache while samples are compared.
     numbers = 1 << 17 if x.is_cpu else TAPS
     most = max(1, numbers // (regions.bins[0] * regions.bins[1] * channels))
     for index, rows, columns in regions.groups(most):
@@ -382,7 +382,7 @@ def _maximum(regions: Regions, x: Tensor, out: Tensor, argmax_y: Tensor, argmax_
                 for x_cell, x_weight in ((x_low, x_low_weight), (x_high, x_high_weight)):
                     weight = y_weight[:, :, None] * x_weight[:, None]
                     cells = (y_cell + x_cell[:, None]).flatten()
-                    # Not fused: a tie would be broken otherwise than by the compiled operators.
+                    # Not fused, in order to break ties like the compiled operators.
                     sample += weight[..., None] * table.index_select(0, cells).view(sample.shape)
             higher = sample > value
             value = torch.where(higher, sample, value)
@@ -399,7 +399,7 @@ def _maximum_backward(
     """Sends each bin's gradient to the cells around its highest sample."""
     _, channels, height, width = grad_input.shape
     y, x = argmax_y.to(grad.dtype), argmax_x.to(grad.dtype)
-    grad = grad.masked_fill(y == -1, 0)  # what the forward pass writes where there is no sample
+    grad = grad.masked_fill(y == -1, 0)  # bins without samples
     plane = rois[:, :1].long() * channels + torch.arange(channels, device=rois.device)
     plane = plane[:, :, None, None] * height
     y_low, y_high, y_low_weight, y_high_weight = _neighbours(y, height)
@@ -429,12 +429,12 @@ def roi_align_rotated_forward(
     Args:
         input: A map ``(B, C, H, W)``.
         rois: Regions ``(N, 6)`` as ``(image, x, y, w, h, angle)``, the angle in radians.
-        output: Receives the pooled regions ``(N, C, pooled_height, pooled_width)``.
+        output: Overwritten with the pooled regions ``(N, C, pooled_height, pooled_width)``.
         pooled_height: Rows of bins.
         pooled_width: Columns of bins.
         spatial_scale: Cells of the map per unit of the regions.
-        sampling_ratio: Samples along each side of a bin; 0 for about one for each cell.
-        aligned: Whether the centre of the first cell is at 0.5, and not at 0.
+        sampling_ratio: Samples along each side of a bin; 0 for about one per cell.
+        aligned: Whether the center of the first cell is at 0.5 instead of 0.
         clockwise: Whether angles are from x to y.
     """
     if not len(rois):
@@ -460,7 +460,7 @@ def roi_align_rotated_backward(
 ) -> None:
     """Adds the gradient of ``roi_align_rotated_forward`` to ``grad_input``.
 
-    The first three are given by position: the compiled operator names them otherwise.
+    The first three arguments are positional: the compiled operator has other names for them.
     """
     if not len(rois):
         return

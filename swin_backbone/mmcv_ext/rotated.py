@@ -1,9 +1,10 @@
 """Rotated boxes ``(x, y, w, h, angle)``: ``box_iou_rotated`` and ``nms_rotated``.
 
-The area that two boxes share is an integral along the sides of one, in the frame of the other: it
-is continuous in the boxes, whether they are equal, touch or share a side, and needs no tolerances.
-The compiled operators take the convex hull of the points where sides cross, in float32 and with
-absolute tolerances of 1e-6: they are wrong for boxes with sides of about 0.001 and less.
+The intersection area of two boxes is computed as an integral along the sides of one in the frame of
+the other. It is continuous in the boxes, even if they are equal, touch or share a side, and needs
+no tolerances. The compiled operators compute the convex hull of the intersections of sides in
+float32 with absolute tolerances of 1e-6. They are wrong for boxes with sides of about 0.001 or
+less.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from torch import Tensor
 from .overlaps import rounded
 from .suppression import greedy
 
-# Pairs of boxes that are computed with at once, at about 1 kB each.
+# Largest number of pairs that are processed at once, at about 1 kB each.
 PAIRS = 1 << 15
 
 
 def _shared_area(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """The area that boxes ``(..., 5)`` in float64 share, by Green's theorem.
+    """Intersection area of float64 boxes ``(..., 5)``, by Green's theorem.
 
     In the frame of ``boxes2``, which spans ``±a`` by ``±b``, the area is the sum over the sides of
-    ``boxes1`` of the integral of ``clamp(y, -b, b)`` over x within ``±a``. It is a rule of
-    trapezoids, corrected where a side crosses ``±b``.
+    ``boxes1`` of the integral of ``clamp(y, -b, b)`` over x within ``±a``: trapezoids, with a
+    correction for sides that cross ``±b``.
     """
     angle = boxes2[..., 4]
     dx, dy = (boxes1[..., :2] - boxes2[..., :2]).unbind(-1)
@@ -36,14 +37,14 @@ def _shared_area(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     turn = boxes1[..., 4] - angle
     w, h = (boxes1[..., 2:4].abs() / 2).unbind(-1)
     a, b = (boxes2[..., 2:4, None].abs() / 2).unbind(-2)  # (..., 1)
-    along = x.new_tensor([-1, 1, 1, -1])  # of the corners, one after the other around the box
+    along = x.new_tensor([-1, 1, 1, -1])  # of the corners in order around the box
     across = x.new_tensor([-1, -1, 1, 1])
-    # Corners (..., 4) and, rolled, the ends of the sides that start there.
+    # Corners (..., 4), and the ends of the sides that start there.
     x = x[..., None] + along * (w * turn.cos())[..., None] - across * (h * turn.sin())[..., None]
     y = y[..., None] + along * (w * turn.sin())[..., None] + across * (h * turn.cos())[..., None]
     x_end, y_end = x.roll(-1, -1), y.roll(-1, -1)
 
-    # The part of each side over ±a.
+    # The part of each side within ±a.
     x_from, x_to = x.clamp(-a, a), x_end.clamp(-a, a)
     run = x_end - x
     slope = (y_end - y) / torch.where(run == 0, 1, run)
@@ -75,9 +76,9 @@ def box_iou_rotated(
     Args:
         boxes1: Boxes ``(M, 5)`` as ``(x, y, w, h, angle)``, the angle in radians, from x to y.
         boxes2: Boxes ``(N, 5)``.
-        ious: Receives the overlaps, ``(M * N,)``, or ``(M,)`` of aligned boxes.
+        ious: Overwritten with the overlaps, ``(M * N,)``, or ``(M,)`` if ``aligned``.
         mode_flag: 0 for intersection over union, 1 for intersection over the area of ``boxes1``.
-        aligned: Whether box i of one is compared with box i of the other alone.
+        aligned: Whether box i is only compared with box i of the other boxes.
     """
     write_shares(_shares, boxes1, boxes2, ious, mode_flag == 1, aligned)
 
@@ -90,7 +91,7 @@ def write_shares(
     foreground: bool,
     aligned: bool,
 ) -> None:
-    """Writes what a function returns of pairs of boxes, some pairs at a time."""
+    """Writes the overlaps of pairs of boxes, some pairs at a time."""
     if not ious.numel():
         return
     rows = PAIRS if aligned else max(1, PAIRS // len(boxes2))
@@ -111,23 +112,23 @@ def nms_rotated(
     iou_threshold: float,
     multi_label: int,
 ) -> Tensor:
-    """Indices of the rotated boxes that no kept box of a higher score overlaps.
+    """Non-maximum suppression of rotated boxes.
 
-    The compiled operators do not look at labels, so neither does this: boxes suppress those of
-    other labels. ``batched_nms`` moves the boxes of each label apart.
+    As in the compiled operators, labels are ignored: boxes suppress boxes of other labels.
+    ``batched_nms`` moves the boxes of each label apart.
 
     Args:
         dets: Boxes ``(N, 5)``, or ``(N, 6)`` with labels in the last column.
         scores: Scores ``(N,)``.
-        order: The order of descending scores, which is sorted again here.
+        order: Order of descending scores; unused, since it is computed here.
         dets_sorted: The boxes in that order.
-        labels: Not looked at.
-        iou_threshold: Intersection over union from which on (on a CPU), or above which, a box is
-            suppressed, as the compiled operators have it.
-        multi_label: Not looked at.
+        labels: Unused.
+        iou_threshold: Boxes are suppressed if their intersection over union is at least (on a CPU)
+            or above (elsewhere) this threshold, as in the compiled operators.
+        multi_label: Unused.
 
     Returns:
-        Indices in descending order of scores.
+        Indices of the kept boxes in descending order of scores.
     """
     return suppress(box_iou_rotated, dets[:, :5], scores, iou_threshold)
 
@@ -135,7 +136,7 @@ def nms_rotated(
 def suppress(
     overlaps: Callable[..., None], boxes: Tensor, scores: Tensor, iou_threshold: float
 ) -> Tensor:
-    """Suppression by an operator that writes the overlaps of boxes."""
+    """Non-maximum suppression with an operator that writes the overlaps of boxes."""
     if not len(boxes):
         return torch.empty(0, dtype=torch.long, device=boxes.device)
     order = scores.contiguous().sort(0, descending=True)[1]

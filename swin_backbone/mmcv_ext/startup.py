@@ -1,10 +1,10 @@
-"""Makes ``mmcv._ext`` mean ``swin_backbone.mmcv_ext`` where mmcv has no compiled operators.
+"""Makes ``swin_backbone.mmcv_ext`` importable as ``mmcv._ext`` if mmcv has no compiled operators.
 
-The wheel has a copy of this file beside its packages, ``_swin_backbone_startup.py``, and a ``.pth``
-file that imports it when Python starts, because ``mim train mmdet`` imports ``mmcv.ops`` before it
-reads a config. The hook appends one finder to ``sys.meta_path``. A compiled ``mmcv/_ext.*.so`` is
-found before that finder is asked, nothing is written into mmcv's folder, and uninstalling
-swin_backbone removes the hook. It runs at every start of Python, so it imports next to nothing.
+The wheel installs a copy of this file, ``_swin_backbone_startup.py``, and a ``.pth`` file that
+imports it at Python's start, because ``mim train mmdet`` imports ``mmcv.ops`` before it reads a
+config. The hook appends a finder to ``sys.meta_path``. A compiled ``mmcv/_ext.*.so`` takes
+precedence, nothing is written into mmcv's folder, and uninstalling swin_backbone removes the hook.
+The file runs at every start of Python and therefore imports almost nothing.
 """
 
 import sys
@@ -17,7 +17,7 @@ NAME = 'mmcv._ext'
 
 
 class OperatorsWithoutBuild:
-    """A finder, the last to be asked, of ``mmcv._ext``."""
+    """A finder of ``mmcv._ext`` with the lowest precedence."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> 'ModuleSpec | None':
@@ -26,7 +26,7 @@ class OperatorsWithoutBuild:
         from importlib.util import find_spec, spec_from_file_location
         from os.path import isfile, join
 
-        package = find_spec('swin_backbone')  # finds the folder, imports nothing
+        package = find_spec('swin_backbone')  # does not import it
         for folder in (package and package.submodule_search_locations) or ():
             folder = join(folder, 'mmcv_ext')
             file = join(folder, '__init__.py')
@@ -37,7 +37,7 @@ class OperatorsWithoutBuild:
 
 
 def install() -> None:
-    """Appends the finder, unless it is there. Safe to call twice."""
+    """Appends the finder if it is missing."""
     if not any(
         getattr(finder, '__name__', '') == OperatorsWithoutBuild.__name__
         for finder in sys.meta_path

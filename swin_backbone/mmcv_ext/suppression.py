@@ -1,8 +1,8 @@
 """Non-maximum suppression: ``nms``, ``softnms`` and ``nms_match``.
 
-Boxes are taken in the order of ``scores.sort(descending=True)``, which is the compiled operators'
-own call: equal scores come in the same order. Thresholds are rounded to float32, as their argument
-is. Boxes in half precision are computed with in float32; the compiled operators take float32 alone.
+Boxes are sorted by ``scores.sort(descending=True)``, like in the compiled operators, so that equal
+scores have the same order. Thresholds are rounded to float32, as in the compiled operators. Boxes
+in half precision are computed in float32; the compiled operators only take float32.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from .calling import wide
 from .overlaps import Pairs, rounded
 from .torchvision_ops import operator
 
-# Of two sets of indices (M,), (N,): which of the second do those of the first suppress, (M, N)?
+# From two sets of indices (M,), (N,): whether boxes of the first suppress those of the second, (M,
+# N).
 Suppresses = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def _first_fit(suppresses: np.ndarray) -> list[int]:
-    """Which boxes of a block are kept, by a matrix ``(N, N)`` of who suppresses whom."""
+    """The kept boxes of a block, from a matrix ``(N, N)``: does box i suppress box j?"""
     bits = np.packbits(suppresses, axis=1, bitorder='little')
     rows = bits.tobytes()
     width = bits.shape[1]
-    kept, gone = [], 0  # `gone` has a bit for each box
+    kept, gone = [], 0  # `gone` has one bit per box
     for i in range(len(suppresses)):
         if not gone >> i & 1:
             kept.append(i)
@@ -36,10 +37,10 @@ def _first_fit(suppresses: np.ndarray) -> list[int]:
 
 
 def greedy(count: int, suppresses: Suppresses, block: int) -> np.ndarray[Any, Any]:
-    """The boxes that are kept, of boxes in order of their scores.
+    """The kept boxes, out of ``count`` boxes in descending order of scores.
 
-    Each box that is not suppressed by one before it is kept. Boxes are decided in blocks, which
-    then suppress the boxes after them, so that memory grows with the number of boxes alone.
+    A box is kept unless a kept box before it suppresses it. Boxes are decided in blocks, whose kept
+    boxes then suppress the remaining boxes, so that memory is linear in the number of boxes.
     """
     waiting = np.arange(count)
     kept = [waiting[:0]]
@@ -54,7 +55,7 @@ def greedy(count: int, suppresses: Suppresses, block: int) -> np.ndarray[Any, An
 
 @torch.no_grad()
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the boxes that no kept box of a higher score overlaps by more than a threshold.
+    """Non-maximum suppression.
 
     Args:
         boxes: Boxes ``(N, 4)`` as ``(x1, y1, x2, y2)``.
@@ -72,7 +73,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     threshold = rounded(iou_threshold)
     compiled = None if offset else operator('nms', boxes)
     if compiled is not None:
-        # torchvision's order of equal scores is another: it is given ranks.
+        # Ranks instead of scores, as torchvision orders equal scores differently.
         ranks = torch.arange(len(boxes), 0, -1, device=boxes.device, dtype=torch.float64)
         return order[compiled(boxes, ranks.to(boxes.dtype), threshold)]
     shares = Pairs(boxes, offset)
@@ -82,14 +83,14 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
 
 @torch.no_grad()
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
-    """Groups of boxes: each that is kept, then those that it suppresses.
+    """Groups of boxes: a kept box, followed by the boxes that it suppresses.
 
     Args:
         dets: Boxes with scores ``(N, 5)``.
-        iou_threshold: Intersection over union from which on a box is suppressed.
+        iou_threshold: Least intersection over union at which a box is suppressed.
 
     Returns:
-        A list of indices for each kept box, all in descending order of scores.
+        A list of indices per kept box, all in descending order of scores.
     """
     if not len(dets):
         return []
@@ -100,7 +101,7 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     waiting = np.arange(len(dets))
     groups = []
     while len(waiting):
-        # A block of one: each box that is kept says which it suppresses.
+        # Not in blocks: each kept box lists the boxes that it suppresses.
         first, waiting = waiting[:1], waiting[1:]
         joins = shares(first, waiting)[0] >= threshold
         groups.append(numbers[np.concatenate([first, waiting[joins]])].tolist())
@@ -121,24 +122,23 @@ def softnms(
 ) -> Tensor:
     """Lowers the scores of boxes by their overlap with boxes of higher scores.
 
-    Bodla et al., Soft-NMS, 2017. The box of the highest score is taken, the scores of those left
-    are multiplied by a weight of their overlap with it, those below ``min_score`` are dropped, and
-    so on.
+    Bodla et al., Soft-NMS, 2017. Repeatedly, the box with the highest score is taken, the scores of
+    the remaining boxes are multiplied by a weight that depends on their overlap with it, and boxes
+    below ``min_score`` are dropped.
 
     Args:
         boxes: Boxes ``(N, 4)`` as ``(x1, y1, x2, y2)``.
         scores: Scores ``(N,)``.
-        dets: Receives boxes with their lowered scores, in the order taken, ``(N, 5)``.
-        iou_threshold: Intersection over union from which on methods 0 and 1 lower a score.
+        dets: Overwritten with the taken boxes and their lowered scores, ``(N, 5)``.
+        iou_threshold: Least intersection over union at which methods 0 and 1 lower a score.
         sigma: Width of method 2.
         min_score: Boxes with lower scores are dropped.
-        method: The weight: 0 (naive), none; 1 (linear), ``1 - iou``; 2 (gaussian),
+        method: The weight: 0 (naive), 0; 1 (linear), ``1 - iou``; 2 (gaussian),
             ``exp(-iou² / sigma)``.
         offset: Added to each width and height, 0 or 1.
 
     Returns:
-        The indices of the boxes that were taken, ``(M,)``. Rows of ``dets`` after M stay as they
-        were.
+        The indices of the taken boxes, ``(M,)``. Later rows of ``dets`` are not changed.
     """
     boxes, scores = wide(boxes).detach().cpu(), scores.detach().cpu()
     left = len(boxes)
@@ -147,7 +147,7 @@ def softnms(
     x1, y1, x2, y2, score, areas, index = table
     kind = table.dtype.type
     areas[:] = (x2 - x1 + kind(offset)) * (y2 - y1 + kind(offset))
-    index[:] = np.arange(left)  # exact in float32: nobody has 16 million boxes
+    index[:] = np.arange(left)  # exact in float32 up to 16 million boxes
     threshold, width, lowest = (kind(rounded(v)) for v in (iou_threshold, sigma, min_score))
     taken = 0
     while taken < left:
@@ -167,8 +167,8 @@ def softnms(
                 score[rest] *= np.where(share >= threshold, lowered, kind(1))
         dropped = score[rest] < lowest
         if dropped.any():
-            # As the compiled operator does, for the order of equal scores: the last take the
-            # places of the dropped.
+            # The last boxes replace the dropped ones, as in the compiled operator: this determines
+            # the order of equal scores.
             stay = np.flatnonzero(~dropped)
             holes = np.flatnonzero(dropped[: len(stay)])
             last = stay[len(stay) - len(holes) :][::-1]
@@ -179,9 +179,9 @@ def softnms(
 
 
 def _highest(scores: np.ndarray) -> int:
-    """The first of the highest scores; NaN is lower than any, but not replaced where it is first.
+    """The index of the first highest score. NaN is lowest, unless it is the first score.
 
-    The gaussian method makes NaN of boxes without an area.
+    The gaussian method produces NaN for boxes without an area.
     """
     best = int(scores.argmax())
     if np.isnan(scores[best]):

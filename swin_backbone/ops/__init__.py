@@ -1,1 +1,1 @@
-"""Functions on tensors, one folder an op: no modules, no configs, no framework."""
+"""Functions on tensors, one folder for each op; no modules, no configs, no framework."""

@@ -1,4 +1,4 @@
-"""Which dtype an operator computes in."""
+"""Dtypes in which operators compute."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """Autocast's dtype for tensors on the device of ``x``; None where it is off."""
+    """Autocast's dtype on the device of ``x``; None if autocast is off."""
     device = x.device.type
     if device != 'meta' and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
@@ -15,5 +15,5 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
 
 
 def products_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of products with ``x``: autocast's, where it is on."""
+    """The dtype of matrix products with ``x``: autocast's if it is on, else that of ``x``."""
     return autocast_dtype(x) or x.dtype

@@ -1,7 +1,7 @@
-"""Linear layers of plain 2-D tensors and their gradients, on the faster of two CPU libraries.
+"""Linear layers on 2-D tensors and their gradients, with the faster of two CPU libraries.
 
-PyTorch's float32 products on CPUs are MKL's, which does not use AVX-512 on every processor that has
-it. oneDNN, which PyTorch carries too, does; and it applies GELU while a result is in registers.
+PyTorch computes float32 products on CPUs with MKL, which does not use AVX-512 on every processor
+that supports it. oneDNN, which is part of PyTorch too, does, and it fuses GELU into the product.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
-    """(L, K) to (L, N) by a weight (N, K) and bias (N,), then exact GELU if asked."""
-    if _onednn_takes(x, weight):
+    """Maps (L, K) to (L, N) by a weight (N, K) and bias (N,); applies exact GELU if ``gelu``."""
+    if _onednn_can_run(x, weight):
         if gelu:
             return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'gelu', [], 'none')
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')
@@ -26,11 +26,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -
 def linear_backward(
     grad: Tensor, x: Tensor, weight: Tensor, needs_weight: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Gradients of ``x``, ``weight`` and ``bias``; None for the latter two if not needed."""
+    """Gradients of ``x``, ``weight`` and ``bias``; the last two are None if not needed."""
     d_x = linear(grad, weight.t(), None)
     if not needs_weight:
         return d_x, None, None
-    # The wider of the two goes where oneDNN expects the weight.
+    # oneDNN is faster if the wider of the two takes the place of the weight.
     if grad.shape[1] > x.shape[1]:
         d_weight = linear(x.t(), grad.t(), None).t()
     else:
@@ -38,7 +38,7 @@ def linear_backward(
     return d_x, d_weight, grad.sum(0)
 
 
-def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
+def _onednn_can_run(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dtype == weight.dtype == torch.float32
         and x.numel() > 0
@@ -49,7 +49,7 @@ def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
 
 @functools.cache
 def _onednn_works() -> bool:
-    """Whether this PyTorch has the operator, and it gives what a linear layer and GELU give."""
+    """Whether this PyTorch has the operator, and its result equals that of F.linear and F.gelu."""
     if not torch.backends.mkldnn.is_available():
         return False
     generator = torch.Generator().manual_seed(0)

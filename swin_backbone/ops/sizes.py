@@ -1,48 +1,47 @@
-"""Arithmetic of sizes, in a form that exporters and compilers can reason about.
+"""Arithmetic of sizes in forms that exporters and compilers can simplify.
 
-Each is one number in two forms. Symbolic sizes that are nested in negations, stage by stage, take
-an exporter minutes; of the other form inductor (torch 2.13) cannot tell which stride is larger.
+Each function has two equivalent forms. Exporters take minutes to simplify symbolic sizes with
+nested negations, stage by stage. With the other form, inductor (torch 2.13) cannot decide which of
+two strides is larger.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-# Since torch 2.7; exports ask for a newer one.
-_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
+from .recording import exporting, tracing
 
 
 def ceil_div(length: int, step: int) -> int:
-    """How many steps cover a length."""
-    if _exporting() or torch.jit.is_tracing():
+    """``length / step``, rounded up."""
+    if exporting():
         return (length + step - 1) // step
     return -(-length // step)
 
 
 def lacking(length: int, step: int) -> int:
-    """What a length lacks to a multiple of the step."""
-    if _exporting() or torch.jit.is_tracing():
+    """What must be added to ``length`` to get a multiple of ``step``."""
+    if exporting():
         return ceil_div(length, step) * step - length
     return -length % step
 
 
 def unflatten(x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
-    """``x.unflatten(dim, sizes)``, in a form that a traced graph keeps for every size.
+    """``x.unflatten(dim, sizes)`` in a form that stays valid for all sizes in a traced graph.
 
-    TorchScript's ONNX exporter has no ``unflatten`` before operator set 13, and from there on makes
-    constants of the other axes.
+    TorchScript's ONNX exporter does not support ``unflatten`` before operator set 13, and from then
+    on it exports the sizes of the other axes as constants.
     """
-    if not torch.jit.is_tracing():
+    if not tracing():
         return x.unflatten(dim, sizes)
-    # One by one: a tracer follows a size that is taken from a shape, but not a slice of one.
+    # Each size is read by itself: a tracer records `shape[i]`, but not a slice of `shape`.
     shape = [x.shape[axis] for axis in range(x.dim())]
     dim %= len(shape)
     return x.reshape(*shape[:dim], *sizes, *shape[dim + 1 :])
 
 
 def padded_tokens(B: int, H: int, W: int, window_size: int) -> int:
-    """Tokens of B maps (H, W) that are padded to whole windows."""
+    """Number of tokens of B maps (H, W) that are padded to whole windows."""
     return B * ceil_div(H, window_size) * ceil_div(W, window_size) * window_size**2

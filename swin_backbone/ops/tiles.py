@@ -1,7 +1,7 @@
-"""Windows of a feature map as rows of indices: padding and shift without a padded or rolled copy.
+"""Windows of a feature map as row indices, so that no padded or rolled copy is made.
 
-A map (B, H, W, C) is a table of B * H * W rows. Each window is M² of them, and a tile is a run of
-windows that is small enough for what is computed on it to stay in a core's cache.
+A map (B, H, W, C) is a table of B * H * W rows, and a window is M² of these rows. A tile is a run
+of consecutive windows. It is small enough that intermediate results stay in the cache of a core.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Tokens of a tile: enough for matrix products at full speed; much more spills out of the cache.
+# Tokens of a tile. Matrix products need about as many for full speed; more do not fit the cache.
 TOKENS = 2048
 
 
@@ -20,9 +20,9 @@ class Tile(NamedTuple):
     """A run of n windows.
 
     Attributes:
-        rows: int64 (n * M²,), each token's row of the map; 0 for padded tokens.
-        real: bool (n * M²,), False for padded tokens; None where there are none.
-        mask: (n, M², M²) to add to the scores; None where no window is cut by the shift.
+        rows: int64 (n * M²,), the row of each token in the map; 0 for padded tokens.
+        real: bool (n * M²,), False for padded tokens; None if no token is padded.
+        mask: (n, M², M²), added to the scores; None if the shift cuts no window of the tile.
     """
 
     rows: Tensor
@@ -33,20 +33,20 @@ class Tile(NamedTuple):
 def window_tiles(
     size: tuple[int, int, int], window_size: int, shift_size: int, masks: Tensor | None
 ) -> Iterator[Tile]:
-    """The windows of a map, shifted up and left, in raster order and runs of ``TOKENS`` tokens.
+    """Yields the windows of a shifted map in raster order, in tiles of at most ``TOKENS`` tokens.
 
     Args:
         size: (B, H, W) of the map.
         window_size: Side M of a window.
         shift_size: Cyclic shift of the padded map, below M.
-        masks: The four of :func:`edge_masks`; not used without a shift.
+        masks: The result of :func:`edge_masks`; not used if ``shift_size`` is 0.
     """
     B, H, W = size
     if B == 0:
         return
     row, column = (_sources(length, window_size, shift_size) for length in (H, W))
     kinds = _edge(len(row))[:, None] * 2 + _edge(len(column))
-    # (windows down, windows across, M, M), then the same for every image.
+    # (vertical windows, horizontal windows, M, M), repeated for every image.
     rows = row[:, None, :, None] * W + column[:, None, :]
     rows = rows.masked_fill((row >= H)[:, None, :, None] | (column >= W)[:, None, :], -1)
     rows = rows.view(1, -1) + (torch.arange(B) * H * W)[:, None] * (rows >= 0).view(1, -1)
@@ -60,11 +60,12 @@ def window_tiles(
 
 
 def edge_masks(window_size: int, shift_size: int, masked: float, like: Tensor) -> Tensor:
-    """What keeps tokens apart that only the cyclic shift has brought into one window.
+    """Attention masks of the windows that the cyclic shift cuts.
 
     Returns:
-        (4, M², M²): for a window inside the map, in its last column, in its last row, in its
-        corner: 0 where two tokens are of one region, else ``masked``. Dtype of ``like``.
+        (4, M², M²) in the dtype of ``like``: the masks of a window inside the map, in its last
+        column, in its last row, and in its corner. 0 if two tokens belong to one region, else
+        ``masked``.
     """
     wrapped = (torch.arange(window_size) >= window_size - shift_size).long()
     still = torch.zeros_like(wrapped)
@@ -77,7 +78,7 @@ def edge_masks(window_size: int, shift_size: int, masked: float, like: Tensor) -
 
 
 def _sources(length: int, window_size: int, shift_size: int) -> Tensor:
-    """Where each position of the shifted, padded axis comes from: (windows, M)."""
+    """The original position of each position of the shifted, padded axis, (windows, M)."""
     padded = -(-length // window_size) * window_size
     return ((torch.arange(padded) + shift_size) % padded).view(-1, window_size)
 
@@ -87,7 +88,7 @@ def _edge(windows: int) -> Tensor:
 
 
 def _runs(rows: Tensor, kinds: Tensor, most: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Both cut into runs of equal length, ``most`` at most."""
+    """Splits both tensors into runs of nearly equal length, at most ``most``."""
     count = -(-len(rows) // most)
     length = -(-len(rows) // count)
     yield from zip(rows.split(length), kinds.split(length), strict=True)

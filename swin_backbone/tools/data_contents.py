@@ -12,8 +12,9 @@ from typing import Any
 from mmengine import fileio
 from PIL import Image
 
-from ..engine.annotations import (
+from ..engine.check_annotations import (
     beyond,
+    classes_of,
     label_problem,
     labels_of,
     read_label_map,
@@ -22,7 +23,6 @@ from ..engine.annotations import (
     zero_label_problem,
 )
 from ..engine.class_counts import Count
-from ..engine.class_names import classes_of
 
 _IGNORED = 255
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF values that swap width and height

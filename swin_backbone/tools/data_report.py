@@ -15,10 +15,10 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS
 from torch import nn
 
+from ..engine.check_annotations import inner_datasets
+from ..engine.check_classes import PHASES, Comparison, Data, comparison, explained_emptiness
 from ..engine.check_data import check_data
 from ..engine.class_counts import counts_of
-from ..engine.class_names import inner_datasets
-from ..engine.compare_classes import PHASES, Comparison, Data, comparison, explained_emptiness
 from ..errors import ArgumentError
 from .configs import quietly
 from .data_contents import Contents, look_into

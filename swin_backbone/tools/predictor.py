@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError, CheckpointError
 from ..weights import read_checkpoint
-from ..weights.containers import whole_model
+from ..weights.state_dicts import whole_model
 from .configs import quietly, read
 from .faults import why_not_built, written_for_former
 

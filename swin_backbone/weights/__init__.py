@@ -1,24 +1,38 @@
-"""Checkpoints: read safely, told by their keys, translated and resized to fit a model.
+"""Checkpoints: safe reading, layout detection, translation and resizing to fit a model.
 
-The names are imported when they are used: the catalog is read without torch.
+All names are imported lazily, so that the catalog can be read without importing torch.
 """
 
 from typing import TYPE_CHECKING
 
 from ..imports import lazy_attributes
+from ..patches import allow_mmengine_checkpoints
 
 if TYPE_CHECKING:
-    from .classifier import translate_classifier
     from .conversion import Conversion, convert, convert_file
     from .inspect import Description, describe, what_would_be_resized
-    from .load import is_pretrained, load_pretrained, register_state_dict_translation
-    from .safe_load import allow_mmengine_checkpoints, read_checkpoint
+    from .load import (
+        is_pretrained,
+        load_pretrained,
+        register_state_dict_translation,
+        translate_classifier,
+    )
+    from .safe_load import read_checkpoint
 
-# The layouts that weights come in, by name; `formats` has them.
+# The names of the layouts in `formats`, which cannot be imported without torch.
 LAYOUTS = (
     *('mmpretrain', 'openmmlab', 'detectron2', 'timm', 'microsoft', 'torchvision'),
     'transformers',
 )
+_SOURCES = {
+    'conversion': ('Conversion', 'convert', 'convert_file'),
+    'inspect': ('Description', 'describe', 'what_would_be_resized'),
+    'load': (
+        *('is_pretrained', 'load_pretrained', 'register_state_dict_translation'),
+        'translate_classifier',
+    ),
+    'safe_load': ('read_checkpoint',),
+}
 
 __all__ = [
     'Conversion',
@@ -37,19 +51,6 @@ __all__ = [
 
 __getattr__, __dir__ = lazy_attributes(
     __name__,
-    {
-        'translate_classifier': 'classifier',
-        **dict.fromkeys(('Conversion', 'convert', 'convert_file'), 'conversion'),
-        **dict.fromkeys(('Description', 'describe', 'what_would_be_resized'), 'inspect'),
-        **dict.fromkeys(
-            ('is_pretrained', 'load_pretrained', 'register_state_dict_translation'), 'load'
-        ),
-        **dict.fromkeys(('allow_mmengine_checkpoints', 'read_checkpoint'), 'safe_load'),
-    },
-    submodules=(
-        *('arrays', 'buildable', 'catalog', 'channels', 'classifier', 'containers', 'conversion'),
-        *('coordinates', 'download', 'file_checks', 'formats', 'inspect', 'load', 'nested'),
-        *('plain', 'rank_files', 'resize', 'safe_load', 'shards', 'stand_ins', 'torch_files'),
-        'unpickler',
-    ),
+    {name: module for module, names in _SOURCES.items() for name in names},
+    submodules=(*_SOURCES, 'catalog', 'compare', 'download', 'formats', 'torch_files', 'verify'),
 )

@@ -1,4 +1,4 @@
-"""Two checkpoints' backbones held against each other, whatever their layouts."""
+"""Compares the backbones of two checkpoints in any layouts."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from . import coordinates
 from .conversion import to_openmmlab
-from .plain import is_plain
+from .coords_table import TABLE
+from .tensors import is_dense
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs between checkpoints A and B; keys are OpenMMLab's.
+    """The differences between checkpoints A and B, by OpenMMLab's keys.
 
     Attributes:
         layout_a: Name of A's layout.
@@ -25,8 +25,8 @@ class Comparison:
         compared: Number of weights that both have.
         only_a: Keys that only A has.
         only_b: Keys that only B has.
-        shapes: Both shapes, by key, where they differ.
-        values: The largest absolute difference, by key, where it is above the tolerance.
+        shapes: Both shapes of weights whose shapes differ.
+        values: The largest absolute difference of weights for which it exceeds the tolerance.
     """
 
     layout_a: str
@@ -39,7 +39,7 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """Whether nothing differs."""
+        """Whether there are no differences."""
         return not (self.only_a or self.only_b or self.shapes or self.values)
 
 
@@ -49,13 +49,13 @@ def compare(
     """Compares two checkpoints.
 
     Args:
-        a: What was read from a file, or any state dict.
-        b: Likewise.
-        tolerance: Largest absolute difference of a value that is none.
-        prefix: Which of several backbones is meant, in either.
+        a: The content of a file, or any state dict.
+        b: The other one.
+        tolerance: Absolute differences up to this count as equal.
+        prefix: Prefix of the backbone in both, if there are several.
 
     Raises:
-        CheckpointError: One holds no Swin Transformer, or has no values.
+        CheckpointError: One holds no Swin Transformer, or is on the meta device.
     """
     layout_a, weights_a = _weights(a, prefix)
     layout_b, weights_b = _weights(b, prefix)
@@ -65,7 +65,7 @@ def compare(
         left, right = weights_a[key], weights_b[key]
         if left.shape != right.shape:
             shapes[key] = tuple(left.shape), tuple(right.shape)
-        elif not (difference := _difference(left, right)) <= tolerance:  # NaN differs too
+        elif not (difference := _difference(left, right)) <= tolerance:  # NaN is a difference
             values[key] = difference
     return Comparison(
         layout_a,
@@ -80,9 +80,7 @@ def compare(
 
 def _weights(checkpoint: Mapping[str, Any], prefix: str | None) -> tuple[str, dict[str, Tensor]]:
     layout, weights = to_openmmlab(checkpoint, prefix=prefix)
-    weights = {
-        k: v for k, v in weights.items() if is_plain(v) and not k.endswith(coordinates.TABLE)
-    }
+    weights = {k: v for k, v in weights.items() if is_dense(v) and not k.endswith(TABLE)}
     if empty := [key for key, value in weights.items() if value.is_meta]:
         raise CheckpointError(f'{empty[0]} is on the meta device, and has no values to compare')
     return layout.name, weights

@@ -1,4 +1,4 @@
-"""From any layout of weights to any other, through OpenMMLab's."""
+"""Converts weights from any layout to any other."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import torch
 from torch import Tensor
 
 from ..argument_values import window_side
-from ..errors import ArgumentError, CheckpointError
+from ..errors import ArgumentError
 from ..files import replacing
-from . import coordinates, formats
-from .containers import unpack
-from .plain import check_weights
+from . import coords_table, formats
 from .resize import as_map, checked_grid, resize_bias_table, resize_position_embedding
 from .safe_load import read_checkpoint
-from .shards import library
+from .safetensors_files import library
+from .state_dicts import find_backbone
+from .tensors import check_shapes
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion did.
+    """The result of a conversion.
 
     Attributes:
-        source: Name of the layout that was found.
-        to: Name of the layout that was written.
+        source: Name of the detected layout.
+        to: Name of the written layout.
         tensors: Number of tensors written.
-        dropped: What has no place in the new layout: classifier, norms, mask token. In
-            OpenMMLab's names.
+        dropped: OpenMMLab's names of weights that the new layout has no place for: of the
+            classifier, norms and mask token.
     """
 
     source: str
@@ -52,28 +52,28 @@ def convert(
     source_grid: tuple[int, int] | None = None,
     dropped: list[str] | None = None,
 ) -> dict[str, Tensor]:
-    """A backbone's weights in another layout; where there is a classifier, with it if it can be.
+    """Converts a backbone's weights to another layout, with a classifier if both layouts have one.
 
-    Nothing is resized unless asked for. Tensors that need no change are the given ones.
+    Nothing is resized by default. Tensors that need no change are not copied.
 
     Args:
-        checkpoint: Any state dict, or what was read from a file.
+        checkpoint: Any state dict, or the content of a file.
         to: Name of a layout in ``formats.FORMATS``.
-        source: Name of the layout that it is in; told from the keys if None.
-        prefix: Which of several backbones is meant.
-        ema: True for the moving average, False for the weights as trained.
-        window_size: Resize the relative position biases to this window. V2 has none to resize;
-            of its files, the buffers that depend on the window are made for this one.
+        source: Name of the source layout; None detects it from the keys.
+        prefix: Prefix of the backbone, if there are several.
+        ema: True for the moving average, False for the trained weights.
+        window_size: Resize V1's relative position biases to this window. V2 has no biases to
+            resize; its buffers that depend on the window are computed for this one.
         pretrain_grid: Resize the absolute position embedding to this grid, (rows, columns).
-        source_grid: The grid of the given absolute position embedding, where that is no square and
-            its layout does not say.
-        dropped: Where to add the names of what has no place in the new layout.
+        source_grid: Grid of the given absolute position embedding; required if it is not square
+            and its layout does not tell.
+        dropped: List to which the names of weights without a place in the new layout are added.
 
     Raises:
-        ArgumentError: An unknown layout; a window or a grid that is none.
-        CheckpointError: No Swin Transformer, or weights of impossible shapes; or the new layout
-            has no place for what its features depend on, or (torchvision's V2) needs a window
-            that is not known.
+        ArgumentError: An unknown layout, or an invalid window or grid.
+        CheckpointError: There is no Swin Transformer, or weights have impossible shapes; or the
+            new layout has no place for weights that the features depend on, or (torchvision's V2)
+            requires a window size that is unknown.
     """
     target = formats.by_name(to)
     side = None if window_size is None else window_side('window_size', window_size)
@@ -91,14 +91,11 @@ def to_openmmlab(
     prefix: str | None = None,
     ema: bool | None = None,
 ) -> tuple[formats.Layout, dict[str, Tensor]]:
-    """The layout of a checkpoint's backbone, and its weights in OpenMMLab's; arguments as above."""
-    contents = unpack(checkpoint, prefix, ema)
-    layout = contents.layout if source is None else formats.by_name(source)
-    if layout is None:
-        some = ', '.join(list(contents.weights)[:4]) or 'nothing'
-        raise CheckpointError(f'nothing in it is of a known Swin layout; it holds {some}')
-    weights = layout.to_openmmlab(contents.weights)
-    check_weights(weights)
+    """A backbone's layout, and its weights in OpenMMLab's. Arguments as for :func:`convert`."""
+    found = find_backbone(checkpoint, prefix, ema)
+    layout = found.known_layout() if source is None else formats.by_name(source)
+    weights = layout.to_openmmlab(found.weights)
+    check_shapes(weights)
     return layout, weights
 
 
@@ -112,14 +109,14 @@ def convert_file(
 
     Args:
         src: Path or URL of a checkpoint.
-        dst: Path to write, as a safetensors file if its name ends in ``.safetensors``, else with
-            ``torch.save`` under the name that the layout's owner has the weights under. What is
-            there is replaced once all is written.
+        dst: Path of the new file. It is a safetensors file if its name ends in ``.safetensors``;
+            otherwise it is written by ``torch.save``, with the weights under the usual key of the
+            layout's owner. An existing file is replaced when the new one is complete.
         to: Name of a layout in ``formats.FORMATS``.
-        options: As for :func:`convert`.
+        options: Keyword arguments of :func:`convert`.
 
     Raises:
-        FileNotFoundError: No file at ``src``, or no folder for ``dst``.
+        FileNotFoundError: There is no file at ``src``, or no folder for ``dst``.
         ArgumentError, CheckpointError: As for :func:`convert`.
     """
     target = formats.by_name(to)
@@ -129,7 +126,7 @@ def convert_file(
     if not dst.parent.is_dir():
         raise FileNotFoundError(f'no folder {dst.parent} to write {dst.name} to')
     where = {name: options.pop(name, None) for name in ('source', 'prefix', 'ema')}
-    # What the file holds beside the weights, an optimizer's state say, is let go of here.
+    # Not `convert`: this frees the rest of the file, such as an optimizer's state.
     layout, weights = to_openmmlab(read_checkpoint(src), **where)
     dropped: list[str] = []
     converted = convert(weights, to, source='openmmlab', dropped=dropped, **options)
@@ -143,7 +140,7 @@ def _resize(
     grid: tuple[int, int] | None,
     source_grid: tuple[int, int] | None,
 ) -> None:
-    """Resizes in place what is asked for."""
+    """Resizes weights in the neutral layout in place."""
     if grid or source_grid:
         embedding = weights.get('absolute_pos_embed')
         if embedding is None:
@@ -153,26 +150,16 @@ def _resize(
         if source_grid:
             embedding = as_map(embedding, source_grid)
         if grid:
-            embedding = resize_position_embedding(embedding, (grid[0], grid[1]))
+            embedding = resize_position_embedding(embedding, grid)
         weights['absolute_pos_embed'] = embedding
     if window_size:
-        weights |= {
-            key: resize_bias_table(value, (2 * window_size - 1) ** 2)
-            for key, value in weights.items()
-            if key.endswith('relative_position_bias_table')
-        }
-        weights |= _coordinates(weights, window_size)
-
-
-def _coordinates(weights: Mapping[str, Tensor], window_size: int) -> dict[str, Tensor]:
-    """V2's tables for a window; the windows of the pretraining stay what they were."""
-    tables = {}
-    for key in weights:
-        if key.endswith('.attn.w_msa.logit_scale'):
-            table = key.removesuffix('.attn.w_msa.logit_scale') + coordinates.TABLE
-            pretrained = coordinates.pretrained_window_of(weights.get(table))
-            tables[table] = coordinates.table_of(window_size, pretrained)
-    return tables
+        for key, value in list(weights.items()):
+            if key.endswith('relative_position_bias_table'):
+                weights[key] = resize_bias_table(value, (2 * window_size - 1) ** 2)
+            elif key.endswith('.attn.w_msa.logit_scale'):  # V2; the pretraining's windows remain
+                table = key.removesuffix('.attn.w_msa.logit_scale') + coords_table.TABLE
+                pretrained = coords_table.pretrained_window_of(weights.get(table))
+                weights[table] = coords_table.table_of(window_size, pretrained)
 
 
 def _write(weights: Mapping[str, Tensor], dst: Path, layout: formats.Layout) -> None:

@@ -1,12 +1,12 @@
-"""Published files onto this disk: whole and checked, or not at all.
+"""Downloads published files. A file is complete and checked, or does not exist.
 
-A download goes to a temporary file beside its destination and is moved there only when it has
-arrived whole and its hash is right. A lock beside the destination keeps processes apart; in a
-distributed job rank 0 downloads first. Settings, all in the environment:
+A download is written to a temporary file beside its destination and renamed once it is complete and
+its hash is right. A lock file beside the destination excludes other processes; in a distributed job
+rank 0 downloads first. Environment variables:
 
-- ``SWIN_CHECKPOINTS``: the folder. Default: ``checkpoints/`` of a checkout; of an installed
-  package, ``$XDG_CACHE_HOME/swin_backbone`` (``~/.cache/swin_backbone``).
-- ``SWIN_OFFLINE=1``: nothing is downloaded; an error says which file to place where.
+- ``SWIN_CHECKPOINTS``: the folder. Default: ``checkpoints/`` in a checkout; for an installed
+  package ``$XDG_CACHE_HOME/swin_backbone`` (``~/.cache/swin_backbone``).
+- ``SWIN_OFFLINE=1``: nothing is downloaded; the error says which file to place where.
 - ``SWIN_MIRROR=https://mirror/path``: ``https://host/rest`` is fetched from
   ``https://mirror/path/host/rest``.
 """
@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 from ..errors import CheckpointError
 from ..files import write
-from .catalog import Entry, catalog_path, find, find_url
+from .catalog import catalog_path, find, find_url
 
 TIMEOUT = 30.0  # seconds without a byte
 RETRIES = 2
@@ -36,7 +36,7 @@ _HASH_IN_NAME = re.compile(r'-([0-9a-f]{8,64})\.\w+$')
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be had: from where, to where, the first digits of its SHA-256 ('': unknown)."""
+    """A file to download: source, destination, and the first digits of its SHA-256 if known."""
 
     url: str
     path: Path
@@ -50,29 +50,29 @@ def is_url(name: str) -> bool:
 
 
 def user_path(name: str | os.PathLike) -> Path:
-    """A path, with ``~`` and ``~user`` for users' folders.
+    """A path with ``~`` and ``~user`` expanded.
 
     Raises:
-        FileNotFoundError: There is no such user.
+        FileNotFoundError: The user does not exist.
     """
     try:
         return Path(name).expanduser()
     except RuntimeError:
-        raise FileNotFoundError(f'{name} begins with a user who is not known here') from None
+        raise FileNotFoundError(f'{name} begins with a user who is not known') from None
 
 
 def hash_in_name(name: str) -> str:
-    """The hash that a file's name ends in, as OpenMMLab's and torchvision's do; or ''."""
+    """The hash at the end of a file name, as in OpenMMLab's and torchvision's; or ''."""
     found = _HASH_IN_NAME.search(name)
     return found[1] if found else ''
 
 
 def folder() -> Path:
-    """The folder of downloaded files; see the module's description."""
+    """The folder of downloaded files; see the module's docstring."""
     if chosen := os.environ.get('SWIN_CHECKPOINTS'):
         return user_path(chosen)
     beside = catalog_path().parent
-    if beside.parent != Path(__file__).parents[1]:  # a checkout's
+    if beside.parent != Path(__file__).parents[1]:  # in a checkout
         return beside
     cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
     return user_path(cache) / 'swin_backbone'
@@ -81,15 +81,16 @@ def folder() -> Path:
 def target(name: str) -> Target:
     """Source, destination and hash of a catalog name or URL.
 
-    The hash of a URL outside the catalog is the one that its file name ends in
-    (``…-<hash>.pth``), and its destination has the host's name and path as folders.
+    For a URL outside of the catalog the hash is that at the end of its file name
+    (``…-<hash>.pth``), and the destination has the host and the path as folders.
 
     Raises:
-        CheckpointError: The catalog has no such name, or the URL is none of a file.
+        CheckpointError: The catalog has no such name, or the URL is not that of a file.
     """
     entry = find_url(name) if is_url(name) else find(name)
     if entry is not None:
-        return Target(entry.url, folder() / entry.file_name, entry.digest, _needs_browser(entry))
+        manual = urlsplit(entry.url).netloc == 'drive.google.com'  # requires a browser
+        return Target(entry.url, folder() / entry.file_name, entry.digest, manual)
     try:
         parts = urlsplit(name)
     except ValueError as error:
@@ -104,15 +105,16 @@ def target(name: str) -> Target:
 
 
 def fetch(name: str) -> Path:
-    """The local file of a catalog name or URL, downloaded if it is not there.
+    """The local file of a catalog name or URL; downloads it if it is missing.
 
-    In a distributed job every process must call it: rank 0 goes first, and where it fails all do.
+    In a distributed job every process must call this function. Rank 0 downloads first, and if it
+    fails, all processes raise its error.
 
     Raises:
-        CheckpointError: Unknown name; no connection, an error of the server or a full disk; a
-            file that is not the published one; or a download that ``SWIN_OFFLINE`` forbids.
+        CheckpointError: The name is unknown; the connection, the server or the disk failed; the
+            file is not the published one; or ``SWIN_OFFLINE`` forbids the download.
     """
-    # Here, so that the catalog's commands do not wait for torch.
+    # Imported here, so that commands that only read the catalog do not import torch.
     from mmengine.dist import broadcast_object_list, get_rank
 
     wanted = target(name)
@@ -125,59 +127,62 @@ def fetch(name: str) -> Path:
     broadcast_object_list(failure)
     if failure[0] is not None:
         raise CheckpointError(failure[0])
-    if get_rank() != 0:  # there already, unless this machine does not share rank 0's disk
+    if get_rank() != 0:  # downloads only if this machine does not share rank 0's disk
         _fetch(wanted)
     return wanted.path
 
 
 def check_hash(path: Path, digest: str = '') -> str:
-    """Holds a file against the published hash, and against the one recorded at its download.
+    """Compares a file with its published hash and with the hash recorded at its download.
 
     Args:
-        path: The file. Its hash is recorded in ``<path>.sha256``, if it is not yet and may be.
-        digest: The first digits of the published SHA-256, if there is one.
+        path: The file. If no hash is recorded and the folder is writable, its hash is recorded in
+            ``<path>.sha256``.
+        digest: The first digits of the published SHA-256, if there are any.
 
     Returns:
         The file's SHA-256.
 
     Raises:
-        CheckpointError: The file is another.
+        CheckpointError: A hash does not match.
     """
     actual = sha256(path)
     if not actual.startswith(digest):
         raise CheckpointError(
             f'{path} is not the published file: its SHA-256 begins with '
-            f'{actual[: len(digest)]}, the published one with {digest}; delete it to download anew'
+            f'{actual[: len(digest)]}, the published one with {digest}; delete it to download again'
         )
-    record = record_path(path)
-    recorded = record.read_text().split()[:1] if record.is_file() else []
-    if recorded and recorded != [actual]:
+    record, recorded = record_path(path), recorded_hash(path)
+    if recorded and recorded != actual:
         raise CheckpointError(
             f'{path} has changed since it was first used: its SHA-256 is {actual}, '
-            f'{record} says {recorded[0]}; delete both to download anew'
+            f'{record} says {recorded}; delete both to download again'
         )
     if not recorded:
-        with contextlib.suppress(OSError):  # a folder that others fill may be read-only
+        with contextlib.suppress(OSError):  # a shared folder may be read-only
             write(record, f'{actual}  {path.name}\n')
     return actual
 
 
 def record_path(path: Path) -> Path:
-    """The file that holds the hash of another, in the format of ``sha256sum``."""
+    """The path of a file's recorded hash, in the format of ``sha256sum``."""
     return path.with_name(f'{path.name}.sha256')
 
 
+def recorded_hash(path: Path) -> str:
+    """The hash recorded at a file's download; '' if there is none."""
+    record = record_path(path)
+    words = record.read_text().split() if record.is_file() else []
+    return words[0] if words else ''
+
+
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """The SHA-256 of a file in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open('rb') as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _needs_browser(entry: Entry) -> bool:
-    return urlsplit(entry.url).netloc == 'drive.google.com'
 
 
 def _fetch(wanted: Target) -> None:
@@ -211,7 +216,8 @@ def _refuse_if_forbidden(wanted: Target) -> None:
 
 def _download(wanted: Target) -> None:
     pooch, exceptions = _pooch()
-    url, name = _mirrored(wanted.url), wanted.path.name
+    url, name, mirror = wanted.url, wanted.path.name, os.environ.get('SWIN_MIRROR', '').rstrip('/')
+    url = f'{mirror}/{url.split("://", 1)[1]}' if mirror else url
     fetcher = pooch.create(
         path=wanted.path.parent,
         base_url='',
@@ -229,7 +235,7 @@ def _download(wanted: Target) -> None:
 
 
 def _checked(downloader: Callable, wanted: Target) -> Callable:
-    """A downloader for pooch that refuses another file than the wanted one before it is moved."""
+    """A downloader for pooch that checks the file before it is moved to its destination."""
     from .file_checks import check_file
 
     bar = sys.stderr.isatty() and importlib.util.find_spec('tqdm') is not None
@@ -240,18 +246,13 @@ def _checked(downloader: Callable, wanted: Target) -> Callable:
         actual = sha256(Path(output_file))
         if not actual.startswith(wanted.digest):  # a ValueError makes pooch try again
             raise ValueError(
-                f'the hash of what arrived begins with {actual[: len(wanted.digest)]}, the '
+                f'the hash of the downloaded file begins with {actual[: len(wanted.digest)]}, the '
                 f"published file's with {wanted.digest}"
             )
-        check_file(Path(output_file), 'what arrived')
+        check_file(Path(output_file), 'the downloaded file')
         write(record_path(wanted.path), f'{actual}  {wanted.path.name}\n')
 
     return download
-
-
-def _mirrored(url: str) -> str:
-    mirror = os.environ.get('SWIN_MIRROR', '').rstrip('/')
-    return f'{mirror}/{url.split("://", 1)[1]}' if mirror else url
 
 
 def _pooch() -> tuple[ModuleType, ModuleType]:

@@ -1,4 +1,4 @@
-"""What a checkpoint is, told without building a model, and what loading it would resize."""
+"""Describes a checkpoint from its weights, and predicts what loading it would resize."""
 
 from __future__ import annotations
 
@@ -11,60 +11,58 @@ from typing import Any
 
 import torch
 from mmengine.model import BaseModule
+from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..errors import CheckpointError
-from . import coordinates, formats
-from .containers import has_average, unpack
-from .plain import is_plain
+from ..options import VARIANTS_V2
+from . import coords_table, formats
+from .placeholders import placeholders_in
 from .safe_load import read_checkpoint
-from .stand_ins import stand_ins_in
+from .state_dicts import find_backbone, has_average
+from .tensors import is_dense
 
 _ATTENTION = 'stages.{}.blocks.0.attn.w_msa.'
-# The variants of the papers: width, blocks and heads.
+# Names of the variants by width, blocks and heads; V1's are among V2's.
 _VARIANTS: dict[tuple, str] = {
-    (96, (2, 2, 6, 2), (3, 6, 12, 24)): 'tiny',
-    (96, (2, 2, 18, 2), (3, 6, 12, 24)): 'small',
-    (128, (2, 2, 18, 2), (4, 8, 16, 32)): 'base',
-    (192, (2, 2, 18, 2), (6, 12, 24, 48)): 'large',
-    # V2 alone
-    (352, (2, 2, 18, 2), (11, 22, 44, 88)): 'huge',
-    (512, (2, 2, 42, 4), (16, 32, 64, 128)): 'giant',
+    (variant['embed_dims'], variant['depths'], variant['num_heads']): name
+    for name, variant in VARIANTS_V2.items()
+    if len(name) > 1  # not the short form
 }
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a checkpoint holds.
+    """The contents of a checkpoint.
 
     Attributes:
-        container: Names that lead to the weights in the file, ``'model'`` say; ``''`` if none.
-        prefix: What stands before every key of the backbone; ``''`` if nothing.
+        container: Dotted keys that lead to the weights in the file, such as ``'model'``, or ``''``.
+        prefix: Prefix of the backbone's keys, or ``''``.
         format: Name of the layout, as ``convert`` takes it.
-        title: Whose layout it is.
+        title: The layout's owners.
         version: 1 for Swin V1, 2 for Swin V2.
-        architecture: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, of V2 also ``'huge'`` and
-            ``'giant'``, or None for another.
-        embed_dims: Width of the first stage, or None where the file lacks the patch embedding.
-        depths: Blocks of each stage.
-        num_heads: Heads of each stage.
-        window_size: Side of the first stage's windows in tokens; None where it cannot be told.
-        pretrained_window_sizes: Of V2, for each stage the side of the windows that its position
-            biases were trained with, as SwinTransformerV2 takes it; () where it cannot be told.
-        extra_norm_every_n_blocks: Of V2, which blocks have a third norm; 0 for none.
+        architecture: ``'tiny'``, ``'small'``, ``'base'``, ``'large'``, for V2 also ``'huge'`` and
+            ``'giant'``, or None for other architectures.
+        embed_dims: Width of the first stage, or None if the file lacks the patch embedding.
+        depths: Number of blocks of each stage.
+        num_heads: Attention heads of each stage.
+        window_size: Side of the first stage's windows in tokens; None if unknown.
+        pretrained_window_sizes: For V2, the side of each stage's windows in pretraining, as
+            SwinTransformerV2 takes it; () if unknown.
+        extra_norm_every_n_blocks: For V2, which blocks have a third norm; 0 for none.
         patch_size: (height, width) of a patch in pixels, or None as for ``embed_dims``.
-        pretrain_grid: (rows, columns) of the absolute position embedding; None without one, and
-            where its positions are no square and the file does not say how they lie.
-        positions: Number of positions of the absolute position embedding; 0 without one.
+        pretrain_grid: (rows, columns) of the absolute position embedding; None if there is none, or
+            if its grid is not square and the file does not tell it.
+        positions: Number of positions of the absolute position embedding; 0 if there is none.
         in_channels: Channels of the input, or None as for ``embed_dims``.
-        num_classes: Outputs of the classifier, or None without one.
-        output_norms: Stages that have a norm of their output.
+        num_classes: Outputs of the classifier, or None if there is none.
+        output_norms: Stages whose output has a norm.
         ema: Whether the file also holds a moving average of the weights.
-        epoch: The epoch that the file says it is of, or None.
-        iteration: The iteration that the file says it is of, or None.
+        epoch: The epoch that the file records, or None.
+        iteration: The iteration that the file records, or None.
         parameters: Number of the backbone's weights, without classifier and derived buffers.
-        dtypes: Their types, such as ``('float32',)``.
-        not_read: What of the file is of classes that are not allowed, and so was not read:
+        dtypes: Dtypes of the weights, such as ``('float32',)``.
+        not_read: Objects in the file that were not read, because their classes are not allowed:
             ``'args (argparse.Namespace)'``.
     """
 
@@ -94,7 +92,7 @@ class Description:
     not_read: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """The architecture in one line, as error messages have it."""
+        """The architecture in one line, for error messages."""
         parts = [f'depths={self.depths}']
         if self.embed_dims:
             parts.insert(0, f'embed_dims={self.embed_dims}')
@@ -111,62 +109,57 @@ def describe(
     prefix: str | None = None,
     ema: bool | None = None,
 ) -> Description:
-    """Tells what a checkpoint is.
+    """Describes a checkpoint.
 
     Args:
-        checkpoint: A path or URL, or what was read from one: any state dict.
-        prefix: Which of several backbones in the file is meant.
-        ema: True for the moving average, False for the weights as trained, None for what the
-            file's owner would load.
+        checkpoint: A path or URL, the content of a file, or any state dict.
+        prefix: Prefix of the backbone, if there are several.
+        ema: True for the moving average, False for the trained weights, None for the file's main
+            weights.
 
     Raises:
-        FileNotFoundError: No such file.
+        FileNotFoundError: There is no such file.
         CheckpointError: The file cannot be read, or holds no Swin Transformer.
     """
     if isinstance(checkpoint, str | os.PathLike):
         return describe(read_checkpoint(checkpoint), prefix=prefix, ema=ema)
-    contents = unpack(checkpoint, prefix, ema)
-    if contents.layout is None:
-        some = ', '.join(list(contents.weights)[:4]) or 'nothing'
-        raise CheckpointError(f'nothing in it is of a known Swin layout; it holds {some}')
-    layout = contents.layout
-    weights = {k: v for k, v in layout.renamed(contents.weights).items() if is_plain(v)}
+    found = find_backbone(checkpoint, prefix, ema)
+    layout = found.known_layout()
+    weights = {k: v for k, v in layout.renamed(found.weights).items() if is_dense(v)}
     epoch, iteration = _progress(checkpoint)
     return Description(
-        container=contents.container,
-        prefix=contents.prefix,
+        container=found.container,
+        prefix=found.prefix,
         format=layout.name,
         title=layout.title,
-        version=formats.version_of(contents.weights),
-        **_geometry(weights, contents.weights),
+        version=formats.version_of(found.weights),
+        **_geometry(weights, found.weights),
         num_classes=_classes(weights.get('head.fc.weight')),
         ema=has_average(checkpoint),
         epoch=epoch,
         iteration=iteration,
         **_size(weights),
-        not_read=tuple(f'{where} ({what})' for where, what in stand_ins_in(checkpoint).items()),
+        not_read=tuple(f'{key} ({value})' for key, value in placeholders_in(checkpoint).items()),
     )
 
 
 def what_would_be_resized(
     description: Description, model: BaseModule | Mapping[str, Any]
 ) -> list[str]:
-    """What would change if the checkpoint were loaded into a model.
+    """Lists what would be resized if a checkpoint were loaded into a model.
 
     Args:
-        description: Of the checkpoint.
-        model: A SwinTransformer, or its arguments, as in a config's ``backbone``.
+        description: The checkpoint's description.
+        model: A SwinTransformer, or its arguments as in a config's ``backbone``.
 
     Returns:
-        A line for each thing that would be resized, such as ``'relative position bias: window
-        7 to 12'``; empty if the file fits as it is.
+        One line per resized item, such as ``'relative position bias: window 7 to 12'``.
 
     Raises:
-        CheckpointError: The checkpoint is of another architecture; the message lists the
-            differences.
+        CheckpointError: The architectures differ; the message lists the differences.
     """
     if isinstance(model, Mapping):
-        model = _built_without_weights(model)
+        model = _on_meta_device(model)
     wanted = describe(dict(model.state_dict()))
     compared = (
         *('version', 'embed_dims', 'depths', 'num_heads', 'extra_norm_every_n_blocks'),
@@ -184,7 +177,7 @@ def what_would_be_resized(
         raise CheckpointError('another architecture:\n  ' + '\n  '.join(differences))
 
     resized = []
-    # V2's position biases are functions that serve every window.
+    # V2 computes its position biases for any window.
     if description.version == 1 and description.window_size != wanted.window_size:
         resized.append(
             f'relative position bias: window {description.window_size} to {wanted.window_size}'
@@ -197,18 +190,15 @@ def what_would_be_resized(
     return resized
 
 
-def _built_without_weights(arguments: Mapping[str, Any]) -> BaseModule:
-    # Here, because the models import this package.
-    from ..swin import SwinTransformer
-    from ..swin_v2 import SwinTransformerV2
-
+def _on_meta_device(arguments: Mapping[str, Any]) -> BaseModule:
+    """A backbone of this package without memory for its weights."""
     kind = arguments.get('type')
     name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-    model = SwinTransformerV2 if name.endswith('V2') else SwinTransformer
-    left_out = ('type', 'init_cfg', 'pretrained', '_scope_')
-    arguments = {name: value for name, value in arguments.items() if name not in left_out}
+    # By their registered names, since the modules of the backbones import this package.
+    model: Any = MODELS.get('SwinBackboneV2' if name.endswith('V2') else 'SwinBackbone')
+    ignored = ('type', 'init_cfg', 'pretrained', '_scope_')
     with torch.device('meta'):
-        return model(**arguments)
+        return model(**{name: value for name, value in arguments.items() if name not in ignored})
 
 
 def _geometry(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -229,7 +219,7 @@ def _geometry(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[
         depths=tuple(depths),
         num_heads=heads,
         window_size=_window(weights, own),
-        pretrained_window_sizes=coordinates.pretrained_windows(weights),
+        pretrained_window_sizes=coords_table.pretrained_windows(weights),
         extra_norm_every_n_blocks=_extra_norms(weights),
         patch_size=None if embed is None else tuple(embed.shape[2:]),
         pretrain_grid=grid,
@@ -242,7 +232,7 @@ def _geometry(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[
 
 
 def _heads(weights: Mapping[str, Tensor], stage: int) -> int:
-    """Heads of a stage: V1's bias table has a column for each, V2's logit scale a row; or 0."""
+    """Heads of a stage, from V1's bias table or V2's logit scale; 0 if unknown."""
     table = weights.get(_ATTENTION.format(stage) + 'relative_position_bias_table')
     if table is not None and table.dim() == 2:
         return table.shape[1]
@@ -254,11 +244,11 @@ def _window(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int | N
     table = weights.get(_ATTENTION.format(0) + 'relative_position_bias_table')
     if table is not None and table.dim() == 2:
         return (math.isqrt(len(table)) + 1) // 2
-    # V2 has no such table, but maybe derived buffers.
-    if window := coordinates.window_of(weights.get('stages.0.blocks.0' + coordinates.TABLE)):
+    # V2 has no such table, but files may hold derived buffers.
+    if window := coords_table.window_of(weights.get('stages.0.blocks.0' + coords_table.TABLE)):
         return window
     for key, value in own.items():
-        if key.endswith('relative_position_index') and is_plain(value):
+        if key.endswith('relative_position_index') and is_dense(value):
             return math.isqrt(len(value)) if value.dim() == 2 else None
     return None
 
@@ -290,7 +280,7 @@ def _size(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         value
         for key, value in weights.items()
         if re.match(r'(stages|patch_embed|norm[0-9]{1,4})\.|absolute', key)
-        and not key.endswith(coordinates.TABLE)
+        and not key.endswith(coords_table.TABLE)
     ]
     return dict(
         parameters=sum(value.numel() for value in backbone),
@@ -299,7 +289,7 @@ def _size(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _progress(checkpoint: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Epoch and iteration: mmengine's ``meta`` has them, other files have them at the top."""
+    """Epoch and iteration, from mmengine's ``meta`` or from the top level of other files."""
     meta = checkpoint.get('meta')
     places = [place for place in (meta, checkpoint) if isinstance(place, Mapping)]
 

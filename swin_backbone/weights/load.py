@@ -1,4 +1,4 @@
-"""From a checkpoint to a model, whatever the checkpoint's layout: fits, or says why not."""
+"""Loads a checkpoint of any layout into a model, or explains why it does not fit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmengine.logging import print_log
@@ -15,19 +15,27 @@ from torch import Tensor, nn
 
 from ..argument_values import shown
 from ..errors import ArgumentError, CheckpointError
-from ..layers.attention import relative_position_index
-from . import channels, coordinates, formats
-from .containers import Contents, unpack, wrapped_in
+from ..ops.window_attention.positions import relative_position_index
+from . import coords_table, formats
 from .inspect import describe
-from .plain import form, is_plain
-from .resize import as_map, checked_grid, resize_bias_table, resize_position_embedding
+from .resize import (
+    PATCH_EMBEDDING,
+    adapt_input_channels,
+    as_map,
+    check_input_channels,
+    checked_grid,
+    resize_bias_table,
+    resize_position_embedding,
+)
 from .safe_load import read_checkpoint
+from .state_dicts import FoundBackbone, container_in, find_backbone
+from .tensors import is_dense, summary
 
 _OUTPUT_NORM = re.compile(r'norm[0-9]{1,4}\.(weight|bias)')
-# The layer that HTC++ appends; no published checkpoint has it.
+# HTC++'s additional layer, which no published checkpoint has.
 _GLOBAL_ATTENTION = 'global_attention.'
-# What classifiers and masked pretraining bring along, in OpenMMLab's names.
-_NO_BACKBONE = re.compile(r'head\.|mask_token$')
+# Neutral names of weights that classifiers and masked pretraining have beside the backbone.
+_NOT_BACKBONE = re.compile(r'head\.|mask_token$')
 _OPTIONS = ('type', 'checkpoint', 'prefix', 'map_location', 'ema', 'in_channels', 'source_grid')
 
 
@@ -39,28 +47,28 @@ def is_pretrained(init_cfg: Any) -> bool:
 
 
 def register_state_dict_translation(model: nn.Module) -> None:
-    """Lets ``load_state_dict`` of the model, or of one that holds it, take foreign layouts."""
+    """Lets ``load_state_dict`` of a backbone, or of a model that contains it, take all layouts."""
     model.register_load_state_dict_pre_hook(_translate)
 
 
 def load_pretrained(model: nn.Module, init_cfg: Mapping[str, Any]) -> None:
-    """Loads the checkpoint that ``init_cfg`` names, and every weight of it.
+    """Loads all weights of the checkpoint that ``init_cfg`` names.
 
     Args:
         model: The backbone.
-        init_cfg: ``checkpoint`` (path or URL), and as needed: ``prefix``, what stands before the
-            keys of the backbone that is meant, where a file holds several; ``ema``, True for the
-            moving average of the weights, False for the weights as trained; ``in_channels``, the
-            rule that adapts the patch embedding to another number of input channels
-            (:func:`~swin_backbone.weights.channels.adapt_input_channels`); ``source_grid``, the
-            (rows, columns) of the file's absolute position embedding, where it is no square and
-            the file does not say.
+        init_cfg: ``checkpoint`` (path or URL), and optionally: ``prefix``, the prefix of the
+            backbone's keys if a file holds several backbones; ``ema``, True for the moving average
+            of the weights, False for the trained weights; ``in_channels``, the rule that adapts the
+            patch embedding to another number of input channels
+            (:func:`~swin_backbone.weights.resize.adapt_input_channels`); ``source_grid``, the
+            (rows, columns) of the file's absolute position embedding, if it is not square and the
+            file does not tell.
 
     Raises:
-        ArgumentError: An option that is not known.
-        CheckpointError: The file cannot be read, or is not of this model. Output norms, which
-            ImageNet checkpoints lack, may be missing or left over, and a ``global_attention``
-            layer may be missing as a whole; nothing else may.
+        ArgumentError: An unknown option.
+        CheckpointError: The file cannot be read or does not fit the model. Output norms, which
+            ImageNet checkpoints lack, may be missing or unexpected, and a ``global_attention``
+            layer may be missing as a whole.
     """
     path = init_cfg.get('checkpoint')
     if not isinstance(path, str | os.PathLike) or not os.fspath(path):
@@ -73,12 +81,14 @@ def load_pretrained(model: nn.Module, init_cfg: Mapping[str, Any]) -> None:
         )
     checkpoint = read_checkpoint(path)
     try:
-        contents = unpack(checkpoint, init_cfg.get('prefix'), init_cfg.get('ema'))
-        if not contents.weights:
-            raise CheckpointError(f'it holds no weights{_under(init_cfg.get("prefix"))}')
-        weights = _adapted(model, contents, init_cfg)
+        prefix = init_cfg.get('prefix')
+        found = find_backbone(checkpoint, prefix, init_cfg.get('ema'))
+        if not found.weights:
+            under = f' under {prefix!r}' if prefix else ''
+            raise CheckpointError(f'it holds no weights{under}')
+        weights = _adapted(model, found, init_cfg)
         result = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:  # a CheckpointError, or torch's of what cannot be copied
+    except RuntimeError as error:  # a CheckpointError, or torch's error of a failed copy
         raise CheckpointError(f'{path} does not fit the model: {error}') from None
     missing = [key for key in result.missing_keys if not _OUTPUT_NORM.fullmatch(key)]
     unexpected = [key for key in result.unexpected_keys if not _OUTPUT_NORM.fullmatch(key)]
@@ -88,98 +98,70 @@ def load_pretrained(model: nn.Module, init_cfg: Mapping[str, Any]) -> None:
             f'{_listed("missing in the file", missing)}{_listed("not in the model", unexpected)}'
             f'{_compared(weights, model)}'
         )
-    print_log(f'{type(model).__name__}: loaded {path}', logger='current')
+    _log(model, f'loaded {path}')
+
+
+def translate_classifier(state_dict: dict[str, Any], prefix: str = '') -> None:
+    """Renames the weights of a Swin classifier of any layout to mmpretrain's, in place.
+
+    The backbone gets OpenMMLab's layout under ``backbone.`` and the classifier becomes ``head.fc``.
+    A model of ``backbone`` and ``head``, a model without a classifier and a model that is not a
+    Swin Transformer are not changed.
+
+    Args:
+        state_dict: A state dict, or the content of a file, that is loaded into the model.
+        prefix: Prefix of the model's keys.
+
+    Raises:
+        CheckpointError: It is not a dict of tensors, or holds several backbones.
+    """
+    entries = formats.strip_prefix(state_dict, prefix)
+    if any(key.startswith('backbone.') for key in entries):
+        return
+    found = find_backbone(entries)
+    neutral = found.layout.to_openmmlab(found.weights) if found.layout else {}
+    if 'head.fc.weight' not in neutral:
+        return
+    for key in entries:
+        del state_dict[prefix + key]
+    for key, value in neutral.items():
+        below = '' if key.startswith('head.') else 'backbone.'
+        state_dict[prefix + below + key] = value
 
 
 def _adapted(
-    model: BaseModule, contents: Contents, options: Mapping[str, Any]
+    model: BaseModule, found: FoundBackbone, options: Mapping[str, Any]
 ) -> dict[str, Tensor]:
-    """The weights in OpenMMLab's layout, adapted as the options say; untouched if of none."""
-    if contents.layout is None:
-        return contents.weights
-    _check_version(model, contents.weights)
-    weights = _backbone_only(contents.layout, contents.weights)
-    embedding, weight = weights.get('absolute_pos_embed'), weights.get(channels.KEY)
+    """The weights in the neutral layout, adapted by ``init_cfg``; unchanged without a layout."""
+    if found.layout is None:
+        return found.weights
+    weights = _backbone_weights(model, found.layout, found.weights)
+    embedding, weight = weights.get('absolute_pos_embed'), weights.get(PATCH_EMBEDDING)
     grid, rule = checked_grid('source_grid', options.get('source_grid')), options.get('in_channels')
     if grid is not None and embedding is not None:
         weights['absolute_pos_embed'] = as_map(embedding, grid)
     if rule is not None and weight is not None:
-        weights[channels.KEY] = channels.adapt_input_channels(
-            weight, model.patch_embed.in_channels, rule
-        )
+        channels = model.patch_embed.in_channels
+        weights[PATCH_EMBEDDING] = adapt_input_channels(weight, channels, rule)
     return weights
 
 
-def _backbone_only(layout: formats.Layout, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k: v for k, v in layout.to_openmmlab(weights).items() if not _NO_BACKBONE.match(k)}
-
-
-def _check_version(model: BaseModule, weights: Mapping[str, Any]) -> None:
-    """Refuses weights of V1 for a model of V2, and the other way round."""
-    found = formats.version_of(weights)
-    if found != model.version:
-        name = 'SwinTransformer' if found == 1 else 'SwinTransformerV2'
+def _backbone_weights(
+    model: BaseModule, layout: formats.Layout, weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The backbone's weights in the neutral layout; an error if they are of the other version."""
+    version = formats.version_of(weights)
+    if version != model.version:
+        name = 'SwinTransformer' if version == 1 else 'SwinTransformerV2'
         raise CheckpointError(
-            f'these are weights of Swin Transformer V{found}, and the model, '
+            f'these are weights of Swin Transformer V{version}, and the model, '
             f"{type(model).__name__}, is V{model.version}; type='{name}' takes them"
         )
+    neutral = layout.to_openmmlab(weights)
+    return {key: value for key, value in neutral.items() if not _NOT_BACKBONE.match(key)}
 
 
-def _warn_of_other_windows(model: BaseModule, weights: Mapping[str, Tensor]) -> None:
-    """Warns if V2's position biases would be read off other coordinates than they were trained at.
-
-    Nothing fails then, and the features are others than those of the file's owner. Windows of the
-    file that are smaller because they shrank to the maps of its images are no others: the model's
-    shrink on images of that size, too.
-    """
-    told = coordinates.pretrained_windows(weights)
-    stages = [i for i, stage in enumerate(model.stages) if len(stage.blocks)] if told else []
-    attentions = [model.stages[i].blocks[0].attn for i in stages]
-    own = tuple(a.w_msa.pretrained_window_size or a.window_size for a in attentions)
-    if told == own or len(told) != len(own):
-        return
-    advice = f'with pretrained_window_sizes={told} it gives what they were trained to give'
-    name = type(model).__name__
-    if told == _shrunk(attentions, told, [model.token_sides[i][0] for i in stages]):
-        print_log(
-            f'{name}: the position biases in the file were trained with windows of {told} tokens, '
-            'which shrank to the maps of its images; on larger images the model reads them as if '
-            f'with {own}, and {advice}',
-            logger='current',
-        )
-    else:
-        print_log(
-            f'{name}: the position biases in the file were trained with windows of {told} tokens, '
-            f'and the model reads them as if with {own}; {advice}',
-            logger='current',
-            level=logging.WARNING,
-        )
-
-
-def _shrunk(
-    attentions: Sequence[Any], told: Sequence[int], sides: Sequence[int]
-) -> tuple[int, ...]:
-    """The windows that biases are read with, on maps that the windows told of may have shrunk to.
-
-    Args:
-        attentions: Of each stage.
-        told: The windows of the pretraining, of each stage.
-        sides: Pixels along a token of each stage.
-
-    Returns:
-        They are ``told`` where the first that is smaller than the model's is its stage's map.
-    """
-    windows = [a.w_msa.pretrained_window_size or a.window_size for a in attentions]
-    smaller = [i for i, window in enumerate(windows) if told[i] < window]
-    if not smaller:
-        return tuple(windows)
-    pixels = told[smaller[0]] * sides[smaller[0]]
-    return tuple(
-        window
-        if attention.pad_small_map or attention.w_msa.pretrained_window_size
-        else min(window, max(pixels // side, 1))
-        for attention, window, side in zip(attentions, windows, sides, strict=True)
-    )
+# --- the load-state-dict pre-hook -----------------------------------------------------------------
 
 
 def _translate(
@@ -192,52 +174,50 @@ def _translate(
     unexpected: list[str],
     *_: Any,
 ) -> None:
-    """The load-state-dict pre-hook: rewrites in place what is under ``prefix``."""
-    found = formats.under(state_dict, prefix)
-    if not found:
-        _explain_nothing(model, prefix, unexpected)
+    """Translates the entries with the backbone's prefix in place."""
+    entries = formats.strip_prefix(state_dict, prefix)
+    if not entries:
+        _explain_no_entries(model, prefix, unexpected)
         return
-    # Also here: what is loaded into the backbone itself may be a whole file's content.
-    contents = unpack(found)
+    # `load_state_dict` of a backbone may be given the content of a whole file.
+    found = find_backbone(entries)
     wanted = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    if contents.layout is None:
+    if found.layout is None:
         raise CheckpointError(
             'nothing in it is of a known Swin layout:'
-            f'{_listed("found", contents.weights)}{_listed("wanted", wanted)}'
+            f'{_listed("found", found.weights)}{_listed("wanted", wanted)}'
         )
-    _check_version(model, contents.weights)
-    weights = _backbone_only(contents.layout, contents.weights)
+    weights = _backbone_weights(model, found.layout, found.weights)
     _warn_of_other_windows(model, weights)
-    weights = {k: v for k, v in weights.items() if not k.endswith(coordinates.TABLE)}
-    translated = _fit(model, weights, wanted)
-    if not contents.layout.has_output_norms:
-        absent = {k: v for k, v in wanted.items() if _OUTPUT_NORM.fullmatch(k) and not v.is_meta}
-        translated = {**absent, **translated}
-    translated = {**_new_layer(model, wanted, translated), **translated}
-    for key in found:
+    weights = {k: v for k, v in weights.items() if not k.endswith(coords_table.TABLE)}
+    translated = _fitted(model, weights, wanted)
+    if not found.layout.has_output_norms:
+        own_norms = {k: v for k, v in wanted.items() if _OUTPUT_NORM.fullmatch(k) and not v.is_meta}
+        translated = {**own_norms, **translated}
+    translated = {**_own_global_attention(model, wanted, translated), **translated}
+    for key in entries:
         del state_dict[prefix + key]
     state_dict.update({prefix + key: value for key, value in translated.items()})
 
 
-def _new_layer(
+def _own_global_attention(
     model: nn.Module, wanted: Mapping[str, Tensor], weights: Mapping[str, Any]
 ) -> dict[str, Tensor]:
-    """The model's own ``global_attention``, as it is, where the file has no such layer."""
+    """The model's own ``global_attention`` weights, if the file has no such layer."""
     layer = {k: v for k, v in wanted.items() if k.startswith(_GLOBAL_ATTENTION)}
     if not layer or any(key.startswith(_GLOBAL_ATTENTION) for key in weights):
         return {}
-    message = f'{type(model).__name__}: not in the checkpoint, left as it is: global_attention'
-    print_log(message, logger='current')
+    _log(model, 'not in the checkpoint, left as it is: global_attention')
     return {k: v for k, v in layer.items() if not v.is_meta}
 
 
-def _explain_nothing(model: nn.Module, prefix: str, unexpected: list[str]) -> None:
-    """Says that nothing is under the backbone's prefix; an error if it is a backbone's file."""
+def _explain_no_entries(model: nn.Module, prefix: str, unexpected: list[str]) -> None:
+    """Reports that no key has the backbone's prefix: an error if the file is a backbone's."""
     name = type(model).__name__
     if not prefix:
         raise CheckpointError(f'{name}: nothing to load, the state dict is empty')
-    # What the modules around the backbone had no place for, seen before it.
-    container = wrapped_in(unexpected)
+    # The keys that the modules around the backbone did not expect, if they were loaded before it.
+    container = container_in(unexpected)
     if container or formats.detect(dict.fromkeys(unexpected)):
         whole = (
             f"; mmengine takes a whole model's weights from 'state_dict', not from {container!r}"
@@ -248,22 +228,62 @@ def _explain_nothing(model: nn.Module, prefix: str, unexpected: list[str]) -> No
             "backbone's init_cfg=dict(type='Pretrained', checkpoint=…), not into load_from"
             f'{whole if container else ""}'
         )
-    # It may be a head's; strict loading goes on to say so itself.
-    message = f'{name}: nothing loaded, the checkpoint has no {prefix}*'
-    print_log(message, logger='current', level=logging.WARNING)
+    # It may be the file of a head; strict loading reports the missing keys.
+    _log(model, f'nothing loaded, the checkpoint has no {prefix}*', logging.WARNING)
 
 
-def _fit(
+def _warn_of_other_windows(model: BaseModule, weights: Mapping[str, Tensor]) -> None:
+    """Warns if V2's position network would be given other coordinates than in pretraining.
+
+    Loading would succeed and the features would differ. The file's windows may be smaller than the
+    model's because they shrank to the maps of its images. That is no reason to warn: the model's
+    windows shrink as well on images of that size.
+    """
+    if not (trained := coords_table.pretrained_windows(weights)):
+        return
+    stages = [
+        (stage.blocks[0].attn, side)
+        for stage, (side, _) in zip(model.stages, model.token_sides, strict=True)
+        if len(stage.blocks)
+    ]
+    own = tuple(a.w_msa.pretrained_window_size or a.window_size for a, _ in stages)
+    if trained == own or len(trained) != len(own):
+        return
+    found = f'the position biases in the file were trained with windows of {trained} tokens, '
+    advice = f'with pretrained_window_sizes={trained} they are read as trained'
+    # The first window that is smaller than the model's may be the size of its map.
+    each = list(zip(trained, own, *zip(*stages, strict=True), strict=True))
+    pixels = next((t * side for t, window, _, side in each if t < window), None)
+    shrunk = tuple(
+        window
+        if pixels is None or attention.pad_small_map or attention.w_msa.pretrained_window_size
+        else min(window, max(pixels // side, 1))
+        for _, window, attention, side in each
+    )
+    if trained == shrunk:
+        _log(
+            model,
+            f'{found}which shrank to the maps of its images; on larger images the model reads them '
+            f'as if with {own}, and {advice}',
+        )
+    else:
+        _log(model, f'{found}and the model reads them as if with {own}; {advice}', logging.WARNING)
+
+
+# --- fitting --------------------------------------------------------------------------------------
+
+
+def _fitted(
     model: BaseModule, weights: dict[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Resizes what may be resized, fills in what follows from the model, refuses the rest."""
+    """Resizes position biases and embeddings, adds position indices, and checks all shapes."""
     if getattr(model, 'takes_classifiers_norm', False):
         weights = formats.with_norm_of_last_output(weights)
     weights = {key: value for key, value in weights.items() if not key.startswith('norm.')}
     fitted, resized = {}, set()
     for key, value in weights.items():
         shape = wanted[key].shape if key in wanted else None
-        if shape is not None and is_plain(value) and value.shape != shape:
+        if shape is not None and is_dense(value) and value.shape != shape:
             if key.endswith('relative_position_bias_table') and _is_grid(value, shape, dim=0):
                 value = resize_bias_table(value, shape[0])
                 resized.add('relative position bias')
@@ -271,11 +291,11 @@ def _fit(
                 same = tuple(value.shape[2:]) == tuple(model.pretrain_grid)
                 value = resize_position_embedding(value, model.pretrain_grid)
                 resized |= set() if same else {'absolute position embedding'}
-            elif key == channels.KEY:
-                channels.check_input_channels(value, tuple(shape))
+            elif key == PATCH_EMBEDDING:
+                check_input_channels(value, tuple(shape))
         fitted[key] = value
-    # The index is a function of the window alone; a file's may be of another window, or absent,
-    # and the model's own without values where it was built on the meta device.
+    # The index follows from the model's window. The file's may be missing or of another window, and
+    # the model's has no values if it was built on the meta device.
     fitted |= {
         key: relative_position_index(math.isqrt(len(index)))
         for key, index in wanted.items()
@@ -283,9 +303,9 @@ def _fit(
     }
 
     wrong = [
-        f'{key}: found {form(value)}, wanted {form(wanted[key])}'
+        f'{key}: found {summary(value)}, wanted {summary(wanted[key])}'
         for key, value in fitted.items()
-        if key in wanted and form(value) != form(wanted[key])
+        if key in wanted and summary(value) != summary(wanted[key])
     ]
     if wrong:
         raise CheckpointError(
@@ -293,32 +313,34 @@ def _fit(
             f'{_listed("among them", wrong)}{_compared(weights, model)}'
         )
     if resized:
-        print_log(f'{type(model).__name__}: resized {" and ".join(sorted(resized))}', 'current')
+        _log(model, f'resized {" and ".join(sorted(resized))}')
     return fitted
 
 
 def _is_grid(value: Tensor, shape: tuple[int, ...], dim: int) -> bool:
-    """Whether a tensor differs from ``shape`` only in ``dim``, where it is a square grid."""
-    others = [i for i in range(len(shape)) if i != dim]
+    """Whether a tensor differs from ``shape`` only in ``dim``, which is a square grid."""
     return (
         value.dim() == len(shape)
         and value.is_floating_point()
-        and all(value.shape[i] == shape[i] for i in others)
+        and all(value.shape[i] == side for i, side in enumerate(shape) if i != dim)
         and math.isqrt(value.shape[dim]) ** 2 == value.shape[dim] > 0
     )
 
 
 def _is_embedding(value: Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether a position embedding differs from ``shape``, (1, H * W, C), in its grid alone."""
+    """Whether a position embedding differs from ``shape``, (1, H * W, C), only in its grid."""
     if value.dim() == 4:
         return tuple(value.shape[:2]) == (1, shape[2]) and value.numel() > 0
     if value.dim() == 3 and math.isqrt(value.shape[1]) ** 2 != value.shape[1]:
-        as_map(value)  # says that the grid is needed
+        as_map(value)  # raises: the grid is required
     return _is_grid(value, shape, dim=1)
 
 
-def _under(prefix: str | None) -> str:
-    return f' under {prefix!r}' if prefix else ''
+# --- messages -------------------------------------------------------------------------------------
+
+
+def _log(model: nn.Module, message: str, level: int = logging.INFO) -> None:
+    print_log(f'{type(model).__name__}: {message}', logger='current', level=level)
 
 
 def _listed(title: str, items: Iterable[str], limit: int = 8) -> str:
@@ -330,7 +352,7 @@ def _listed(title: str, items: Iterable[str], limit: int = 8) -> str:
 
 
 def _compared(weights: Mapping[str, Tensor], model: nn.Module) -> str:
-    """A line that holds the file's architecture against the model's."""
+    """A line with the architectures of the file and of the model."""
     file, own = _architecture(weights), _architecture(model.state_dict())
     return f'\n  the file is of {file}; the model is {own}'
 

@@ -1,6 +1,6 @@
-"""What ``torch.load(weights_only=True)`` may build beside tensors: what mmengine itself writes.
+"""Lets ``torch.load(weights_only=True)`` open mmengine's checkpoints.
 
-That is its message histories, which pickle NumPy arrays and references to their statistics methods.
+They hold message histories, which pickle NumPy arrays and references to their statistics methods.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _HISTORY = 'mmengine.logging.history_buffer.HistoryBuffer'
 
 
 def allow_mmengine_objects() -> None:
-    """Lets torch build exactly those, in this process. Safe to call twice."""
+    """Allows message histories and NumPy arrays in this process; further calls are harmless."""
     dtypes = {type(np.dtype(code)) for code in np.typecodes['All']}
     torch.serialization.add_safe_globals(
         [
-            (HistoryBufferOnDemand, _HISTORY),
+            (LazyHistoryBuffer, _HISTORY),
             np.ndarray,
             np.dtype,
             *dtypes,
-            # NumPy 2 moved these; files carry the name of the NumPy that wrote them.
+            # NumPy 2 moved these; files hold the names of the NumPy that wrote them.
             *_under_both_names('multiarray', '_reconstruct'),
             *_under_both_names('multiarray', 'scalar'),
             (_history_statistic, 'builtins.getattr'),
@@ -35,15 +35,15 @@ def allow_mmengine_objects() -> None:
 
 class _CallsHistoryBuffer(type):
     def __call__(cls, *args: Any) -> Any:
-        return _history()(*args)  # pickles may call the class, too, which checks the arguments
+        return _history()(*args)  # pickles may call the class, which checks the arguments
 
 
-class HistoryBufferOnDemand(metaclass=_CallsHistoryBuffer):
-    """Stands for mmengine's HistoryBuffer in pickles, so that mmengine is not imported before."""
+class LazyHistoryBuffer(metaclass=_CallsHistoryBuffer):
+    """Replaces mmengine's HistoryBuffer in pickles, so that mmengine is imported when needed."""
 
     def __new__(cls, *args: Any) -> Any:
         history = _history()
-        # torch sets the state of objects alone whose class it knows.
+        # torch sets the state only of objects whose class is allowed.
         torch.serialization.add_safe_globals([(history, f'{_HISTORY} itself')])
         return history.__new__(history, *args)
 
@@ -55,17 +55,17 @@ def _history() -> Any:
 
 
 def _under_both_names(module: str, name: str) -> list[tuple[Any, str]]:
-    # NumPy 1.26 has both modules already, the new one without attributes until it is imported.
+    # NumPy 1.26 has both modules; the new one has no attributes until it is imported.
     core = 'numpy._core' if importlib.util.find_spec('numpy._core') else 'numpy.core'
     function = getattr(importlib.import_module(f'{core}.{module}'), name)
     return [(function, f'numpy.{place}.{module}.{name}') for place in ('core', '_core')]
 
 
 def _history_statistic(owner: Any, name: str) -> Any:
-    """Stands for ``getattr`` in pickles: a HistoryBuffer refers to its methods with it.
+    """Replaces ``getattr`` in pickles, by which a HistoryBuffer refers to its methods.
 
-    The real one would be a way to any attribute of any allowed object.
+    ``getattr`` itself would give access to every attribute of every allowed object.
     """
-    if owner in (HistoryBufferOnDemand, _history()) and name in ('min', 'max', 'mean', 'current'):
+    if owner in (LazyHistoryBuffer, _history()) and name in ('min', 'max', 'mean', 'current'):
         return getattr(_history(), name)
-    raise pickle.UnpicklingError(f'WeightsUnpickler error: refused getattr({owner!r}, {name!r})')
+    raise pickle.UnpicklingError(f'refused getattr({owner!r}, {name!r})')

@@ -1,9 +1,8 @@
-"""Reading checkpoints without running what is in them; from a path, a catalog name or a URL.
+"""Reads checkpoints from a path, a catalog name or a URL without running any code in them.
 
 ``torch.load(weights_only=True)``, the default since torch 2.6, builds tensors and plain containers
-and refuses everything else. mmengine's own checkpoints hold a little more, which
-``safe_globals.py`` allows. Objects of other classes are never built: ``torch_files.py`` reads
-stand-ins in their place.
+and refuses everything else. ``safe_globals.py`` allows the few other objects of mmengine's own
+checkpoints. Objects of other classes are never built: ``torch_files.py`` reads placeholders.
 """
 
 from __future__ import annotations
@@ -12,78 +11,47 @@ import contextlib
 import functools
 import os
 import pickle
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmengine.runner import CheckpointLoader
-from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from ..errors import CheckpointError
-from . import rank_files, shards, torch_files
-from .arrays import as_tensors
+from . import distributed_checkpoints, safetensors_files, torch_files
 from .catalog import catalog, nearest
 from .download import fetch, is_url, user_path
-from .file_checks import check_file, check_floats, foreign_names, warn_of_non_finite
-from .safe_globals import allow_mmengine_objects
+from .file_checks import check_file
+from .tensors import arrays_to_tensors, check_floats, warn_of_non_finite
 
 
 def read_checkpoint(path: str | os.PathLike) -> Any:
-    """The content of a checkpoint, tensors on the CPU; no code in it is run.
+    """Reads a checkpoint, with tensors on the CPU. No code in it is run.
 
     Args:
-        path: A file, or a folder of one file a process as FSDP's shards are saved in; or a name of
-            the catalog, or an ``http(s)://`` URL, which are downloaded. A name that is also a
-            file's means the file.
+        path: A file, or a folder with one file per process, as FSDP's shards are saved; or a name
+            of the catalog or an ``http(s)://`` URL, which are downloaded. If a file has the name of
+            a catalog entry, the file is read.
 
     Raises:
-        FileNotFoundError: No such file or name.
-        CheckpointError: The file cannot be downloaded; it is empty, cut short, no checkpoint, wants
-            to run code, or its weights are no floating point tensors.
+        FileNotFoundError: There is no such file or name.
+        CheckpointError: The file cannot be downloaded; it is empty, truncated, not a checkpoint, or
+            refers to code; or its weights are not floating-point tensors.
     """
     content = CheckpointLoader.load_checkpoint(os.fspath(path), map_location='cpu')
     check_floats(content, os.fspath(path))
     return content
 
 
-def allow_mmengine_checkpoints() -> None:
-    """Lets ``torch.load(weights_only=True)`` open what mmengine writes, in this process.
+def local_file(name: str | os.PathLike) -> Path:
+    """The path of a checkpoint that is given as a path, a catalog name or a URL.
 
-    Also gives mmengine loaders of files, catalog names and ``http(s)://`` that say what is wrong
-    with a file; its own loader of URLs, which those of its model zoos use too, would ask torch for
-    an unsafe load. Safe to call twice.
-    """
-    allow_mmengine_objects()
-    CheckpointLoader.register_scheme('', _load_from_file, force=True)
-    CheckpointLoader.register_scheme(['http://', 'https://'], _load_from_url, force=True)
-    mmengine_checkpoint.load_from_http = _load_from_url  # torchvision:// and open-mmlab:// call it
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except pickle.UnpicklingError as error:
-        asked = foreign_names(path)
-        raise CheckpointError(
-            f'{path} is refused or is no checkpoint: {_reason(error)}'
-            + (f' (it asks for {", ".join(asked[:8])})' if asked else '')
-        ) from None
-    except (CheckpointError, FileNotFoundError):
-        raise
-    except Exception as error:  # of any kind: a pickle chooses what constructors are called with
-        raise CheckpointError(f'{path} cannot be read; is it cut short? {error}') from error
-
-
-def locate(name: str | os.PathLike) -> Path:
-    """The file that a checkpoint's name means: a path, a name of the catalog or a URL.
-
-    Downloads what is not there. An existing file is preferred to a catalog name.
+    Missing files of the catalog and of URLs are downloaded. An existing file takes precedence over
+    a catalog name.
 
     Raises:
-        FileNotFoundError: No such file or name.
-        CheckpointError: It cannot be downloaded.
+        FileNotFoundError: There is no such file or name.
+        CheckpointError: The file cannot be downloaded.
     """
     name = os.fspath(name)
     path = user_path(name)
@@ -98,41 +66,40 @@ def locate(name: str | os.PathLike) -> Path:
     return path
 
 
-def _load_from_file(filename: str, map_location: Any = None) -> Any:
-    path = locate(filename)
+def load_from_file(filename: str, map_location: Any = None) -> Any:
+    """Replaces mmengine's loader of paths, catalog names and URLs; see ``patches.py``."""
+    path = local_file(filename)
     content = _read(path, map_location)
     warn_of_non_finite(content, str(path))
     return content
 
 
-def _read(path: str | os.PathLike, map_location: Any = None) -> Any:
-    path = Path(path)
+def _read(path: Path, map_location: Any = None) -> Any:
     with _explained(path):
-        if rank_files.is_rank_folder(path):
-            return rank_files.join(path)
-        if path.is_dir():  # DeepSpeed's, with the plain model's weights; or none
-            path = rank_files.file_in(path) or path
+        if distributed_checkpoints.is_rank_folder(path):
+            return distributed_checkpoints.join(path)
+        if path.is_dir():  # DeepSpeed's folders hold the plain model's weights as well
+            path = distributed_checkpoints.file_in(path) or path
         check_file(path)
-        kind = shards.kind_of(path)
+        kind = safetensors_files.kind_of(path)
         if kind == 'safetensors':
-            return shards.read_safetensors(path, map_location)
+            return safetensors_files.read_safetensors(path, map_location)
         if kind == 'index':
-            return shards.read_shards(path, functools.partial(_read, map_location=map_location))
+            read = functools.partial(_read, map_location=map_location)
+            return safetensors_files.read_index(path, read)
         content = torch_files.load(path, map_location)
-        as_tensors(content, path.stat().st_size)
+        arrays_to_tensors(content, path.stat().st_size)
         return content
 
 
-def _reason(error: Exception) -> str:
-    """torch's refusal less its advice, which begins with how to load unsafely."""
-    found = re.search(r'(Unsupported|Trying|Can only|Can not|refused)[^\n]*', str(error))
-    return found[0] if found else str(error).splitlines()[-1]
-
-
-def _load_from_url(filename: str, map_location: Any = None, *_: Any, **__: Any) -> Any:
-    """In place of mmengine's loader of ``http(s)://``; folder and progress bar are our own."""
-    return _load_from_file(filename, map_location)
-
-
-# If this module's own imports import mmengine.runner, `startup` runs before the function exists.
-allow_mmengine_checkpoints()
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns all errors of reading a file into a CheckpointError that names it."""
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f'{path} is refused or is no checkpoint: {error}') from None
+    except (CheckpointError, FileNotFoundError):
+        raise
+    except Exception as error:  # any type: a pickle chooses the arguments of constructors
+        raise CheckpointError(f'{path} cannot be read; is it cut short? {error}') from error

@@ -1,12 +1,12 @@
-"""Reads what ``torch.save`` and ``pickle.dump`` write, though it hold objects of unknown classes.
+"""Reads files of ``torch.save`` and ``pickle.dump``, including those with unknown classes.
 
-``torch.load(weights_only=True)`` reads what it can. What it refuses is read by :mod:`.unpickler`,
-with stand-ins for the objects of unknown classes; the formats are:
+Files that ``torch.load(weights_only=True)`` refuses are read by :mod:`.unpickler`, with
+placeholders for the objects of unknown classes. There are three formats:
 
-* zip, ``torch.save``'s since 1.6: a folder with ``data.pkl``, and a file of ``data/`` for each
-  storage, whose key is in the pickle;
-* legacy, before that: pickles of a magic number, a version, the machine, the object and the
-  storages' keys; then, in the order of the keys, the size and the bytes of each storage;
+* zip, written by ``torch.save`` since 1.6: a folder with ``data.pkl``, and one file ``data/{key}``
+  per storage;
+* legacy, written before: pickles of a magic number, a version, the machine, the object and the
+  storages' keys; then the size and the bytes of each storage, in the order of the keys;
 * a plain pickle, such as detectron2's.
 """
 
@@ -28,35 +28,35 @@ import torch
 from torch.serialization import default_restore_location
 
 from ..errors import CheckpointError
-from . import buildable
-from .buildable import Storage
-from .nested import weights_in
-from .stand_ins import StandIn, check_weights_were_read
+from . import rebuild
+from .placeholders import Placeholder, check_weights_were_read
+from .rebuild import Storage
+from .traversal import weights_in
 from .unpickler import Unpickler
 
 _ZIP = b'PK\x03\x04'
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 _LEGACY = pickle.dumps(_MAGIC, 2)
-_PROTOCOL = b'\x80\x02'  # torch.save's, and the only one that torch.load knows all opcodes of
-# Of an entry in a zip archive: the lengths of its name and of what else is before its content.
+_PROTOCOL = b'\x80\x02'  # torch.save's; torch.load lacks opcodes of the others
+# The local header of a zip entry, which ends in the lengths of its name and of its extra field.
 _LOCAL_HEADER = struct.Struct('<26x2H')
-# Takes a storage that was saved from a device to where it is wanted.
+# Moves a storage, given the device that it was saved from.
 Restore = Callable[[torch.UntypedStorage, str], torch.UntypedStorage]
 
 
 def load(path: Path, map_location: Any = None, mmap: bool = False) -> Any:
-    """What is in a file.
+    """Reads a file.
 
     Args:
         path: The file.
         map_location: As for ``torch.load``.
-        mmap: Whether tensors stay on the disk until they are looked at; of zip files alone.
+        mmap: Whether tensors are read from the disk on access. Only zip files support it.
 
     Raises:
-        pickle.UnpicklingError: The file asks for what is not done.
+        pickle.UnpicklingError: The file requires an operation that is not allowed.
         CheckpointError: Its weights are objects of classes that are not allowed, or it is a plain
             pickle without weights.
-        Exception: Of any other kind, where the file is damaged.
+        Exception: The file is damaged.
     """
     with path.open('rb') as file:
         head = file.read(len(_LEGACY))
@@ -77,7 +77,7 @@ def load(path: Path, map_location: Any = None, mmap: bool = False) -> Any:
 
 
 def _restore(map_location: Any) -> Restore:
-    """What ``map_location`` means to torch."""
+    """Implements ``map_location`` like ``torch.load``."""
 
     def restore(memory: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
         if isinstance(map_location, str | torch.device):
@@ -97,60 +97,43 @@ def _restore(map_location: Any) -> Restore:
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """A storage as a persistent id names it.
-
-    Attributes:
-        dtype: Of its numbers.
-        key: Its name in the file.
-        location: The device that it was saved from.
-        count: Number of its numbers.
-        view: Of a legacy file's view into it: a name, the first number and their count; or None.
-    """
+class _StorageId:
+    """A storage as described by a persistent id."""
 
     dtype: torch.dtype
-    key: str
-    location: str
-    count: int
-    view: tuple[str, int, int] | None = None
+    key: str  # name in the file
+    location: str  # device that it was saved from
+    count: int  # number of values
+    view: tuple[str, int, int] | None = None  # in legacy files: name, first value, number of values
 
     @property
     def nbytes(self) -> int:
         return self.count * self.dtype.itemsize
 
 
-def _wanted(name: Any) -> _Wanted | StandIn:
-    """The storage that a persistent id names; a stand-in where one is in it.
-
-    Raises:
-        pickle.UnpicklingError: It names none.
-    """
+def _parsed(name: Any) -> _StorageId | Placeholder:
+    """Parses the persistent id of a storage. If a placeholder is in it, the result is that."""
     parts = name if isinstance(name, tuple) else (name,)
-    if (stand_in := next((p for p in parts if isinstance(p, StandIn)), None)) is not None:
-        return stand_in
-    if len(parts) not in (5, 6) or parts[0] != 'storage':
-        raise pickle.UnpicklingError('refused a persistent id that names no storage')
-    wanted = _Wanted(*parts[1:])
-    counts = (wanted.count, *(wanted.view or ())[1:])
-    texts = (wanted.key, wanted.location, *(wanted.view or ())[:1])
-    if (
-        not isinstance(wanted.dtype, torch.dtype)
-        or not all(isinstance(text, str) for text in texts)
-        or not all(type(count) is int and count >= 0 for count in counts)
-    ):
-        raise pickle.UnpicklingError('refused a persistent id that names no storage')
-    return wanted
+    if (placeholder := next((p for p in parts if isinstance(p, Placeholder)), None)) is not None:
+        return placeholder
+    if len(parts) in (5, 6) and parts[0] == 'storage':
+        found = _StorageId(*parts[1:])
+        counts = (found.count, *(found.view or ())[1:])
+        texts = (found.key, found.location, *(found.view or ())[:1])
+        if (
+            isinstance(found.dtype, torch.dtype)
+            and all(isinstance(text, str) for text in texts)
+            and all(type(count) is int and count >= 0 for count in counts)
+        ):
+            return found
+    raise pickle.UnpicklingError('refused a persistent id that names no storage')
 
 
 def _filled(file: BinaryIO, nbytes: int) -> torch.UntypedStorage:
-    """The next bytes of a file.
-
-    Raises:
-        EOFError: There are fewer.
-    """
+    """A storage filled with the next ``nbytes`` bytes of a file."""
     start = file.tell()
     if file.seek(0, os.SEEK_END) - start < nbytes:
-        raise EOFError(f'{nbytes} bytes are wanted where the file ends')
+        raise EOFError(f'{nbytes} bytes are expected beyond the end of the file')
     file.seek(start)
     memory = torch.UntypedStorage(nbytes)
     if nbytes:
@@ -164,16 +147,11 @@ def _filled(file: BinaryIO, nbytes: int) -> torch.UntypedStorage:
 def _read_zip(entries: _Entries, restore: Restore, mmap: bool) -> Any:
     storages = _ZipStorages(entries, restore, mmap)
     pickled = io.BytesIO(entries.read('data.pkl'))
-    return Unpickler(pickled, buildable.table(), buildable.classes, storages).load()
+    return Unpickler(pickled, rebuild.allowed_globals(), rebuild.allowed_classes, storages).load()
 
 
 class _Entries:
-    """The entries of a zip file of torch's, which are as they are, not compressed.
-
-    Attributes:
-        file: The file.
-        sizes: Their sizes in bytes, by their names in the file's one folder.
-    """
+    """The entries of torch's zip files, which are not compressed, and their sizes in bytes."""
 
     def __init__(self, file: BinaryIO) -> None:
         with zipfile.ZipFile(file) as archive:
@@ -189,7 +167,7 @@ class _Entries:
         return self.file.read(self.sizes[name])
 
     def start(self, name: str) -> int:
-        """Where an entry's content is. Its checksum is not looked at: torch may write none."""
+        """The offset of an entry's content. Checksums are ignored: torch may not write them."""
         header = self._headers[name]
         self.file.seek(header)
         lengths = _LOCAL_HEADER.unpack(self.file.read(_LOCAL_HEADER.size))
@@ -197,7 +175,7 @@ class _Entries:
 
 
 class _ZipStorages:
-    """The storages of a zip file, by their persistent ids."""
+    """Loads the storages of a zip file by their persistent ids."""
 
     def __init__(self, entries: _Entries, restore: Restore, mmap: bool) -> None:
         self._entries, self._restore = entries, restore
@@ -206,9 +184,9 @@ class _ZipStorages:
         known = 'byteorder' in entries.sizes
         self._swapped = known and entries.read('byteorder').decode() != sys.byteorder
 
-    def __call__(self, name: Any) -> Storage | StandIn:
-        wanted = _wanted(name)
-        if isinstance(wanted, StandIn):
+    def __call__(self, name: Any) -> Storage | Placeholder:
+        wanted = _parsed(name)
+        if isinstance(wanted, Placeholder):
             return wanted
         if wanted.key not in self._found:
             memory = self._memory(f'data/{wanted.key}', wanted.nbytes)
@@ -237,9 +215,9 @@ def _mapped(file: BinaryIO) -> torch.UntypedStorage:
 
 def _read_pickles(file: BinaryIO, restore: Restore) -> Any:
     """The content of a legacy file, or of a plain pickle."""
-    # A plain pickle's tensors hold their storages as legacy files.
+    # The tensors of a plain pickle hold their storages as nested legacy files.
     inner = {'torch.storage._load_from_bytes': lambda data: _storage(data, restore)}
-    first = Unpickler(file, {**buildable.table(), **inner}, buildable.classes).load()
+    first = Unpickler(file, {**rebuild.allowed_globals(), **inner}, rebuild.allowed_classes).load()
     return _read_legacy(file, restore) if _is_magic(first) else first
 
 
@@ -256,44 +234,43 @@ def _is_magic(value: Any) -> bool:
 
 
 def _read_legacy(file: BinaryIO, restore: Restore) -> Any:
-    """What follows the magic number.
+    """Reads what follows the magic number.
 
-    The object is read twice: at first for the storages, which come after it and whose sizes are in
-    it.
+    The object is read twice: first for the sizes of the storages, which follow it in the file.
     """
     version, system = Unpickler(file, {}).load(), Unpickler(file, {}).load()
     if version != _VERSION or system.get('little_endian', True) != (sys.byteorder == 'little'):
         raise pickle.UnpicklingError('refused a file of another version, or of another byte order')
-    start, table = file.tell(), buildable.table()
-    wanted: dict[str, _Wanted] = {}
+    start, table = file.tell(), rebuild.allowed_globals()
+    wanted: dict[str, _StorageId] = {}
 
-    def note(name: Any) -> StandIn:
-        found = _wanted(name)
-        if isinstance(found, _Wanted):
+    def note(name: Any) -> Placeholder:
+        found = _parsed(name)
+        if isinstance(found, _StorageId):
             wanted.setdefault(found.key, found)
-        return StandIn('torch', 'Storage')
+        return Placeholder('torch', 'Storage')
 
-    Unpickler(file, table, buildable.classes, note).load()
+    Unpickler(file, table, rebuild.allowed_classes, note).load()
     storages = {
         key: _legacy_storage(file, wanted[key], restore) for key in Unpickler(file, {}).load()
     }
 
-    def give(name: Any) -> Storage | StandIn:
-        found = _wanted(name)
-        return found if isinstance(found, StandIn) else _viewed(storages[found.key], found)
+    def give(name: Any) -> Storage | Placeholder:
+        found = _parsed(name)
+        return found if isinstance(found, Placeholder) else _viewed(storages[found.key], found)
 
     file.seek(start)
-    return Unpickler(file, table, buildable.classes, give).load()
+    return Unpickler(file, table, rebuild.allowed_classes, give).load()
 
 
-def _legacy_storage(file: BinaryIO, wanted: _Wanted, restore: Restore) -> torch.UntypedStorage:
+def _legacy_storage(file: BinaryIO, wanted: _StorageId, restore: Restore) -> torch.UntypedStorage:
     (count,) = struct.unpack('<q', file.read(8))
     if count != wanted.count:
         raise pickle.UnpicklingError(f'refused a storage of {count} numbers for {wanted.count}')
     return restore(_filled(file, wanted.nbytes), wanted.location)
 
 
-def _viewed(memory: torch.UntypedStorage, wanted: _Wanted) -> Storage:
+def _viewed(memory: torch.UntypedStorage, wanted: _StorageId) -> Storage:
     if wanted.view is not None:
         _, first, count = wanted.view
         size = wanted.dtype.itemsize

@@ -1,9 +1,9 @@
-"""Reads pickles without importing anything: what is not in a table becomes a stand-in.
+"""An unpickler that imports nothing and replaces unknown globals by placeholders.
 
-``torch.load(weights_only=True)`` refuses a file for one class that it does not know. This reader
-goes on past it. It interprets the opcodes of protocols 2 to 5 itself, calls the functions of its
-table alone, and does nothing with a :class:`~.stand_ins.StandIn` but pass it on: called, given a
-state or filled with items it stays what it is.
+``torch.load(weights_only=True)`` refuses a whole file because of one unknown class. This reader
+continues. It interprets the opcodes of protocols 2 to 5 itself and calls only the functions of its
+table. A :class:`~.placeholders.Placeholder` is only passed on: calling it, setting its state or
+adding items to it has no effect.
 """
 
 from __future__ import annotations
@@ -14,33 +14,25 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .stand_ins import StandIn
+from .placeholders import Placeholder
 
-# Names that pickles of protocol 2 have from Python 2.
+# Python 2 names of modules, which pickles of protocol 2 use.
 _RENAMED = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}
 _DICTS = (dict, OrderedDict, Counter)
 
 
-class Unfinished(StandIn):
-    """Stands for an object whose state is still to come, and makes way for it then.
-
-    Attributes:
-        places: Where in the memo it is.
-    """
+class Unfinished(Placeholder):
+    """An object whose state follows in the pickle, and which is replaced when it arrives."""
 
     __slots__ = ('places',)
-    places: list[int]
+    places: list[int]  # in the memo
 
     def __init__(self, module: str, name: str) -> None:
         super().__init__(module, name)
         object.__setattr__(self, 'places', [])
 
     def finished(self, state: Any) -> Any:
-        """The object; a stand-in if it is none that is allowed.
-
-        Raises:
-            Exception: The state is none for it.
-        """
+        """Returns the object, or a placeholder if the object is not allowed."""
         raise NotImplementedError
 
 
@@ -48,11 +40,10 @@ class Unpickler:
     """Reads one pickle.
 
     Args:
-        file: Where it begins; it is left where it ends.
-        table: What may be named, and called if it is a function, by its full name.
-        classes: Gives the classes of the table whose objects may be made without a call, and be
-            given any state.
-        persistent_load: Gives the object of a persistent id; default: none is known.
+        file: Binary file at the start of the pickle; afterwards at its end.
+        table: Globals by full name. Those that are callable may be called.
+        classes: Returns the classes whose objects may be created by ``__new__`` and given a state.
+        persistent_load: Returns the object of a persistent id; default: all are refused.
     """
 
     def __init__(
@@ -68,15 +59,15 @@ class Unpickler:
         self._classes = classes
         self._persistent_load = persistent_load
         self._stack: list[Any] = []
-        self._outer: list[list[Any]] = []  # the stacks below the marks
+        self._outer: list[list[Any]] = []  # stacks below the marks
         self._memo: dict[int, Any] = {}
 
     def load(self) -> Any:
-        """The object that is pickled.
+        """Returns the pickled object.
 
         Raises:
-            pickle.UnpicklingError: It asks for what is not done.
-            Exception: Of any other kind, where the pickle is damaged.
+            pickle.UnpicklingError: The pickle requires an operation that is not allowed.
+            Exception: The pickle is damaged.
         """
         for opcode, argument, _ in pickletools.genops(self._file):
             if opcode.name == 'STOP':
@@ -95,7 +86,7 @@ class Unpickler:
         self._stack.append(value)
 
     def _last(self, count: int) -> list[Any]:
-        """Takes so many from the stack, the topmost last."""
+        """Pops ``count`` values; the top of the stack is the last one."""
         return [self._stack.pop() for _ in range(count)][::-1]
 
     # --- names and calls --------------------------------------------------------------------------
@@ -105,20 +96,20 @@ class Unpickler:
             raise pickle.UnpicklingError('refused a global whose name is no text')
         module = _RENAMED.get(module, module)
         found = self._table.get(f'{module}.{name}')
-        return StandIn(module, name) if found is None else found
+        return Placeholder(module, name) if found is None else found
 
     def _reduce(self, function: Any, arguments: Any) -> Any:
-        """What a call gives; with a stand-in in it, that stand-in."""
-        if (stand_in := _stand_in_of(function, arguments, {})) is not None:
-            return stand_in
+        """Calls a function. If a placeholder takes part, the result is that placeholder."""
+        if (placeholder := _placeholder_in(function, arguments, {})) is not None:
+            return placeholder
         if id(function) not in self._callable:
             raise pickle.UnpicklingError(f'refused to call {_form(function)}')
         return function(*arguments)
 
     def _new(self, kind: Any, arguments: Any, named: Any = None) -> Any:
         named = {} if named is None else named
-        if (stand_in := _stand_in_of(kind, arguments, named)) is not None:
-            return stand_in
+        if (placeholder := _placeholder_in(kind, arguments, named)) is not None:
+            return placeholder
         if not any(kind is known for known in self._classes()):
             raise pickle.UnpicklingError(f'refused to make an object of {_form(kind)}')
         return kind.__new__(kind, *arguments, **named)
@@ -127,8 +118,8 @@ class Unpickler:
         target = self._stack[-1]
         if isinstance(target, Unfinished):
             self._finish(target, state)
-        elif isinstance(target, StandIn) or isinstance(state, StandIn):
-            return
+        elif isinstance(target, Placeholder) or isinstance(state, Placeholder):
+            pass
         elif type(target) is OrderedDict:  # a state dict
             if isinstance(state, dict) and isinstance(state.get('_metadata'), dict):
                 target._metadata = state['_metadata']  # type: ignore[attr-defined]
@@ -164,27 +155,20 @@ class Unpickler:
         else:
             self._since_mark()
 
-    def _append(self, items: list[Any]) -> None:
+    def _fill(self, kinds: tuple[type, ...], items: list[Any]) -> None:
+        """Adds items to the list, set or dict on the top of the stack, which must be of a kind."""
         target = self._stack[-1]
+        if isinstance(target, Placeholder):
+            return
+        if type(target) not in kinds:
+            raise pickle.UnpicklingError(f'refused to add items to {_form(target)}')
         if type(target) is list:
             target += items
-        elif not isinstance(target, StandIn):
-            raise pickle.UnpicklingError(f'refused to append to {_form(target)}')
-
-    def _add(self, items: list[Any]) -> None:
-        target = self._stack[-1]
-        if type(target) is set:
+        elif type(target) is set:
             target.update(map(checked_key, items))
-        elif not isinstance(target, StandIn):
-            raise pickle.UnpicklingError(f'refused to add to {_form(target)}')
-
-    def _set(self, items: list[Any]) -> None:
-        target = self._stack[-1]
-        if type(target) in _DICTS:
+        else:
             for key, value in zip(items[::2], items[1::2], strict=True):
                 target[checked_key(key)] = value
-        elif not isinstance(target, StandIn):
-            raise pickle.UnpicklingError(f'refused to set items of {_form(target)}')
 
     # --- the memo ---------------------------------------------------------------------------------
 
@@ -194,18 +178,18 @@ class Unpickler:
             top.places.append(place)
 
 
-def _stand_in_of(target: Any, arguments: Any, named: Any) -> StandIn | None:
-    """The stand-in in whose place a call with these would be made, if any."""
+def _placeholder_in(target: Any, arguments: Any, named: Any) -> Placeholder | None:
+    """The first placeholder among a callable and its arguments, if any."""
     for found in (target, arguments, named):
-        if isinstance(found, StandIn):
+        if isinstance(found, Placeholder):
             return found
     if type(arguments) is not tuple or type(named) is not dict:
         raise pickle.UnpicklingError('refused a call whose arguments are no tuple')
-    return next((a for a in (*arguments, *named.values()) if isinstance(a, StandIn)), None)
+    return next((a for a in (*arguments, *named.values()) if isinstance(a, Placeholder)), None)
 
 
 def _set_state(target: Any, state: Any) -> None:
-    """As pickle does it, but that what an earlier state has put into the object is not called."""
+    """Sets a state like pickle, but never calls what an earlier state put into the object."""
     if (setter := getattr(type(target), '__setstate__', None)) is not None:
         setter(target, state)
         return
@@ -217,11 +201,7 @@ def _set_state(target: Any, state: Any) -> None:
 
 
 def checked_key(key: Any) -> Any:
-    """A key of a dict or a set, unless it is nested: hashing could then take for ever, or crash.
-
-    Raises:
-        pickle.UnpicklingError: It is a tuple of tuples of tuples, or the like with frozensets.
-    """
+    """Returns the key of a dict or set; refuses nested ones, as hashing them may never end."""
     if isinstance(key, _NESTED):
         for item in key:
             if isinstance(item, _NESTED) and any(isinstance(inner, _NESTED) for inner in item):
@@ -230,7 +210,7 @@ def checked_key(key: Any) -> Any:
 
 
 def _form(value: Any) -> str:
-    """What a value is; never what is in it, which may be without end."""
+    """The name of a callable or the type of a value; its ``repr`` could be of any length."""
     if isinstance(value, type) or callable(value):
         return str(getattr(value, '__name__', type(value).__name__))
     return f'a {type(value).__name__}'
@@ -259,19 +239,17 @@ _STEPS: dict[str, Callable[[Unpickler, Any], Any]] = {
     'TUPLE2': lambda self, _: self._push(tuple(self._last(2))),
     'TUPLE3': lambda self, _: self._push(tuple(self._last(3))),
     'FROZENSET': lambda self, _: self._push(frozenset(map(checked_key, self._since_mark()))),
-    'APPEND': lambda self, _: self._append(self._last(1)),
-    'APPENDS': lambda self, _: self._append(self._since_mark()),
-    'ADDITEMS': lambda self, _: self._add(self._since_mark()),
-    'SETITEM': lambda self, _: self._set(self._last(2)),
-    'SETITEMS': lambda self, _: self._set(self._since_mark()),
+    'APPEND': lambda self, _: self._fill((list,), self._last(1)),
+    'APPENDS': lambda self, _: self._fill((list,), self._since_mark()),
+    'ADDITEMS': lambda self, _: self._fill((set,), self._since_mark()),
+    'SETITEM': lambda self, _: self._fill(_DICTS, self._last(2)),
+    'SETITEMS': lambda self, _: self._fill(_DICTS, self._since_mark()),
     'POP': lambda self, _: self._pop(),
     'POP_MARK': lambda self, _: self._since_mark(),
     'DUP': lambda self, _: self._push(self._stack[-1]),
-    'BINPUT': lambda self, place: self._put(place),
-    'LONG_BINPUT': lambda self, place: self._put(place),
+    **dict.fromkeys(('BINPUT', 'LONG_BINPUT'), lambda self, place: self._put(place)),
     'MEMOIZE': lambda self, _: self._put(len(self._memo)),
-    'BINGET': lambda self, place: self._push(self._memo[place]),
-    'LONG_BINGET': lambda self, place: self._push(self._memo[place]),
+    **dict.fromkeys(('BINGET', 'LONG_BINGET'), lambda self, place: self._push(self._memo[place])),
     'GLOBAL': lambda self, names: self._push(self._named(*names.split(' ', 1))),
     'STACK_GLOBAL': lambda self, _: self._push(self._named(*self._last(2))),
     'REDUCE': lambda self, _: self._push(self._reduce(*self._last(2))),

@@ -1,4 +1,4 @@
-"""Whether a checkpoint file is what it should be: hash, contents, numbers."""
+"""Verifies a checkpoint file: its hash, layout and values."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from .catalog import catalog
-from .download import hash_in_name, record_path, sha256
-from .file_checks import warn_of_non_finite
+from .download import hash_in_name, recorded_hash, sha256
 from .inspect import describe
+from .placeholders import listed, placeholders_in
 from .safe_load import read_checkpoint
-from .stand_ins import shown, stand_ins_in
+from .tensors import warn_of_non_finite
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check's name, whether it passed (None: it cannot be told) and what was found."""
+    """The name of a check, whether it passed (None: unknown), and what was found."""
 
     name: str
     passed: bool | None
@@ -24,13 +24,13 @@ class Check:
 
 
 def verify(path: Path) -> list[Check]:
-    """Checks a file; nothing is written and nothing in it is run.
+    """Checks a file without writing anything or running code in it.
 
     Returns:
-        ``published hash`` (of the catalog's entry of that file name, or the one in the name),
-        ``recorded hash`` (of its download), ``readable`` (as tensors and plain
-        containers, but for objects that are named), ``layout`` (a Swin Transformer of a known one)
-        and ``finite`` (no NaN or infinity). What cannot be read has no later checks.
+        ``published hash`` (of the catalog entry with that file name, or the one in the name),
+        ``recorded hash`` (of the download), ``readable`` (as tensors and plain containers, except
+        for the listed objects), ``layout`` (of a Swin Transformer) and ``finite`` (no NaN or
+        infinity). The last two are missing if the file cannot be read.
     """
     actual = sha256(path)
     checks = [_published(path, actual), _recorded(path, actual)]
@@ -38,8 +38,8 @@ def verify(path: Path) -> list[Check]:
         content = read_checkpoint(path)
     except CheckpointError as error:
         return [*checks, Check('readable', False, str(error))]
-    objects = stand_ins_in(content)
-    detail = f'but for {shown(objects)}' if objects else 'tensors and plain containers only'
+    objects = placeholders_in(content)
+    detail = f'but for {listed(objects)}' if objects else 'tensors and plain containers only'
     checks.append(Check('readable', True, detail))
     try:
         description = describe(content)
@@ -56,14 +56,12 @@ def _published(path: Path, actual: str) -> Check:
     entry = next((e for e in catalog().values() if e.file_name == path.name), None)
     digest = entry.digest if entry is not None else hash_in_name(path.name)
     if not digest:
-        detail = f'none is published; this one is {actual}'
-        return Check('published hash', None, detail)
+        return Check('published hash', None, f'none is published; this one is {actual}')
     return Check('published hash', actual.startswith(digest), f'{digest}; this one is {actual}')
 
 
 def _recorded(path: Path, actual: str) -> Check:
-    record = record_path(path)
-    recorded = record.read_text().split()[:1] if record.is_file() else []
+    recorded = recorded_hash(path)
     if not recorded:
         return Check('recorded hash', None, 'none was recorded at a download')
-    return Check('recorded hash', recorded == [actual], recorded[0])
+    return Check('recorded hash', recorded == actual, recorded)

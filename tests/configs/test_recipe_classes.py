@@ -10,8 +10,8 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import DATASETS
 from recipes import CONFIGS, load, model
 
+from swin_backbone.engine.check_classes import Data, comparison, explained
 from swin_backbone.engine.class_counts import Classes, counts_of
-from swin_backbone.engine.compare_classes import Data, comparison, explained
 
 # Configs and models are kept for the process: one worker shall make them all.
 pytestmark = pytest.mark.xdist_group('configs')

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from swin_backbone import SwinTransformer
 from swin_backbone.demo.scenes import prepare
 from swin_backbone.weights import convert, convert_file
-from swin_backbone.weights.rank_files import rank_file, split
+from swin_backbone.weights.distributed_checkpoints import rank_file, split
 
 CONFIGS = ROOT / 'configs'
 SCENES = dict(training=4, validation=2)

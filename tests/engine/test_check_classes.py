@@ -16,12 +16,11 @@ from own_data import NAMES, coco, dataset, run_config, runner
 from safetensors.torch import save_file
 
 from swin_backbone import ArgumentError, CheckpointError
-from swin_backbone.engine import class_names
+from swin_backbone.engine import check_annotations
+from swin_backbone.engine.check_annotations import inner_datasets
 from swin_backbone.engine.check_checkpoint import check_tested
-from swin_backbone.engine.check_classes import ClassCheckHook
+from swin_backbone.engine.check_classes import ClassCheckHook, Data, comparison
 from swin_backbone.engine.check_data import DataCheckingRunner
-from swin_backbone.engine.class_names import inner_datasets
-from swin_backbone.engine.compare_classes import Data, comparison
 from swin_backbone.engine.data_stream import SeededSamples
 from swin_backbone.engine.resume import ResumingFlexibleRunner, ResumingRunner
 
@@ -74,7 +73,7 @@ def test_heads_for_other_classes_are_refused(data, tmp_path, classes):
         '  model = dict(bbox_head=dict(num_classes=2))',
         'or on the command line:',
         '  --cfg-options model.bbox_head.num_classes=2',
-        'if it is meant so, default_hooks=dict(classes=None) leaves this check out',
+        'if this is intended, default_hooks=dict(classes=None) turns this check off',
     ]
     assert not list(tmp_path.glob('*.pth'))
 
@@ -289,8 +288,8 @@ def test_an_order_that_is_not_the_file_s_is_remarked(data, tmp_path, capsys):
 
 
 def test_large_files_are_not_read_again(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(class_names, '_SMALL', 0)
-    monkeypatch.setattr(class_names, 'load', lambda *_, **__: pytest.fail('it was read'))
+    monkeypatch.setattr(check_annotations, '_SMALL', 0)
+    monkeypatch.setattr(check_annotations, 'load', lambda *_, **__: pytest.fail('it was read'))
     swapped = dataset(data, file='swapped.json')
     begun(run_config(tmp_path, swapped))
 
@@ -392,11 +391,11 @@ LESS = {
     ),
     'weights and meta': (
         lambda content: {k: content[k] for k in ('state_dict', 'meta')},
-        'it has no message_hub, optimizer (it holds weights alone)',
+        'it has no message_hub, optimizer (it contains only weights)',
     ),
     'the best one': (
         lambda content: {k: v for k, v in content.items() if k != 'optimizer'},
-        'it has no optimizer (it holds weights alone)',
+        'it has no optimizer (it contains only weights)',
     ),
     'mmdet 2': (
         lambda content: {

@@ -84,8 +84,8 @@ def runner_in(folder: Path, **settings) -> ResumingRunner:
 @pytest.mark.parametrize(
     'fault, words',
     [
-        ('forward', ['forwards the first', 'module layers.1 (Layer)', 'torch.float32']),
-        ('backward', ['backwards the first', 'gradient of parameter layers.1.']),
+        ('forward', ['in the forward pass', 'module layers.1 (Layer)', 'torch.float32']),
+        ('backward', ['in the backward pass', 'gradient of parameter layers.1.']),
     ],
 )
 def test_the_layer_is_named_and_the_weights_are_untouched(tmp_path, fault, words):

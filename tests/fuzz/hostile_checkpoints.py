@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from swin_backbone import SwinTransformer, SwinTransformerV2
-from swin_backbone.backbone import Backbone
 from swin_backbone.weights import (
     convert,
     describe,
@@ -25,8 +24,8 @@ from swin_backbone.weights import (
 )
 from swin_backbone.weights import load as loading
 from swin_backbone.weights.compare import compare
-from swin_backbone.weights.file_checks import check_floats, warn_of_non_finite
 from swin_backbone.weights.formats import FORMATS
+from swin_backbone.weights.tensors import check_floats, warn_of_non_finite
 
 SMALL = dict(
     embed_dims=4,
@@ -38,7 +37,7 @@ SMALL = dict(
     mlp_ratio=1,
     pretrain_img_size=16,
 )
-MODELS: dict[tuple[int, bool], Backbone] = {
+MODELS: dict[tuple[int, bool], SwinTransformer] = {
     (version, embedding): kind(**SMALL, use_abs_pos_embed=embedding).eval()
     for version, kind in ((1, SwinTransformer), (2, SwinTransformerV2))
     for embedding in (False, True)

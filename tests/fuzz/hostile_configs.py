@@ -11,13 +11,12 @@ from harness import Target
 from hypothesis import strategies as st
 
 from swin_backbone import SwinTransformer, SwinTransformerV2
-from swin_backbone.backbone import Backbone
 from swin_backbone.classification import (
     ClassificationSwinTransformer,
     ClassificationSwinTransformerV2,
 )
 
-CLASSES: dict[str, type[Backbone]] = {
+CLASSES: dict[str, type[SwinTransformer]] = {
     'V1': SwinTransformer,
     'V2': SwinTransformerV2,
     'V1 of mmpretrain': ClassificationSwinTransformer,
@@ -189,14 +188,14 @@ def run(config: tuple[str, dict[str, Any]]) -> str:
     return 'accepted'
 
 
-def _is_small(model: Backbone) -> bool:
+def _is_small(model: SwinTransformer) -> bool:
     tensors = [*model.parameters(), *model.buffers()]
     sides = (*model.patch_embed.patch_size, *_windows(model))
     count = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     return count <= FEW_BYTES and max(sides) <= 24
 
 
-def _windows(model: Backbone) -> list[int]:
+def _windows(model: SwinTransformer) -> list[int]:
     return [block.attn.window_size for stage in model.stages for block in stage.blocks] or [1]
 
 

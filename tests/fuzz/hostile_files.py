@@ -28,9 +28,14 @@ from safetensors.torch import save as to_safetensors
 from torch import _utils as rebuilders
 
 from swin_backbone import SwinTransformer
-from swin_backbone.weights import convert, convert_file, describe, read_checkpoint
+from swin_backbone.weights import (
+    allow_mmengine_checkpoints,
+    convert,
+    convert_file,
+    describe,
+    read_checkpoint,
+)
 from swin_backbone.weights.file_checks import check_file
-from swin_backbone.weights.safe_load import allow_mmengine_checkpoints
 from swin_backbone.weights.verify import verify
 
 allow_mmengine_checkpoints()

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from swin_backbone import SwinTransformer, SwinTransformerV2, layers
 from swin_backbone.layers.attention import why_attend_by_windows
-from swin_backbone.layers.in_one_piece import why_block_not_in_one_piece
+from swin_backbone.layers.fused import why_block_unfused
 from swin_backbone.ops.backends import use_backend
 from swin_backbone.ops.recording import Definitions
 
@@ -473,7 +473,7 @@ def test_reasons(pair, fused, monkeypatch):
 
     def why() -> str | None:
         if fused:
-            return why_block_not_in_one_piece(block, x, (8, 8))
+            return why_block_unfused(block, x, (8, 8))
         return why_attend_by_windows(block.attn)
 
     assert why() is None

@@ -13,13 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from swin_backbone import ArgumentError
 from swin_backbone.ops import tiles
+from swin_backbone.ops.backends import BACKENDS as NAMES
 from swin_backbone.ops.backends import use_backend
 from swin_backbone.ops.window_attention import (
     dispatch,
     explain_backend,
     shifted_window_attention,
 )
-from swin_backbone.ops.window_attention.operator import attention_op
+from swin_backbone.ops.window_attention.operator import IMPLEMENTATIONS, attention_op
 
 BACKENDS = ('sdpa', 'cpu')
 # In plain operators like the reference, and never a choice but an exporter's.
@@ -157,6 +158,12 @@ def test_work_is_counted_alike():
 # --- choice --------------------------------------------------------------------------------------
 
 
+def test_every_backend_is_declared():
+    assert sorted(IMPLEMENTATIONS) == sorted(NAMES)
+    for backend in IMPLEMENTATIONS.values():
+        assert backend.attend or (backend.forward and backend.backward)
+
+
 def test_choice_by_device_and_why():
     assert explain_backend('cpu').backend == 'cpu'
     assert explain_backend('meta').backend == 'sdpa'
@@ -169,7 +176,7 @@ def test_kernels_are_tried_before_they_are_chosen(monkeypatch, fault, taken):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: False)
     monkeypatch.setattr(dispatch, 'can_run', lambda name, problem: None)
-    monkeypatch.setattr(dispatch, 'fault', lambda *args: fault)
+    monkeypatch.setattr(dispatch.TRIAL, 'fault', lambda *args: fault)
     choice = explain_backend('cuda', torch.bfloat16)
     assert choice.backend == taken and choice.rejected.get('triton') == fault
     assert explain_backend('cuda', torch.bfloat16, backend='triton').backend == 'triton'
@@ -228,6 +235,23 @@ def test_exports_as_one_operator(backend):
     called = [node.target for node in program.graph.nodes if node.op == 'call_function']
     assert called == [torch.ops.swin_backbone.shifted_window_attention.default]
     torch.testing.assert_close(program.module()(qkv, bias), Attention()(qkv, bias))
+
+
+@pytest.mark.parametrize('dropout_p', [0.0, 0.5])
+def test_compiles_to_one_graph_for_any_shape(dropout_p):
+    def attend(qkv, bias, padding):
+        return shifted_window_attention(
+            qkv, bias, padding=padding, window_size=4, shift_size=2, dropout_p=dropout_p
+        )
+
+    torch.compiler.reset()
+    compiled = torch.compile(attend, dynamic=True, fullgraph=True, backend='eager')
+    for H, heads in ((9, 2), (12, 2), (9, 3)):
+        inputs = draw(2, H, 8, heads, 4, 4)
+        torch.manual_seed(0)
+        ours = compiled(*inputs)
+        torch.manual_seed(0)
+        torch.testing.assert_close(ours, attend(*inputs))
 
 
 def test_traces_to_plain_operators():

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from swin_backbone.ops import gpu
+from swin_backbone.ops.backends import Problem
 from swin_backbone.ops.window_attention import triton
-from swin_backbone.ops.window_attention.problem import Problem
 
 HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(
@@ -69,7 +70,7 @@ def test_no_file_of_checks_is_forgotten():
 
 @needs_triton
 @pytest.mark.skipif(torch.cuda.is_available(), reason='GPUs have no float64 kernels')
-def test_backbone_in_one_piece_is_openmmlabs():
+def test_backbone_fused_is_openmmlabs():
     """In float64, outputs and all gradients."""
     run_checks(str(HERE.parent / 'test_swin.py'), '-k', 'under_every_backend and triton and mmdet')
 
@@ -78,20 +79,34 @@ def test_says_that_triton_is_absent():
     """The package must import without it; so the module is imported where it cannot be found."""
     script = (
         'import sys; sys.modules["triton"] = None; import torch;'
-        'from swin_backbone.ops.window_attention import problem, triton;'
-        'print(triton.can_run(problem.Problem("cuda", torch.float32, 7, 32)))'
+        'from swin_backbone.ops.window_attention import explain_backend;'
+        'print(explain_backend("cuda", torch.float32).rejected["triton"])'
     )
     assert 'triton is not installed' in run('-c', script)
 
 
 @needs_triton
 def test_says_what_else_it_needs(monkeypatch):
-    problem = Problem('cpu', torch.float32, window_size=7, head_dim=32)
+    problem = Problem(torch.device('cpu'), torch.float32, window_size=7, head_dim=32)
     assert triton.can_run(problem) == 'cpu tensors are not on a GPU'
     assert 'float64' in triton.can_run(problem._replace(dtype=torch.float64))
     with monkeypatch.context() as older:
-        older.setattr(triton.gpu, 'triton_version', lambda: (3, 2))
+        older.setattr(gpu, 'triton_version', lambda: (3, 2))
         assert 'triton 3.2 is older than 3.3' in triton.can_run(problem)
     monkeypatch.delenv('CC', raising=False)
     monkeypatch.setenv('PATH', '')
-    assert 'C compiler' in triton.can_run(problem._replace(device='cuda'))
+    assert 'C compiler' in triton.can_run(problem._replace(device=torch.device('cuda')))
+
+
+def test_tf32_follows_either_setting_of_torch():
+    """PyTorch's older getter raises an error after the newer setting, which is for the process."""
+    script = (
+        'import torch; from swin_backbone.ops.gpu import allows_tf32;'
+        'matmul, allowed = torch.backends.cuda.matmul, [allows_tf32()];'
+        'torch.set_float32_matmul_precision("high"); allowed.append(allows_tf32());'
+        'torch.set_float32_matmul_precision("highest"); allowed.append(allows_tf32());'
+        'newer = hasattr(matmul, "fp32_precision"); matmul.allow_tf32 = True;'
+        'newer and setattr(matmul, "fp32_precision", "tf32"); allowed.append(allows_tf32());'
+        'print(allowed)'
+    )
+    assert run('-c', script).split('\n')[0] == '[False, True, False, True]'

@@ -1,4 +1,4 @@
-"""The block's kernels: what test_triton.py runs on the GPU, or under Triton's interpreter."""
+"""The block's kernels; test_triton.py runs this on the GPU or under Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from kernel_results import results as results_of
 from torch.nn import functional as F
 
 from swin_backbone import SwinTransformer
-from swin_backbone.layers.in_one_piece import why_block_not_in_one_piece
+from swin_backbone.layers.fused import why_block_unfused
 from swin_backbone.ops.backends import use_backend
 from swin_backbone.ops.block import Options, Parameters, reference, trial, triton
-from swin_backbone.ops.rows import triton as rows
+from swin_backbone.ops.tokenwise import triton as tokenwise
+from swin_backbone.ops.trial import Setting
 
 
 def draw(dtype, C, heads, window, hidden, qkv_bias=True):
@@ -64,7 +65,7 @@ def agrees_with_the_reference(data):
     expected = exact(x, parameters, options, factors)
     recompute = data.draw(st.sampled_from([False, True, 'attention', 'mlp']))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows, 'NARROW', data.draw(st.sampled_from([0, 10**6])))
+        patch.setattr(tokenwise, 'NARROW', data.draw(st.sampled_from([0, 10**6])))
         ours = results(
             lambda *args: triton.swin_block(*args, recompute),
             *(x, parameters, options, factors, products),
@@ -95,8 +96,8 @@ def test_widths_that_fill_no_tile(C, heads):
 @pytest.mark.parametrize('programs', [1, 3, 1000])
 def test_sums_over_groups_of_rows(programs, monkeypatch):
     """One group, some, the last of them not full, and as many as there may be."""
-    monkeypatch.setattr(rows, 'PROGRAMS', dict.fromkeys(rows.PROGRAMS, programs))
-    monkeypatch.setattr(rows, 'TILE', 64)
+    monkeypatch.setattr(tokenwise, 'PROGRAMS', dict.fromkeys(tokenwise.PROGRAMS, programs))
+    monkeypatch.setattr(tokenwise, 'TILE', 64)
     parameters = draw(torch.float32, 16, 2, 4, 40)
     x = torch.randn(2, 5, 7, 16, device=DEVICE, requires_grad=True)
     factors = torch.tensor([[0.0, 1.5], [1.25, 1.0]], device=DEVICE)
@@ -172,7 +173,7 @@ def test_backbone_agrees_with_its_modules_and_draws_the_same_paths(with_cp, monk
     found = []
     for modules in (False, True):
         if modules:
-            why_not = 'swin_backbone.layers.block.why_block_not_in_one_piece'
+            why_not = 'swin_backbone.layers.block.why_block_unfused'
             monkeypatch.setattr(why_not, lambda *args: 'by modules')
         torch.manual_seed(3)
         with use_backend('triton'):
@@ -190,9 +191,9 @@ def test_autocast_is_as_near_to_float32_as_the_modules_are():
     with use_backend('triton'):
         expected = block(x, (9, 10))
         with torch.autocast(DEVICE, torch.bfloat16):
-            assert why_block_not_in_one_piece(block, x, (9, 10)) is None
+            assert why_block_unfused(block, x, (9, 10)) is None
             ours = block(x, (9, 10))
-            modules = block._by_modules(x, (9, 10))
+            modules = block._unfused(x, (9, 10))
     assert ours.dtype == modules.dtype == torch.float32
     # Triton's interpreter cuts bfloat16 off where GPUs round: twice the error, squared.
     factor = 1.2 if DEVICE == 'cuda' else 4
@@ -201,8 +202,10 @@ def test_autocast_is_as_near_to_float32_as_the_modules_are():
 
 @pytest.mark.parametrize(('dtype', 'products'), ON_GPUS)
 def test_trial_passes(dtype, products):
-    with torch.inference_mode(), torch.autocast(DEVICE, products, enabled=products != dtype):
-        assert trial.fault(torch.randn(2, 4, 4, 48, dtype=dtype, device=DEVICE), 3, 5, 96) is None
+    x = torch.randn(2, 4, 4, 48, dtype=dtype, device=DEVICE)
+    for autocast in {products != dtype, products != torch.float32}:
+        with torch.inference_mode(), torch.autocast(DEVICE, products, enabled=autocast):
+            assert trial.TRIAL.fault(Setting.of(x), 48, 3, 5, 96) is None
 
 
 @pytest.mark.parametrize('name', ['add_norm', 'norm_backward', 'path_backward', 'gelu_backward'])
@@ -217,10 +220,11 @@ def test_trial_finds_wrong_results(name, monkeypatch):
         return type(found)(*worse) if hasattr(found, '_fields') else tuple(worse)
 
     monkeypatch.setattr(triton, name, wrong)
-    trial._fault.cache_clear()
+    trial.TRIAL.forget()
     with pytest.warns(UserWarning, match='module by module: its kernels are wrong'):
-        assert 'wrong' in trial.fault(torch.randn(2, 4, 4, 48, device=DEVICE), 3, 5, 96)
-    trial._fault.cache_clear()
+        setting = Setting(torch.device(DEVICE), torch.float32)
+        assert 'wrong' in trial.TRIAL.fault(setting, 48, 3, 5, 96)
+    trial.TRIAL.forget()
 
 
 def test_says_why_it_cannot_run():
@@ -240,10 +244,10 @@ def test_gelu_of_every_half(dtype):
     wide = h.double().requires_grad_()
     exact = F.gelu(wide)
     (d_exact,) = torch.autograd.grad(exact.sum(), wide)
-    kept, active = h.clone(), rows.gelu(h, keep=True)
+    kept, active = h.clone(), tokenwise.gelu(h, keep=True)
     assert torch.equal(h, kept)
-    again, d_h, _ = rows.gelu_backward(h, torch.ones_like(h))
-    overwritten = rows.gelu(kept, keep=False)
+    again, d_h, _ = tokenwise.gelu_backward(h, torch.ones_like(h))
+    overwritten = tokenwise.gelu(kept, keep=False)
     assert overwritten is kept
     assert torch.equal(again, active) and torch.equal(overwritten, active)
     # The gradient is a difference of two terms, and small where they are not.

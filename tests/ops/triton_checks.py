@@ -1,4 +1,4 @@
-"""What test_triton.py runs in a process of its own: on the GPU, or under Triton's interpreter."""
+"""Attention's kernels; test_triton.py runs this on the GPU or under Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from swin_backbone.ops import trial as trials
-from swin_backbone.ops.window_attention import reference, trial, triton
-from swin_backbone.ops.window_attention.problem import Problem
+from swin_backbone.ops.backends import Problem
+from swin_backbone.ops.trial import Setting
+from swin_backbone.ops.window_attention import reference, triton
+from swin_backbone.ops.window_attention.trial import TRIAL
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 # Largest error against float64, relative to the largest element (or to 1).
@@ -280,7 +282,7 @@ def test_gradients_from_the_inputs_alone(window):
 
 
 def test_can_run_here_and_says_why_not():
-    problem = Problem(DEVICE, torch.float32, window_size=4, head_dim=16)
+    problem = Problem(torch.device(DEVICE), torch.float32, window_size=4, head_dim=16)
     assert triton.can_run(problem) is None
     assert 'no weight is kept' in triton.can_run(problem._replace(dropout_p=1.0))
     assert 'int64' in triton.can_run(problem._replace(dtype=torch.int64))
@@ -301,35 +303,36 @@ def test_can_run_here_and_says_why_not():
 )
 def test_trial_passes(dtype, window):
     before = torch.get_rng_state()
-    with torch.inference_mode():
-        assert trial.fault(DEVICE, dtype, window, 8) is None
+    for autocast in {None, None if dtype == torch.float32 else dtype}:
+        with torch.inference_mode():
+            setting = Setting(torch.device(DEVICE), dtype, autocast)
+            assert TRIAL.fault(setting, window, 8) is None
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize('result', [0, 1, 2, 3])
 def test_trial_finds_any_wrong_result(result, monkeypatch):
-    name = 'backward' if result else 'forward'
+    name = 'backward_kernel' if result else 'forward_kernel'
     right = getattr(triton, name)
 
-    def wrong(*args):
-        results = right(*args)
-        if not result:
-            return results * 0.9
-        return tuple(r * 0.9 if i == result else r for i, r in enumerate(results, 1))
+    def wrong(*args, **options):
+        results = right(*args, **options)
+        which = max(result - 1, 0)
+        return tuple(r * 0.9 if i == which else r for i, r in enumerate(results))
 
     monkeypatch.setattr(triton, name, wrong)
-    trial.fault.cache_clear()
+    TRIAL.forget()
     with pytest.warns(UserWarning, match='does without triton: its kernels are wrong'):
-        assert 'wrong' in trial.fault(DEVICE, torch.float32, 4, 8)
-    trial.fault.cache_clear()
+        assert 'wrong' in TRIAL.fault(Setting(torch.device(DEVICE), torch.float32), 4, 8)
+    TRIAL.forget()
 
 
 def test_trial_survives_kernels_that_fail(monkeypatch):
-    def fail(*args):
+    def fail(*args, **options):
         raise RuntimeError('out of registers')
 
-    monkeypatch.setattr(triton, 'forward', fail)
-    trial.fault.cache_clear()
+    monkeypatch.setattr(triton, 'forward_kernel', fail)
+    TRIAL.forget()
     with pytest.warns(UserWarning, match='out of registers'):
-        assert 'RuntimeError' in trial.fault(DEVICE, torch.float32, 4, 8)
-    trial.fault.cache_clear()
+        assert 'RuntimeError' in TRIAL.fault(Setting(torch.device(DEVICE), torch.float32), 4, 8)
+    TRIAL.forget()

@@ -1,4 +1,4 @@
-"""Patch merging's kernels: what test_triton.py runs on the GPU, or under Triton's interpreter."""
+"""Patch merging's kernels; test_triton.py runs this on the GPU or under Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from kernel_results import DEVICE, DTYPES, EXACT, ON_GPUS, TOLERANCE, assert_nea
 from kernel_results import results as results_of
 
 from swin_backbone.layers import PatchMerging
-from swin_backbone.layers.in_one_piece import why_merging_not_in_one_piece
+from swin_backbone.layers.fused import why_merging_unfused
 from swin_backbone.ops.backends import use_backend
 from swin_backbone.ops.merging import reference, trial, triton
-from swin_backbone.ops.rows import triton as rows
+from swin_backbone.ops.tokenwise import triton as tokenwise
+from swin_backbone.ops.trial import Setting
 
 
 def results(function, inputs, products=None):
@@ -42,8 +43,8 @@ def test_agrees_with_the_reference(data):
 
 @pytest.mark.parametrize('programs', [1, 3, 1000])
 def test_sums_over_groups_of_rows(programs, monkeypatch):
-    monkeypatch.setattr(rows, 'PROGRAMS', dict.fromkeys(rows.PROGRAMS, programs))
-    monkeypatch.setattr(rows, 'TILE', 64)
+    monkeypatch.setattr(tokenwise, 'PROGRAMS', dict.fromkeys(tokenwise.PROGRAMS, programs))
+    monkeypatch.setattr(tokenwise, 'TILE', 64)
     shapes = (2, 13, 9, 4), (16,), (16,), (8, 16)
     inputs = [torch.randn(s, device=DEVICE, requires_grad=True) for s in shapes]
     wide = [t.detach().double().requires_grad_() for t in inputs]
@@ -66,7 +67,7 @@ def test_layer_agrees_with_its_modules_and_keeps_its_inputs_only(frozen):
         ),
         use_backend('triton'),
     ):
-        assert why_merging_not_in_one_piece(merging, x) is None
+        assert why_merging_unfused(merging, x) is None
         ours = merging(x, (5, 7))
     assert kept == {t.data_ptr() for t in (x, *merging.parameters())}
     with use_backend('reference'):
@@ -88,7 +89,7 @@ def test_hooks_on_its_modules_are_called():
 @pytest.mark.parametrize(
     'options', [dict(stride=3), dict(norm_cfg=None), dict(use_post_norm=True)], ids=str
 )
-def test_other_mergings_go_by_modules(options):
+def test_other_mergings_run_unfused(options):
     merging = PatchMerging(6, 10, **options).to(DEVICE)
     x = torch.randn(2, 35, 6, device=DEVICE)
     found = []
@@ -100,23 +101,25 @@ def test_other_mergings_go_by_modules(options):
 
 @pytest.mark.parametrize(('dtype', 'products'), ON_GPUS)
 def test_trial_passes(dtype, products):
-    with torch.inference_mode(), torch.autocast(DEVICE, products, enabled=products != dtype):
-        assert trial.fault(torch.randn(2, 4, 4, 24, dtype=dtype, device=DEVICE)) is None
+    x = torch.randn(2, 4, 4, 24, dtype=dtype, device=DEVICE)
+    for autocast in {products != dtype, products != torch.float32}:
+        with torch.inference_mode(), torch.autocast(DEVICE, products, enabled=autocast):
+            assert trial.TRIAL.fault(Setting.of(x), 24) is None
 
 
 @pytest.mark.parametrize('name', ['merge_norm', 'merge_norm_backward'])
 def test_trial_finds_wrong_results(name, monkeypatch):
-    right = getattr(rows, name)
+    right = getattr(tokenwise, name)
 
     def wrong(*args):
         found = right(*args)
         return found * 0.7 if name == 'merge_norm' else tuple(t * 0.7 for t in found)
 
-    monkeypatch.setattr(rows, name, wrong)
-    trial._fault.cache_clear()
+    monkeypatch.setattr(tokenwise, name, wrong)
+    trial.TRIAL.forget()
     with pytest.warns(UserWarning, match='module by module: its kernels are wrong'):
-        assert 'wrong' in trial.fault(torch.randn(2, 4, 4, 24, device=DEVICE))
-    trial._fault.cache_clear()
+        assert 'wrong' in trial.TRIAL.fault(Setting(torch.device(DEVICE), torch.float32), 24)
+    trial.TRIAL.forget()
 
 
 def test_says_why_it_cannot_run():

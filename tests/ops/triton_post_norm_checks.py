@@ -1,4 +1,4 @@
-"""The kernels of V2's paths: what test_triton.py runs on the GPU, or under Triton's interpreter."""
+"""The kernels of V2's paths; test_triton.py runs this on the GPU or under Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from kernel_results import DEVICE, DTYPES, EXACT, TOLERANCE, assert_near
 from kernel_results import results as results_of
 
 from swin_backbone import SwinTransformerV2
-from swin_backbone.layers.in_one_piece import why_paths_not_in_one_piece
+from swin_backbone.layers.fused import why_paths_unfused
 from swin_backbone.ops.backends import use_backend
 from swin_backbone.ops.post_norm import FeedForward, Norm, reference, trial, triton, why_not
-from swin_backbone.ops.rows import triton as rows
+from swin_backbone.ops.tokenwise import triton as tokenwise
+from swin_backbone.ops.trial import Setting
 
 
 def norm_add(ops, x, path, weight, bias, factors):
@@ -56,7 +57,7 @@ def test_agrees_with_the_reference(data):
     exact = None if factors is None else factors.double()
     expected = results(function, reference, wide, exact)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows, 'NARROW', data.draw(st.sampled_from([0, 10**6])))
+        patch.setattr(tokenwise, 'NARROW', data.draw(st.sampled_from([0, 10**6])))
         ours = results(function, triton, inputs, factors, products)
     assert all(t.dtype == dtype for t in ours)
     assert_near(ours, expected, TOLERANCE[products or dtype])
@@ -66,8 +67,8 @@ def test_agrees_with_the_reference(data):
 
 @pytest.mark.parametrize('programs', [1, 3, 1000])
 def test_sums_over_groups_of_rows(programs, monkeypatch):
-    monkeypatch.setattr(rows, 'PROGRAMS', dict.fromkeys(rows.PROGRAMS, programs))
-    monkeypatch.setattr(rows, 'TILE', 64)
+    monkeypatch.setattr(tokenwise, 'PROGRAMS', dict.fromkeys(tokenwise.PROGRAMS, programs))
+    monkeypatch.setattr(tokenwise, 'TILE', 64)
     shapes = (2, 63, 16), (40, 16), (40,), (16, 40), (16,), (16,), (16,)
     inputs = [torch.randn(s, device=DEVICE, requires_grad=True) for s in shapes]
     wide = [t.detach().double().requires_grad_() for t in inputs]
@@ -107,7 +108,7 @@ def test_backbone_agrees_with_its_modules_and_draws_the_same_paths(with_cp, monk
     found = []
     for modules in (False, True):
         if modules:
-            name = 'swin_backbone.layers.block_v2.why_paths_not_in_one_piece'
+            name = 'swin_backbone.layers.block_v2.why_paths_unfused'
             monkeypatch.setattr(name, lambda *args: 'by modules')
         torch.manual_seed(3)
         with use_backend('triton'):
@@ -124,10 +125,10 @@ def test_hooks_within_a_block_are_called(name):
     block, seen = small().stages[0].blocks[1], []
     x = torch.randn(1, 20, 32, dtype=EXACT, device=DEVICE)
     with use_backend('triton'):
-        assert why_paths_not_in_one_piece(block, x) is None
+        assert why_paths_unfused(block, x) is None
         expected = block(x, (4, 5))
         block.get_submodule(name).register_forward_hook(lambda *args: seen.append(name))
-        assert 'hook' in why_paths_not_in_one_piece(block, x)
+        assert 'hook' in why_paths_unfused(block, x)
         assert_near([block(x, (4, 5))], [expected.double()], TOLERANCE[torch.float32])
     assert name in seen
 
@@ -136,22 +137,22 @@ def test_hooks_within_a_block_are_called(name):
 def test_trial_passes(products):
     x = torch.randn(2, 4, 48, device=DEVICE)
     with torch.inference_mode(), torch.autocast(DEVICE, products, enabled=x.dtype != products):
-        assert trial.fault(x, 96) is None
+        assert trial.TRIAL.fault(Setting.of(x), 48, 96) is None
 
 
 @pytest.mark.parametrize('name', ['norm_add', 'norm_add_backward', 'gelu_backward'])
 def test_trial_finds_wrong_results(name, monkeypatch):
-    right = getattr(rows, name)
+    right = getattr(tokenwise, name)
 
     def wrong(*args):
         found = right(*args)
         return found * 0.7 if name == 'norm_add' else tuple(t * 0.7 for t in found)
 
-    monkeypatch.setattr(rows, name, wrong)
-    trial._fault.cache_clear()
+    monkeypatch.setattr(tokenwise, name, wrong)
+    trial.TRIAL.forget()
     with pytest.warns(UserWarning, match='module by module: its kernels are wrong'):
-        assert 'wrong' in trial.fault(torch.randn(2, 4, 48, device=DEVICE), 96)
-    trial._fault.cache_clear()
+        assert 'wrong' in trial.TRIAL.fault(Setting(torch.device(DEVICE), torch.float32), 48, 96)
+    trial.TRIAL.forget()
 
 
 def test_says_why_it_cannot_run():

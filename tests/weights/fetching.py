@@ -1,4 +1,4 @@
-"""A process of its own that fetches a file; a member of a distributed job, if it is told its rank.
+"""Fetches a file, as a process of a distributed job if a rank is given.
 
 fetching.py URL [RANK PORT]
 """
@@ -13,7 +13,6 @@ import torch.distributed
 
 def main() -> None:
     url, *job = sys.argv[1:]
-    sys.argv = ['swin-backbone']  # which leaves the frameworks out
     from swin_backbone import CheckpointError
     from swin_backbone.weights import download, read_checkpoint
 

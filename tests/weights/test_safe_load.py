@@ -28,7 +28,7 @@ class Evil:
 
 
 class Sneaky(Evil):
-    """Looks for a way out through the one attribute look-up that is allowed."""
+    """Tries to access other attributes by the allowed attribute look-up."""
 
     def __reduce__(self):
         return getattr, (HistoryBuffer, '__init__')
@@ -146,7 +146,7 @@ def test_mmengine_has_our_loaders_whatever_is_imported_first(fresh, first):
         'print(CheckpointLoader._schemes[""].__module__)\n'
     )
     done = fresh.run('-c', code)
-    assert done.stdout.strip() == 'swin_backbone.weights.safe_load', done.stderr
+    assert done.stdout.strip() == 'swin_backbone.patches', done.stderr
 
 
 def test_numpy_1_26_has_its_new_modules_without_attributes(monkeypatch):

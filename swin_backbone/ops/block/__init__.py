@@ -1,4 +1,4 @@
-"""A whole Swin block on a feature map, for where it is faster in one piece than by its modules."""
+"""A whole Swin block on a feature map, fused."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from ..backends import requested_backend
 from ..trial import why_not_kernels
 from . import cpu, triton
 from .parameters import Options, Parameters
-from .trial import fault
+from .trial import TRIAL
 
 __all__ = ['Options', 'Parameters', 'swin_block', 'why_not']
 
 
 def why_not(x: Tensor, heads: int, window_size: int, hidden: int) -> str | None:
-    """Why :func:`swin_block` cannot take a map ``x``, (..., C); None where it can.
+    """Why :func:`swin_block` cannot run on a map ``x``, (..., C); None if it can.
 
     Args:
         x: The map.
-        heads: Attention heads.
+        heads: Number of attention heads.
         window_size: Side of a window, in tokens.
         hidden: Width of the hidden layer.
     """
-    if _for_kernels(x):
+    if _uses_triton(x):
         can_run = partial(triton.can_run, x, heads, window_size)
-        return why_not_kernels(x, can_run, partial(fault, x, heads, window_size, hidden))
+        return why_not_kernels(x, can_run, TRIAL, x.shape[-1], heads, window_size, hidden)
     if (requested := requested_backend()) not in (None, 'cpu'):
         return f'backend {requested!r} was asked for'
     return cpu.can_run(x)
@@ -39,14 +39,14 @@ def swin_block(
     factors: Tensor | None = None,
     recompute: bool | str = False,
 ) -> Tensor:
-    """As :func:`.reference.swin_block`, by what suits the device; can be differentiated once.
+    """:func:`.reference.swin_block`, fused for the device of ``x``; differentiable once.
 
-    ``recompute`` says what is computed again for the backward pass besides what always is:
-    ``'attention'``, ``'mlp'``, or both: True or ``'block'``.
+    ``recompute`` selects what else is computed again in the backward pass: ``'attention'``,
+    ``'mlp'``, or both (True or ``'block'``).
     """
-    backend = triton if _for_kernels(x) else cpu
+    backend = triton if _uses_triton(x) else cpu
     return backend.swin_block(x, parameters, options, factors, recompute)
 
 
-def _for_kernels(x: Tensor) -> bool:
+def _uses_triton(x: Tensor) -> bool:
     return x.is_cuda or requested_backend() == 'triton'

@@ -1,8 +1,8 @@
-"""A Swin block for CPUs: one pass over the map, tile by tile, each from first to last layer.
+"""A Swin block for CPUs: one pass over the map, which takes each tile through all layers.
 
-Nothing larger than a tile is made but the output, so that what is computed stays in the cache. For
-the backward pass the block's input is kept and, unless memory is shorter than time, what attention
-gave; a tile's other intermediates are computed again.
+Except for the output, no tensor is larger than a tile, so that intermediate results stay in the
+cache. The backward pass saves the input of the block and, unless it is recomputed, the output of
+attention. It computes the other intermediate results of each tile again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .parameters import Options, Parameters
 
 
 def can_run(x: Tensor) -> str | None:
-    """Why this backend cannot take a call; None where it can."""
+    """Why this backend cannot run on a map ``x``; None if it can."""
     if x.device.type != 'cpu':
         return f'for CPU tensors, got {x.device.type}'
     if torch.is_autocast_enabled('cpu'):
@@ -41,10 +41,10 @@ def swin_block(
     factors: Tensor | None = None,
     recompute: bool | str = False,
 ) -> Tensor:
-    """As :func:`.reference.swin_block`; can be differentiated once.
+    """:func:`.reference.swin_block`, fused; differentiable once.
 
-    Attention's result is kept for the backward pass, as much again as the input, or computed again
-    there if ``recompute`` is True, ``'block'`` or ``'attention'``.
+    The output of attention, which is as large as ``x``, is saved for the backward pass. If
+    ``recompute`` is True, ``'block'`` or ``'attention'``, it is computed again instead.
     """
     keep_attended = recompute not in (True, 'block', 'attention')
     trained = any(t is not None and t.requires_grad for t in (x, *parameters))
@@ -63,7 +63,7 @@ def _forward(
         normed = F.layer_norm(tokens, x.shape[-1:], p.norm1_weight, p.norm1_bias, o.eps1)
         qkv = linear(_without_padding(normed, tile), p.qkv_weight, p.qkv_bias)
         attended = attend(_windows(qkv, o), p.bias, tile.mask, o.scale).flatten(0, 1)
-        # From here on each token is by itself, and padded ones are of no more use.
+        # The remaining layers act on each token alone, so that padded tokens are dropped.
         tokens, attended = real.of(tokens), real.of(attended)
         if kept is not None:
             kept.append(attended)
@@ -76,7 +76,7 @@ def _forward(
 
 
 class _Norm(NamedTuple):
-    """A layer norm's input, output and statistics."""
+    """Input, output, statistics and parameters of a layer norm."""
 
     x: Tensor
     out: Tensor
@@ -134,7 +134,7 @@ class _Block(torch.autograd.Function):
 
 
 class _Sums:
-    """Gradients of the parameters that need one, summed over tiles."""
+    """Sums over tiles of the gradients of those parameters that require one."""
 
     def __init__(self, parameters: Parameters, needed: Parameters) -> None:
         self.sums = {
@@ -144,7 +144,7 @@ class _Sums:
         }
 
     def needs(self, name: str) -> bool:
-        """Whether the linear layer of that name needs the gradient of its weight or bias."""
+        """Whether the weight or bias of the linear layer of that name requires a gradient."""
         return f'{name}_weight' in self.sums or f'{name}_bias' in self.sums
 
     def add(self, **gradients: Tensor | None) -> None:
@@ -167,8 +167,8 @@ def _tile_backward(
     o: Options,
     sums: _Sums,
 ) -> Tensor:
-    """The gradient of a tile's real tokens for that of its output; adds the parameters' to sums."""
-    # The forward pass again, up to the hidden layer.
+    """The gradient of a tile's real tokens. Adds the gradients of the parameters to ``sums``."""
+    # Recompute the forward pass up to the hidden layer.
     norm1 = _Norm.of(tokens, p.norm1_weight, p.norm1_bias, o.eps1)
     normed = _without_padding(norm1.out, tile)
     qkv = linear(normed, p.qkv_weight, p.qkv_bias)
@@ -180,7 +180,7 @@ def _tile_backward(
     hidden = linear(norm2.out, p.fc1_weight, p.fc1_bias)
 
     def through(d_out: Tensor, x: Tensor, name: str) -> Tensor:
-        """Back through the linear layer of that name."""
+        """The input gradient of the linear layer of that name."""
         weight = getattr(p, f'{name}_weight')
         d_x, d_weight, d_bias = linear_backward(d_out, x, weight, sums.needs(name))
         sums.add(**{f'{name}_weight': d_weight, f'{name}_bias': d_bias})
@@ -209,7 +209,7 @@ def _tile_backward(
 def _tiles(
     x: Tensor, p: Parameters, o: Options, factors: Tensor | None
 ) -> Iterator[tuple[Tile, _Real, Tensor | None]]:
-    """Each tile, its real tokens, and (2, tokens, 1) factors on their paths or None."""
+    """Yields each tile, its real tokens, and the factors (2, tokens, 1) of their paths or None."""
     B, H, W = x.shape[:3]
     masks = edge_masks(o.window_size, o.shift_size, MASKED, p.bias)
     for tile in window_tiles((B, H, W), o.window_size, o.shift_size, masks):
@@ -219,15 +219,15 @@ def _tiles(
 
 
 class _Real(NamedTuple):
-    """The tokens of a tile that are not padded, the last one repeated up to a round number.
+    """The tokens of a tile that are not padded. The last one is repeated up to a round number.
 
-    oneDNN compiles a program for each number of rows that it meets, of about half a megabyte, and
-    keeps a thousand of them: the numbers must be few.
+    oneDNN compiles a program of about half a megabyte for each number of rows, and caches a
+    thousand of them. Rounding keeps the number of different programs small.
 
     Attributes:
-        rows: int64 (L,), each token's row of the map.
-        places: int64 (L,), its place in the tile; None where no token of the tile is padded.
-        length: Tokens before the repetitions.
+        rows: int64 (L,), the row of each token in the map.
+        places: int64 (L,), its index in the tile; None if no token of the tile is padded.
+        length: Number of tokens without repetitions.
     """
 
     rows: Tensor
@@ -240,17 +240,18 @@ class _Real(NamedTuple):
             return cls(tile.rows, None, len(tile.rows))
         places = tile.real.nonzero()[:, 0]
         count = len(places)
-        step = max((1 << (count - 1).bit_length()) // 32, 8)  # sixteen numbers to an octave
+        # At most 16 different numbers between two powers of two.
+        step = max((1 << (count - 1).bit_length()) // 32, 8)
         places = torch.cat((places, places[-1:].expand(-count % step)))
         return cls(tile.rows[places], places, count)
 
     def of(self, table: Tensor) -> Tensor:
-        """Their rows of a tile's table (n * M², channels)."""
+        """Selects their rows of a table of the tile, (n * M², channels)."""
         return table if self.places is None else table.index_select(0, self.places)
 
 
 def _add(x: Tensor, path: Tensor, scales: Tensor | None, which: int) -> Tensor:
-    """``x + scales[which] * path``, in place of ``path``."""
+    """``x + scales[which] * path``; overwrites ``path``."""
     return path.add_(x) if scales is None else path.mul_(scales[which]).add_(x)
 
 
@@ -260,12 +261,12 @@ def _windows(rows: Tensor, o: Options) -> Tensor:
 
 
 def _padded(rows: Tensor, tile: Tile) -> Tensor:
-    """The inverse of :meth:`_Real.of`, zero where tokens are padded."""
+    """The inverse of :meth:`_Real.of`: padded tokens get zero rows."""
     if tile.real is None:
         return rows
     return rows.new_zeros(len(tile.real), rows.shape[1]).masked_scatter_(tile.real[:, None], rows)
 
 
 def _without_padding(rows: Tensor, tile: Tile) -> Tensor:
-    """Sets padded tokens to zero, in place."""
+    """Sets padded tokens to zero in-place."""
     return rows if tile.real is None else rows.masked_fill_(~tile.real[:, None], 0)

@@ -1,4 +1,4 @@
-"""What a block is made of, as plain tensors and numbers."""
+"""Parameters of a block, as plain tensors and numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Parameters(NamedTuple):
-    """Weights of a block of width C with a hidden layer of width F.
+    """Weights of a block of width C whose hidden layer has width F.
 
     Attributes:
         bias: Relative position bias, (heads, M², M²).
@@ -35,7 +35,7 @@ class Parameters(NamedTuple):
 
 
 class Options(NamedTuple):
-    """Numbers of a block: as for window attention, and the norms' epsilons."""
+    """Options of window attention, and the epsilons of the two norms."""
 
     window_size: int
     shift_size: int

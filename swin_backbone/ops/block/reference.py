@@ -12,14 +12,14 @@ from .parameters import Options, Parameters
 def swin_block(
     x: Tensor, parameters: Parameters, options: Options, factors: Tensor | None = None
 ) -> Tensor:
-    """Window attention and a feed-forward network, each normalised first and added to its input.
+    """Window attention and a feed-forward network, each a residual path that begins with a norm.
 
     Args:
         x: A map (B, H, W, C).
-        parameters: The block's weights.
-        options: The block's numbers.
-        factors: (2, B), on each sample's attention and feed-forward paths: drop path draws
-            0 or 1 / (1 - rate). 1 if None.
+        parameters: Weights of the block.
+        options: Options of the block.
+        factors: (2, B), the factors of drop path for the attention and the feed-forward path of
+            each sample: 0 or 1 / (1 - rate). 1 if None.
 
     Returns:
         (B, H, W, C).

@@ -1,16 +1,15 @@
-"""A Swin block for GPUs: attention's kernels, PyTorch's products, and what lies between them fused.
+"""A Swin block for GPUs: attention kernels, PyTorch's matrix products, and token-wise kernels.
 
-Between two products everything goes through one kernel: residual, drop path, norm and the cast to
-the products' dtype. For n tokens of width C, a map in float32 and products in bfloat16, that moves,
-in bytes for each of the n C elements, products and attention included:
+Everything between two matrix products is one kernel: residual, drop path, norm and the cast to the
+dtype of the products. For n tokens of width C, a map in float32 and products in bfloat16, the
+memory traffic in bytes for each of the n C elements (read + written by each operation) is:
 
     forward    4 + 2 | 2 + 6 | 6 + 2 | 2 + 2 | 6 + 2 | 2 + 8 | 8 + 8 | 8 + 2 | 8 + 4
 
-The block's input is kept for the backward pass (4), with queries, keys and values (6), what
-attention gave (2) and its projection (2). Norms and GELU are computed again from what they were
-given. Of the hidden layer's four times C channels (8), narrow blocks keep nothing: its product
-costs C FLOPs for a byte that is not kept, and below a few hundred a GPU is faster at FLOPs than at
-bytes.
+The block saves for the backward pass its input (4), queries, keys and values (6), the output of
+attention (2) and its projection (2). Norms and GELU are recomputed from their inputs. Narrow blocks
+also recompute the hidden layer of 4C channels (8): that costs C FLOPs for each byte that is not
+saved, and up to a few hundred FLOPs per byte a GPU computes faster than it loads.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .. import gpu
+from ..backends import Problem
 from ..dtypes import products_dtype
-from ..rows import triton as rows
-from ..rows.triton import add, add_norm, gelu, gelu_backward, norm_backward, path_backward
+from ..tokenwise import triton as tokenwise
+from ..tokenwise.triton import add, add_norm, gelu, gelu_backward, norm_backward, path_backward
 from ..window_attention import triton as attention
-from ..window_attention.problem import Problem
 from .parameters import Options, Parameters
 
 
 def can_run(x: Tensor, heads: int, window_size: int) -> str | None:
-    """Why this backend cannot take a call; None where it can."""
+    """Why the kernels cannot run on a map ``x``; None if they can."""
     width = x.shape[-1]
-    problem = Problem(x.device.type, products_dtype(x), window_size, width // heads)
-    return rows.can_run(x, width) or attention.can_run(problem)
+    problem = Problem(x.device, products_dtype(x), window_size, width // heads)
+    return tokenwise.can_run(x, width) or attention.can_run(problem)
 
 
 def swin_block(
@@ -45,11 +44,11 @@ def swin_block(
     factors: Tensor | None = None,
     recompute: bool | str = False,
 ) -> Tensor:
-    """As :func:`.reference.swin_block`; can be differentiated once.
+    """:func:`.reference.swin_block`, fused; differentiable once.
 
-    Products are in autocast's dtype where it is on, all else in float32 at least. ``recompute``
-    says what is computed again for the backward pass besides what always is: ``'attention'``,
-    ``'mlp'``, or True or ``'block'`` for both.
+    Matrix products run in autocast's dtype if it is on, everything else in float32 or wider.
+    ``recompute`` selects what else is computed again in the backward pass: ``'attention'``,
+    ``'mlp'``, or both (True or ``'block'``).
     """
     dtype = products_dtype(x)
     trained = any(t is not None and t.requires_grad for t in (x, *parameters))
@@ -63,13 +62,13 @@ def swin_block(
 
 
 class _Attended(NamedTuple):
-    """What attention's half of the forward pass gives; kept for the backward pass, or made again.
+    """Results of the attention half of the block, saved for the backward pass or recomputed.
 
     Attributes:
         qkv: Queries, keys and values, (B, H, W, 3C).
-        attended: What attention gave, (B, H, W, C).
-        lse: What attention's kernel keeps for itself.
-        path: The projection of ``attended``, (B, H, W, C).
+        attended: Output of attention, (B, H, W, C).
+        lse: Row statistics of the attention kernel.
+        path: Projection of ``attended``, (B, H, W, C).
     """
 
     qkv: Tensor
@@ -93,7 +92,7 @@ class _Block(torch.autograd.Function):
         x = x.contiguous()
         p = _cast(Parameters(*parameters), dtype)
         half = _attend(x, p, options, dtype)
-        keep_hidden = x.shape[-1] > rows.NARROW and recompute not in (True, 'block', 'mlp')
+        keep_hidden = x.shape[-1] > tokenwise.NARROW and recompute not in (True, 'block', 'mlp')
         out, hidden = _feed_forward(x, half.path, p, options, factors, keep_hidden)
         kept = () if recompute in (True, 'block', 'attention') else half
         ctx.save_for_backward(x, factors, hidden, *parameters, *kept)
@@ -118,14 +117,14 @@ class _Block(torch.autograd.Function):
         return d_x, *[None] * 4, *(g if g is None or t is None else g.to(t.dtype) for g, t in like)
 
 
-_OF_PRODUCTS = [
+_LINEAR = [
     f'{product}_{kind}' for product in ('qkv', 'proj', 'fc1', 'fc2') for kind in ('weight', 'bias')
 ]
 
 
 def _cast(p: Parameters, dtype: torch.dtype) -> Parameters:
-    """The products' weights and biases in their dtype; in one launch rather than eight."""
-    found = {name: tensor for name in _OF_PRODUCTS if (tensor := getattr(p, name)) is not None}
+    """Casts the parameters of matrix products to their dtype, in one launch instead of eight."""
+    found = {name: tensor for name in _LINEAR if (tensor := getattr(p, name)) is not None}
     given = {name: tensor.detach() for name, tensor in found.items() if tensor.dtype != dtype}
     if not given:
         return p
@@ -135,7 +134,7 @@ def _cast(p: Parameters, dtype: torch.dtype) -> Parameters:
 
 
 def _attend(x: Tensor, p: Parameters, o: Options, dtype: torch.dtype) -> _Attended:
-    """Everything up to attention's path."""
+    """The first half of the block, up to the attention path."""
     normed = add_norm(x, None, None, p.norm1_weight, p.norm1_bias, o.eps1, dtype)
     qkv = F.linear(normed, p.qkv_weight, p.qkv_bias)
     attended, lse = attention.forward_kernel(qkv, p.bias, p.qkv_bias, None, **_windows(o))
@@ -145,7 +144,7 @@ def _attend(x: Tensor, p: Parameters, o: Options, dtype: torch.dtype) -> _Attend
 def _feed_forward(
     x: Tensor, path: Tensor, p: Parameters, o: Options, factors: Tensor | None, keep: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Everything after attention's path: the block's output, and the hidden layer if kept."""
+    """The second half of the block: its output, and the hidden layer if ``keep``."""
     normed = add_norm(x, path, factors, p.norm2_weight, p.norm2_bias, o.eps2, path.dtype)
     hidden = F.linear(normed, p.fc1_weight, p.fc1_bias)
     del normed
@@ -164,7 +163,7 @@ def _backward(
     o: Options,
     factors: Tensor | None,
 ) -> tuple[Tensor, dict[str, Tensor | None]]:
-    """Gradients of the input and of the parameters; None of weights that need none."""
+    """Gradients of the input, and of the parameters by name; without weights that need none."""
     gradients: dict[str, Tensor | None] = {}
 
     def of_weight(name: str, d_out: Tensor, inputs: Tensor) -> None:
@@ -194,7 +193,7 @@ def _backward(
         *(d_path @ p.proj_weight, half.qkv, p.bias, p.qkv_bias, None, half.attended, half.lse),
         **_windows(o),
     )
-    if d_padding is not None:  # padded tokens are the projection's bias
+    if d_padding is not None:  # the value of padded tokens is the bias of the projection
         sum_dtype = gpu.sum_dtype(x)
         gradients['qkv_bias'] = d_qkv.sum((0, 1, 2), dtype=sum_dtype).add_(d_padding)
     norm = p.norm1_weight, p.norm1_bias, o.eps1

@@ -9,13 +9,13 @@ from torch.nn import functional as F
 def patch_merging(
     x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, *, eps: float
 ) -> Tensor:
-    """Concatenates 2×2 neighbouring tokens, normalises and projects them.
+    """Concatenates, normalises and projects the tokens of each 2×2 neighbourhood.
 
     Args:
-        x: A map (B, H, W, C), to which zeros are added at the bottom and right if a side is odd.
-        norm_weight, norm_bias: Of the norm, (4C,), the channels ordered as (C, row, column).
-        weight: Of the projection, (D, 4C).
-        eps: Of the norm.
+        x: A map (B, H, W, C). Odd sides are padded with zeros at the bottom and right.
+        norm_weight, norm_bias: Parameters of the norm, (4C,), channels ordered as (C, row, column).
+        weight: Weight of the projection, (D, 4C).
+        eps: Epsilon of the norm.
 
     Returns:
         (B, H / 2, W / 2, D), sides rounded up.

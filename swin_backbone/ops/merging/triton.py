@@ -1,6 +1,6 @@
-"""Patch merging for GPUs: neighbours are gathered, normalised and cast in one pass over memory.
+"""Patch merging for GPUs: gathering, norm and cast in one pass over memory.
 
-Nothing is kept for the backward pass but the map.
+Of the activations, only the map is saved for the backward pass.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..dtypes import products_dtype
-from ..rows import triton as rows
+from ..tokenwise import triton as tokenwise
 
 
 def can_run(x: Tensor) -> str | None:
-    """Why this backend cannot take a call; None where it can."""
-    return rows.can_run(x, 4 * x.shape[-1])
+    """Why the kernels cannot run on a map ``x``; None if they can."""
+    return tokenwise.can_run(x, 4 * x.shape[-1])
 
 
 def patch_merging(
     x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, *, eps: float
 ) -> Tensor:
-    """As :func:`.reference.patch_merging`; can be differentiated once.
+    """:func:`.reference.patch_merging`, fused; differentiable once.
 
-    The projection is in autocast's dtype where it is on, the norm in float32 at least.
+    The projection runs in autocast's dtype if it is on, the norm in float32 or wider.
     """
     dtype = products_dtype(x)
     with torch.autocast(x.device.type, enabled=False):
@@ -47,7 +47,7 @@ class _Merging(torch.autograd.Function):
         ctx.eps, ctx.dtype = eps, dtype
         x = x.contiguous()
         ctx.save_for_backward(x, norm_weight, norm_bias, weight)
-        normed = rows.merge_norm(x, norm_weight, norm_bias, eps, dtype)
+        normed = tokenwise.merge_norm(x, norm_weight, norm_bias, eps, dtype)
         return F.linear(normed, weight.to(dtype))
 
     @staticmethod
@@ -57,7 +57,7 @@ class _Merging(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             grad = grad.to(ctx.dtype).contiguous()
             d_normed = grad @ weight.to(ctx.dtype)
-            d_x, normed, sums = rows.merge_norm_backward(
+            d_x, normed, sums = tokenwise.merge_norm_backward(
                 d_normed, x, norm_weight, norm_bias, ctx.eps
             )
             d_weight = None

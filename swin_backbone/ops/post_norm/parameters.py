@@ -1,4 +1,4 @@
-"""What a path that is normalised at its end is made of."""
+"""Parameters of residual paths with a norm at their end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class FeedForward(NamedTuple):
     Attributes:
         fc1_weight, fc1_bias: (F, C) and (F,).
         fc2_weight, fc2_bias: (C, F) and (C,).
-        norm: Of its output.
+        norm: The norm of its output.
     """
 
     fc1_weight: Tensor

@@ -1,4 +1,4 @@
-"""The definition of paths that are normalised before they are added, in plain PyTorch."""
+"""The definition of residual paths with a norm at their end, in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from .parameters import FeedForward, Norm
 
 
 def norm_add(x: Tensor, path: Tensor, norm: Norm, factors: Tensor | None = None) -> Tensor:
-    """``x + factors * norm(path)``.
+    """Returns ``x + factors * norm(path)``.
 
     Args:
         x: Tokens (B, L, C).
-        path: What is normalised and added, (B, L, C).
-        norm: The norm.
-        factors: (B,), on each sample's path: drop path draws 0 or 1 / (1 - rate). 1 if None.
+        path: The path, (B, L, C).
+        norm: Its norm.
+        factors: (B,), the factor of drop path for each sample: 0 or 1 / (1 - rate). 1 if None.
 
     Returns:
         (B, L, C).
@@ -25,6 +25,6 @@ def norm_add(x: Tensor, path: Tensor, norm: Norm, factors: Tensor | None = None)
 
 
 def feed_forward(x: Tensor, p: FeedForward, factors: Tensor | None = None) -> Tensor:
-    """:func:`norm_add` of two linear layers with GELU between them, on tokens (B, L, C)."""
+    """:func:`norm_add` with a path of two linear layers and GELU, on tokens (B, L, C)."""
     hidden = F.gelu(F.linear(x, p.fc1_weight, p.fc1_bias))
     return norm_add(x, F.linear(hidden, p.fc2_weight, p.fc2_bias), p.norm, factors)

@@ -1,12 +1,13 @@
 """Shifted-window self-attention on an un-partitioned feature map.
 
-One front, :func:`shifted_window_attention`; ``reference.py`` is its definition, and every other
-backend agrees with that or is wrong.
+The entry point is :func:`shifted_window_attention`. ``reference.py`` is its definition, with which
+all other backends must agree.
 """
 
 from __future__ import annotations
 
 import math
+from operator import index
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ from torch import Tensor
 from ...errors import ArgumentError
 from ..backends import checked, requested_backend
 from ..dtypes import products_dtype
-from ..recording import recording, transformed
+from ..recording import recording, tracing, transformed
 from . import cosine, reference
 from .dispatch import Choice, chosen, explain_backend
-from .operator import attention_op, load
+from .operator import IMPLEMENTATIONS, attention_op
 
 __all__ = [
     'Choice',
@@ -27,7 +28,7 @@ __all__ = [
     'shifted_window_cosine_attention',
 ]
 
-# The official V2's bound on the logarithm of the factor on cosines: a temperature of 0.01.
+# Upper bound on the logarithm of the cosines' factor in the official V2: a temperature of 0.01.
 MAX_LOGIT_SCALE = math.log(1.0 / 0.01)
 
 
@@ -53,18 +54,18 @@ def shifted_window_attention(
         padding: qkv of a padded token, (3C,): the projection's bias, as the padded map is zero
             before the projection. Zero if None.
         dropout_p: Probability of dropping an attention weight; pass 0 in evaluation.
-        backend: One of :data:`~swin_backbone.ops.backends.BACKENDS`; None takes what
-            :func:`~swin_backbone.ops.backends.use_backend` or ``SWIN_BACKEND`` names, else the
-            fastest that can run. ``'reference'`` alone can be differentiated twice.
+        backend: One of :data:`~swin_backbone.ops.backends.BACKENDS`. If None, the backend that
+            :func:`~swin_backbone.ops.backends.use_backend` or ``SWIN_BACKEND`` selects, else the
+            fastest that can run. Only ``'reference'`` is differentiable twice.
 
     Returns:
-        (B, H, W, C), in the dtype of ``qkv`` (under autocast: in autocast's).
+        (B, H, W, C), in the dtype of ``qkv``; under autocast, in autocast's dtype.
 
     Raises:
-        ArgumentError: Shapes or sizes that do not fit, or a backend that cannot run.
+        ArgumentError: Shapes or sizes do not match, or the requested backend cannot run.
     """
     head_dim = _check(qkv, bias, window_size, shift_size, padding)
-    if (dtype := products_dtype(qkv)) != qkv.dtype:  # exporters would record a cast to the same
+    if (dtype := products_dtype(qkv)) != qkv.dtype:  # else exporters record a cast without effect
         qkv = qkv.to(dtype)
     options: dict[str, Any] = dict(
         window_size=window_size,
@@ -73,19 +74,22 @@ def shifted_window_attention(
         padding=padding,
         dropout_p=dropout_p,
     )
-    if torch.jit.is_tracing():
+    if tracing():
         name = 'indexed'
     elif transformed():
         name = 'reference'
     else:
-        # All that a choice depends on. A module's attribute itself is no constant to a compiler.
+        # The choice depends on these three cases only. They are constants for compilers, while the
+        # attribute of a module is not.
         dropping = 0.0 if not dropout_p else 1.0 if dropout_p >= 1 else 0.5
-        name = chosen(qkv.device.type, qkv.dtype, window_size, head_dim, dropping, backend)
+        name = chosen(qkv.device, qkv.dtype, window_size, head_dim, dropping, backend)
     if name == 'reference':
         return reference.shifted_window_attention(qkv, bias, **options)
     if dropout_p or name == 'indexed':
-        # The operator would have to draw again in its backward pass; autograd keeps what it needs.
-        return load(name).shifted_window_attention(qkv, bias, **options)
+        # The backward operator recomputes the weights and would have to draw the same dropout.
+        attend = IMPLEMENTATIONS[name].attend
+        assert attend is not None
+        return attend(qkv, bias, **options)
     return attention_op(qkv, bias, padding, window_size, shift_size, options['scale'], name)
 
 
@@ -100,16 +104,17 @@ def shifted_window_cosine_attention(
     dropout_p: float = 0.0,
     backend: str | None = None,
 ) -> Tensor:
-    """As :func:`shifted_window_attention`, by cosines in place of dot products (V2, equation 2).
+    """:func:`shifted_window_attention` with cosines instead of dot products (V2, equation 2).
 
     Args:
-        logit_scale: Logarithm of the factor on each head's cosines, ``heads`` elements of any
-            shape; what exceeds ln 100 counts as that.
+        logit_scale: Logarithm of the factor on the cosines of each head, ``heads`` elements in
+            any shape; clamped to ln 100.
 
-    The others are :func:`shifted_window_attention`'s. Lengths are computed in float32 at least.
+    The other arguments are those of :func:`shifted_window_attention`. Norms of vectors are computed
+    in float32 or wider.
 
     Raises:
-        ArgumentError: Shapes or sizes that do not fit, or a backend that cannot run.
+        ArgumentError: Shapes or sizes do not match, or the requested backend cannot run.
     """
     _check(qkv, bias, window_size, shift_size, padding)
     if logit_scale.numel() != bias.shape[0]:
@@ -119,13 +124,13 @@ def shifted_window_cosine_attention(
         )
     exact = torch.promote_types(logit_scale.dtype, torch.float32)
     scale = logit_scale.flatten().to(exact).clamp(max=MAX_LOGIT_SCALE).exp()
-    # What compilers fuse and differentiate themselves is left to them.
+    # Compilers and transforms fuse and differentiate the plain operators themselves.
     plain = recording() or transformed()
     if plain or (checked(backend, 'backend') or requested_backend()) == 'reference':
         prepared = cosine.reference
     else:
         prepared = cosine.CosineQKV.apply
-    # A recorded graph serves maps that fill their windows and others.
+    # A recorded graph must be valid for maps with and without padding.
     if not recording() and not (qkv.shape[1] % window_size or qkv.shape[2] % window_size):
         padding = None
     return shifted_window_attention(
@@ -143,7 +148,7 @@ def shifted_window_cosine_attention(
 def _check(
     qkv: Tensor, bias: Tensor, window_size: int, shift_size: int, padding: Tensor | None
 ) -> int:
-    """Raises on what does not fit; the width of a head."""
+    """Raises if shapes or sizes do not match. Returns the width of a head."""
     if qkv.dim() != 4 or bias.dim() != 3:
         raise ArgumentError(
             'qkv must be (B, H, W, 3C) and bias (heads, M², M²), '
@@ -163,4 +168,5 @@ def _check(
         )
     if padding is not None and padding.shape != (channels,):
         raise ArgumentError(f'padding must be ({channels},), got {tuple(padding.shape)}')
-    return channels // (3 * heads)
+    # The choice of a backend needs a constant; a compiler specializes a symbolic size here.
+    return index(channels // (3 * heads))

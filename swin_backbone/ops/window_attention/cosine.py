@@ -1,8 +1,8 @@
-"""Queries and keys for scaled cosine attention (Swin V2), which any backend then takes.
+"""Prepares queries and keys for scaled cosine attention (Swin V2), so that any backend can run it.
 
-Source: Liu et al., Swin Transformer V2 (arXiv:2111.09883), section 3.2, equation 2: the similarity
-of a query and a key is their cosine, divided by a learnt temperature of the head. Once they have
-length 1, and the query that factor, it is their dot product.
+Source: Liu et al., Swin Transformer V2 (arXiv:2111.09883), section 3.2, equation 2. The similarity
+of a query and a key is their cosine, divided by a learned temperature of the head. This is the dot
+product of the normalised key with the normalised query times the inverse temperature.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch.nn import functional as F
 
 from ..sizes import unflatten
 
-# Shorter vectors are divided by this instead of their length, as F.normalize does by default.
+# Shorter vectors are divided by this instead of their norm; the default of F.normalize.
 EPS = 1e-12
 
 
 def reference(qkv: Tensor, scale: Tensor) -> Tensor:
-    """The definition: queries of length ``scale`` and keys of length 1, in plain PyTorch.
+    """The definition in plain PyTorch: queries of norm ``scale`` and keys of norm 1.
 
     Args:
         qkv: Queries, keys and values, (..., 3C), the channels ordered as (3, heads, C / heads).
         scale: Factor on the cosines, (heads,).
 
     Returns:
-        The like of ``qkv``; lengths are computed in float32 at least.
+        A tensor like ``qkv``. Norms are computed in float32 or wider.
     """
     exact = torch.promote_types(qkv.dtype, torch.float32)
     q, k, v = unflatten(qkv, -1, (3, len(scale), -1)).unbind(-3)
@@ -40,7 +40,7 @@ def reference(qkv: Tensor, scale: Tensor) -> Tensor:
 class CosineQKV(torch.autograd.Function):
     """:func:`reference` in one pass over ``qkv``; differentiable once.
 
-    Keeps its output, which attention keeps anyway, and the lengths: 1 / (C / heads) of it.
+    Saves its output, which attention saves too, and the norms: 1 / (C / heads) of its size.
     """
 
     @staticmethod
@@ -64,9 +64,9 @@ class CosineQKV(torch.autograd.Function):
         split = (3, len(scale), -1)
         unit, grad = out.unflatten(-1, split)[..., :2, :, :], grad.unflatten(-1, split)
         along = (grad[..., :2, :, :] * unit.to(inverse.dtype)).sum(-1)
-        along[..., 0, :] /= scale  # of the query that has length 1
+        along[..., 0, :] /= scale  # for the query of norm 1
         d_scale = along[..., 0, :].reshape(-1, len(scale)).sum(0)
-        # Where the length was EPS and not the vector's own, nothing is taken along its direction.
+        # If the norm was clamped to EPS, the gradient along the vector's direction is kept.
         across = (along * inverse).masked_fill_(inverse >= 1 / EPS, 0)
         factor = torch.ones_like(grad[..., 0], dtype=inverse.dtype)
         factor[..., :2, :] = inverse

@@ -1,7 +1,7 @@
-"""Shifted-window attention for CPUs: tile by tile, so that scores live in the cache alone.
+"""Shifted-window attention for CPUs, tile by tile, so that scores stay in the cache.
 
-No padded, rolled or partitioned map is made: a tile's windows are gathered by row indices and their
-results are written back by the same. The backward pass computes a tile's scores again.
+No padded, rolled or partitioned map is made: row indices gather the windows of a tile and scatter
+their results. The backward pass computes the scores again.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..backends import Backend, Problem
 from ..tiles import Tile, edge_masks, window_tiles
-from .problem import Problem
 from .reference import MASKED
 
 
 def can_run(problem: Problem) -> str | None:
-    """Why this backend cannot take a call; None where it can."""
-    if problem.device != 'cpu':
-        return f'for CPU tensors, got {problem.device}'
+    """Why this backend cannot run a problem; None if it can."""
+    if problem.device.type != 'cpu':
+        return f'for CPU tensors, got {problem.device.type}'
     if not problem.dtype.is_floating_point:
-        return f'dtype {problem.dtype} is no floating point'
+        return f'dtype {problem.dtype} is not floating point'
     if problem.dropout_p:
         return 'no attention dropout'
     return None
@@ -40,7 +40,7 @@ def attend(qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: float) -> Tens
 def attend_backward(
     grad: Tensor, qkv: Tensor, bias: Tensor, mask: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of ``qkv`` and ``bias`` for that of :func:`attend`'s result, (n, M², C)."""
+    """Gradients of ``qkv`` and ``bias``. ``grad`` is that of the result of :func:`attend`."""
     q, k, v = _heads_apart(qkv, bias)
     q = q * scale
     weights = _weights(q, k, bias, mask)
@@ -55,7 +55,7 @@ def attend_backward(
 
 
 def _heads_apart(qkv: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-    """(n, M², 3C) to views q, k and v, (n, heads, M², C / heads) each."""
+    """Views q, k and v, (n, heads, M², C / heads) each, of (n, M², 3C)."""
     return qkv.unflatten(-1, (3, bias.shape[0], -1)).permute(2, 0, 3, 1, 4).unbind()
 
 
@@ -72,7 +72,7 @@ def forward(
     shift_size: int,
     scale: float,
 ) -> Tensor:
-    """The output (B, H, W, C), with nothing kept for a backward pass."""
+    """The output, (B, H, W, C). Saves nothing for the backward pass."""
     B, H, W, channels = qkv.shape
     table, bias = qkv.reshape(-1, channels), bias.contiguous()
     out = qkv.new_empty(B, H, W, channels // 3)
@@ -93,7 +93,7 @@ def backward(
     shift_size: int,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of ``qkv``, ``bias`` and ``padding`` (None where that is)."""
+    """Gradients of ``qkv``, ``bias`` and ``padding`` (None without padding)."""
     B, H, W, channels = qkv.shape
     table, grad = qkv.reshape(-1, channels), grad.reshape(-1, channels // 3)
     bias = bias.contiguous()
@@ -115,13 +115,13 @@ def backward(
 
 
 def gather_or_zero(table: Tensor, tile: Tile) -> Tensor:
-    """A tile's rows of a table, zero for padded tokens: (n * M², channels)."""
+    """Gathers the rows of a tile from a table, (n * M², channels); zero for padded tokens."""
     rows = table.index_select(0, tile.rows)
     return rows if tile.real is None else rows.masked_fill_(~tile.real[:, None], 0)
 
 
 def scatter(table: Tensor, tile: Tile, rows: Tensor) -> None:
-    """Writes a tile's real tokens to their rows of a table."""
+    """Writes the real tokens of a tile to their rows of a table."""
     if tile.real is None:
         table.index_copy_(0, tile.rows, rows)
     else:
@@ -133,3 +133,6 @@ def _gather(qkv: Tensor, tile: Tile, padding: Tensor | None) -> Tensor:
     if tile.real is not None and padding is not None:
         rows[~tile.real] = padding.to(rows.dtype)
     return rows
+
+
+BACKEND = Backend('cpu', can_run=can_run, forward=forward, backward=backward)

@@ -1,8 +1,8 @@
-"""Shifted-window attention whose trace holds for every size, for exporters.
+"""Shifted-window attention for exporters: a graph traced at one size is valid for all sizes.
 
-The same numbers as ``reference.py`` from gathers instead of padding, rolling and cropping: no
-size is compared with another, so a graph recorded at one size is true at all of them. In plain
-PyTorch, which every runtime has.
+It computes what ``reference.py`` computes, but with gathers instead of padding, rolling and
+cropping, so that no size is compared with another. It uses only PyTorch operators that every
+runtime supports.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..backends import Backend
 from ..sizes import ceil_div, unflatten
 from .reference import MASKED
 
 
 class Axis(NamedTuple):
-    """How one axis of a map of ``windows`` windows is padded, shifted and put back.
+    """Indices that pad and shift one axis of a map of M-sized windows, and undo that.
 
     Attributes:
-        windows: How many windows lie along it, n.
-        source: int64 (n * M,), the token that stands at each place of the padded, shifted axis.
-        real: bool (n * M,), False where that is a padded token; ``source`` is then any.
-        region: int64 (n * M,), which of the three regions of the shifted axis it is in.
-        place: int64 (length,), where each token went.
+        windows: Number n of windows along the axis.
+        source: int64 (n * M,), the token at each position of the padded, shifted axis.
+        real: bool (n * M,), False for padded tokens, whose ``source`` is arbitrary.
+        region: int64 (n * M,), the region of each position: 0, 1 or 2.
+        place: int64 (length,), the position of each token on the padded, shifted axis.
     """
 
     windows: int
@@ -45,11 +46,11 @@ def shifted_window_attention(
     padding: Tensor | None = None,
     dropout_p: float = 0.0,
 ) -> Tensor:
-    """As :func:`.reference.shifted_window_attention`."""
+    """:func:`.reference.shifted_window_attention`."""
     heads = bias.shape[0]
     head_dim = qkv.shape[3] // (3 * heads)
     scale = head_dim**-0.5 if scale is None else scale
-    # One by one: a tracer follows a size that is taken from a shape, but not a slice of one.
+    # Each size is read by itself: a tracer records `shape[i]`, but not a slice of `shape`.
     row = _axis(qkv.shape[1], window_size, shift_size, qkv.device)
     column = _axis(qkv.shape[2], window_size, shift_size, qkv.device)
 
@@ -85,7 +86,7 @@ def _axis(length: int, window_size: int, shift_size: int, device: torch.device) 
     place = torch.arange(length, device=device) - shift_size
     place = torch.where(place < 0, place + padded, place)
     real = source < length
-    # Not a clamp, which ONNX has for integers from operator set 12 on.
+    # ONNX supports clamp of integers only from operator set 12 on.
     return Axis(windows, torch.where(real, source, 0), real, region, place)
 
 
@@ -93,3 +94,6 @@ def _partition(x: Tensor, rows: int, columns: int, window_size: int) -> Tensor:
     """(B, rows * M, columns * M, C) to (B, rows * columns, M², C)."""
     x = unflatten(unflatten(x, 1, (rows, window_size)), 3, (columns, window_size))
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+BACKEND = Backend('indexed', can_run=lambda problem: None, attend=shifted_window_attention)

@@ -1,22 +1,26 @@
-"""The operator ``swin_backbone::shifted_window_attention`` that compilers and exporters see.
+"""The custom operator ``swin_backbone::shifted_window_attention``.
 
-It is opaque: shapes come from a fake kernel, gradients from a second operator that computes the
-scores again, so that only the inputs are kept for it; FLOPs from formulas.
+It is opaque to compilers and exporters. A fake kernel gives the shapes, formulas give the FLOPs,
+and a second operator gives the gradients. That operator recomputes the scores, so that only the
+inputs are saved.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Iterator, Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from ..backends import Backend
 from ..sizes import padded_tokens
+from . import cpu, indexed, reference, sdpa, triton
+
+_MODULES = reference, indexed, sdpa, triton, cpu
+IMPLEMENTATIONS: dict[str, Backend] = {module.BACKEND.name: module.BACKEND for module in _MODULES}
 
 
 @torch.library.custom_op('swin_backbone::shifted_window_attention', mutates_args=())
@@ -29,13 +33,13 @@ def attention_op(
     scale: float,
     backend: str,
 ) -> Tensor:
-    implementation = load(backend)
+    implementation = IMPLEMENTATIONS[backend]
     args = (qkv, bias, padding, window_size, shift_size, scale)
-    # The caller has seen to dtypes; autocast must not change them again in here.
+    # The caller has applied autocast already.
     with torch.autocast(qkv.device.type, enabled=False):
-        if hasattr(implementation, 'forward'):
+        if implementation.forward is not None:
             return implementation.forward(*args)
-        return _composed(implementation, *args).contiguous()
+        return _attend(implementation, *args).contiguous()
 
 
 @torch.library.custom_op('swin_backbone::shifted_window_attention_backward', mutates_args=())
@@ -49,23 +53,18 @@ def attention_backward_op(
     scale: float,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    implementation = load(backend)
+    implementation = IMPLEMENTATIONS[backend]
     args = (qkv, bias, padding, window_size, shift_size, scale)
     with torch.autocast(qkv.device.type, enabled=False):
-        if hasattr(implementation, 'backward'):
+        if implementation.backward is not None:
             d_qkv, d_bias, d_padding = implementation.backward(grad, *args)
         else:
-            d_qkv, d_bias, d_padding = _composed_backward(implementation, grad, *args)
+            d_qkv, d_bias, d_padding = _attend_backward(implementation, grad, *args)
     return d_qkv, d_bias, qkv.new_empty(0) if d_padding is None else d_padding
 
 
-def load(backend: str) -> ModuleType:
-    """The module of a backend, imported when it is first used: triton need not be installed."""
-    return importlib.import_module(f'{__package__}.{backend}')
-
-
-def _composed(
-    implementation: ModuleType,
+def _attend(
+    implementation: Backend,
     qkv: Tensor,
     bias: Tensor,
     padding: Tensor | None,
@@ -73,34 +72,29 @@ def _composed(
     shift_size: int,
     scale: float,
 ) -> Tensor:
-    return implementation.shifted_window_attention(
-        qkv,
-        bias,
-        window_size=window_size,
-        shift_size=shift_size,
-        scale=scale,
-        padding=padding,
-        dropout_p=0.0,
+    assert implementation.attend is not None
+    return implementation.attend(
+        qkv, bias, window_size=window_size, shift_size=shift_size, scale=scale, padding=padding
     )
 
 
-def _composed_backward(
-    implementation: ModuleType,
+def _attend_backward(
+    implementation: Backend,
     grad: Tensor,
     qkv: Tensor,
     bias: Tensor,
     padding: Tensor | None,
     *args: Any,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of a backend that is made of differentiable operators."""
+    """The gradients of a backend that autograd differentiates."""
     qkv, bias = qkv.detach().requires_grad_(), bias.detach().requires_grad_()
     inputs = [qkv, bias]
     if padding is not None:
         padding = padding.detach().requires_grad_()
         inputs.append(padding)
     with _autograd_within_an_operator():
-        out = _composed(implementation, qkv, bias, padding, *args)
-        # A map that fills its windows has no padded token, and so an unused `padding`.
+        out = _attend(implementation, qkv, bias, padding, *args)
+        # If the map fills its windows, no token is padded and `padding` is unused.
         found = torch.autograd.grad(out, inputs, grad, materialize_grads=True)
     gradients = [gradient.contiguous() for gradient in found]
     return gradients[0], gradients[1], gradients[2] if padding is not None else None
@@ -108,7 +102,7 @@ def _composed_backward(
 
 @contextlib.contextmanager
 def _autograd_within_an_operator() -> Iterator[None]:
-    """Turns on what the dispatcher has turned off for the kernels of an operator."""
+    """Enables autograd, which the dispatcher disables within the kernels of a custom operator."""
     excluded = torch._C._dispatch_tls_local_exclude_set()
     for key in (torch._C.DispatchKey.AutogradFunctionality, torch._C.DispatchKey.AutogradOther):
         excluded = excluded.remove(key)
@@ -153,7 +147,7 @@ def attention_flops(
     *args: Any,
     **kwargs: Any,
 ) -> int:
-    """Two products, queries by keys and weights by values, over the padded map."""
+    """FLOPs of two matrix products over the padded map: scores, and weights by values."""
     B, H, W, channels = qkv_shape
     tokens = padded_tokens(B, H, W, window_size)
     return 2 * (2 * tokens * window_size**2 * channels // 3)
@@ -161,5 +155,5 @@ def attention_flops(
 
 @register_flop_formula(torch.ops.swin_backbone.shifted_window_attention_backward)
 def _attention_backward_flops(grad_shape: Any, *args: Any, **kwargs: Any) -> int:
-    """Five products to the forward pass's two, as PyTorch counts its own fused attention."""
+    """Five matrix products instead of two, as PyTorch counts its own fused attention."""
     return attention_flops(*args) * 5 // 2

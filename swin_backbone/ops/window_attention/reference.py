@@ -1,4 +1,4 @@
-"""The definition of shifted-window attention, in plain PyTorch: short, differentiable, any dtype.
+"""The definition of shifted-window attention in plain PyTorch, differentiable and in any dtype.
 
 Source: Liu et al., Swin Transformer (arXiv:2103.14030), section 3.2, in the form of the official
 detection code: the map is padded at the bottom and the right to a multiple of the window, and the
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..backends import Backend
 from ..sizes import ceil_div
 
-# What the official code adds to the score of two tokens of different regions. It is finite, and so
-# part of the definition: minus infinity would give other numbers where scores are large.
+# The official code adds this to the score of two tokens of different regions. It is finite, so it
+# is part of the definition: with large scores, minus infinity gives other results.
 MASKED = -100.0
 
 
@@ -41,7 +42,7 @@ def shifted_window_attention(
         dropout_p: Probability of dropping an attention weight; pass 0 in evaluation.
 
     Returns:
-        (B, H, W, C), in the dtype of ``qkv`` (autocast permitting).
+        (B, H, W, C), in the dtype of ``qkv`` unless autocast changes it.
     """
     B, H, W, channels = qkv.shape
     heads = bias.shape[0]
@@ -59,10 +60,10 @@ def shifted_window_attention(
     scores = (q * scale) @ k.transpose(-2, -1) + bias
     if shift_size:
         mask = shift_mask(Hp, Wp, window_size, shift_size, scores)
-        # One mask for every image of the batch; explicit sizes keep an empty batch legal.
+        # All images of the batch share one mask. Explicit sizes support an empty batch.
         split = scores.view(B, len(mask), heads, *scores.shape[-2:])
         scores = (split + mask[:, None]).view(scores.shape)
-    # A bias of higher precision raises that of the scores, not of the output.
+    # A bias of higher precision must not raise the precision of the output.
     attention = F.dropout(scores.softmax(-1), dropout_p).to(v.dtype)
 
     out = (attention @ v).transpose(1, 2).flatten(-2)
@@ -75,7 +76,7 @@ def shifted_window_attention(
 def pad_to_windows(x: Tensor, window_size: int, padding: Tensor | None = None) -> Tensor:
     """Pads a map (B, H, W, C) at the bottom and right to multiples of the window.
 
-    ``padding`` (C,) is the value of a padded token, zero if None; it receives their gradient.
+    ``padding`` (C,) is the value of a padded token, zero if None.
     """
     B, H, W, C = x.shape
     bottom = ceil_div(H, window_size) * window_size - H
@@ -106,10 +107,10 @@ def window_reverse(windows: Tensor, window_size: int, size: tuple[int, int, int]
 
 
 def shift_mask(H: int, W: int, window_size: int, shift_size: int, like: Tensor) -> Tensor:
-    """What keeps tokens apart that only the cyclic shift has brought into one window.
+    """The attention mask of shifted windows.
 
     The shifted, padded map (H, W) falls into 3 × 3 regions, cut at ``window_size`` and
-    ``shift_size`` from its bottom and right ends; tokens see their own region alone (figure 4).
+    ``shift_size`` from its bottom and right ends. Tokens attend to their own region (figure 4).
 
     Returns:
         (windows, window_size², window_size²): 0 within a region, ``MASKED`` across; dtype and
@@ -124,3 +125,6 @@ def shift_mask(H: int, W: int, window_size: int, shift_size: int, like: Tensor) 
     regions = window_partition(regions[None, :, :, None], window_size).squeeze(-1)
     apart = regions[:, :, None] != regions[:, None, :]
     return torch.zeros_like(apart, dtype=like.dtype).masked_fill(apart, MASKED)
+
+
+BACKEND = Backend('reference', can_run=lambda problem: None, attend=shifted_window_attention)

@@ -1,6 +1,6 @@
-"""Shifted-window attention by PyTorch's scaled_dot_product_attention, on any device.
+"""Shifted-window attention with PyTorch's scaled_dot_product_attention, on any device.
 
-The score matrix is whatever PyTorch's kernel makes of it: fused ones never write it.
+PyTorch selects the kernel. Fused kernels never write the score matrix to memory.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from .problem import Problem
+from ..backends import Backend, Problem
 from .reference import pad_to_windows, shift_mask, window_reverse
 
 
 def can_run(problem: Problem) -> str | None:
-    """Why this backend cannot take a call; None where it can."""
+    """Why this backend cannot run a problem; None if it can."""
     if not problem.dtype.is_floating_point:
-        return f'dtype {problem.dtype} is no floating point'
+        return f'dtype {problem.dtype} is not floating point'
     return None
 
 
@@ -24,12 +24,12 @@ def shifted_window_attention(
     bias: Tensor,
     *,
     window_size: int,
-    shift_size: int,
-    scale: float,
-    padding: Tensor | None,
+    shift_size: int = 0,
+    scale: float | None = None,
+    padding: Tensor | None = None,
     dropout_p: float = 0.0,
 ) -> Tensor:
-    """As :func:`.reference.shifted_window_attention`."""
+    """:func:`.reference.shifted_window_attention`."""
     B, H, W, channels = qkv.shape
     heads, area = bias.shape[0], window_size**2
     head_dim = channels // (3 * heads)
@@ -38,12 +38,12 @@ def shifted_window_attention(
     if shift_size:
         qkv = qkv.roll((-shift_size, -shift_size), (1, 2))
     shape = (B, Hp // window_size, window_size, Wp // window_size, window_size, 3, heads, head_dim)
-    # The one partitioned copy: (3, B, windows down, windows across, heads, M, M, head_dim).
+    # The only partitioned copy: (3, B, rows of windows, columns, heads, M, M, head_dim).
     qkv = qkv.reshape(shape).permute(5, 0, 1, 3, 6, 2, 4, 7).contiguous()
     windows = Hp // window_size * (Wp // window_size)
     bias = bias.to(qkv.dtype)
     if shift_size:
-        # Windows and heads together, so that one mask serves every image of the batch.
+        # Windows and heads share an axis, so that all images of the batch share one mask.
         mask = shift_mask(Hp, Wp, window_size, shift_size, bias)
         bias = (bias + mask[:, None]).reshape(1, windows * heads, area, area)
         qkv = qkv.view(3, B, windows * heads, area, head_dim)
@@ -58,3 +58,6 @@ def shifted_window_attention(
     if shift_size:
         out = out.roll((shift_size, shift_size), (1, 2))
     return out[:, :H, :W]
+
+
+BACKEND = Backend('sdpa', can_run=can_run, attend=shifted_window_attention)

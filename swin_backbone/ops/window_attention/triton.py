@@ -1,20 +1,20 @@
 """Shifted-window attention in fused Triton kernels, forward and backward.
 
-The kernels read the un-partitioned projection and write the un-partitioned output. No partitioned
-copy, score matrix, mask or dropout mask is ever in memory, so that what has to move is, for a map
-of n tokens of width C, e bytes an element and windows of one tile (M² <= 64):
+The kernels read the un-partitioned projection and write the un-partitioned output. Partitioned
+copies, score matrices, attention masks and dropout masks are never in memory. For a map of n tokens
+of width C with e bytes per element, and windows of one tile (M² <= 64), the memory traffic is:
 
-    forward    4 e n C    reads q, k, v and writes out
-    backward   7 e n C    reads q, k, v and out's gradient, writes the gradients of q, k, v
+    forward    4 e n C    reads q, k, v; writes out
+    backward   7 e n C    reads q, k, v and the gradient of out; writes the gradients of q, k, v
 
-plus heads * M⁴ elements of bias and of its gradient's parts (a few megabytes, for any image).
-Larger windows are worked on in tiles: they keep a float32 a row for backward and read their keys
-and values M² / 64 times, from cache, as a window's are a few kilobytes. With m padded tokens, the
-products cost 4 m M² C FLOPs forward and 10 m M² C backward (one tile: scores are computed once
-more): at M = 7 that is 25 and 35 FLOPs a byte in bfloat16, far below the 295 at which an H100's
-matrix units become the floor (989 TFLOP/s, 3.35 TB/s), so memory is it.
+In addition, the bias and the partial sums of its gradient have heads * M⁴ elements each (a few
+megabytes, for any image). Larger windows are processed in tiles. They save one float32 per row for
+backward, and read their keys and values M² / 64 times, mostly from cache. With m tokens including
+padding, the matrix products cost 4 m M² C FLOPs forward and 10 m M² C backward (for one tile, which
+recomputes the scores). At M = 7 in bfloat16, that is 25 and 35 FLOPs per byte. An H100 does 295
+(989 TFLOP/s, 3.35 TB/s), so memory is the limit.
 
-Importing this module needs no triton; :func:`can_run` says whether it is there.
+Importing this module does not need triton; :func:`can_run` reports whether it is installed.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .. import gpu
-from .problem import Problem
+from ..backends import Backend, Problem
 
 MAX_HEAD_DIM = 64
 
 
 class Tuning(NamedTuple):
-    """How kernels are laid out on the machine; none of it changes what they compute."""
+    """Launch parameters. They do not change what the kernels compute."""
 
-    programs: int  # aimed at, for each multiprocessor; each takes a group of windows
+    programs: int  # target for each multiprocessor; each program processes a group of windows
     num_warps: int
     num_stages: int = 2
     maxnreg: int | None = None
 
 
 def default_tuning(qkv: Tensor, window_size: int, backward: bool) -> Tuning:
-    """Not timed yet: chosen for registers to suffice; benchmarks/gpu_attention.py tries others.
+    """Launch parameters by the number of registers; benchmarks/gpu_attention.py tunes them.
 
-    There is work for two rounds of programs, as many at once as registers allow: of windows of one
-    tile, four on a multiprocessor, or three backward, which but on Hopper would spill too many.
-    Each program writes its part of the bias's gradient.
+    They are not measured on a GPU yet. The registers of a multiprocessor hold four programs for
+    windows of one tile, or three in the backward pass, which spills registers except on Hopper. The
+    grid has about twice as many programs; each writes its part of the gradient of the bias.
     """
     halves, hopper = qkv.dtype.itemsize == 2, gpu.is_hopper(qkv.device)
     registers = None
@@ -68,7 +68,7 @@ def _kernels() -> ModuleType:
 
 
 def can_run(problem: Problem) -> str | None:
-    """Why the kernels cannot take a call; None where they can."""
+    """Why the kernels cannot run a problem; None if they can."""
     if (reason := gpu.why_not(problem.device, problem.dtype)) is not None:
         return reason
     if problem.head_dim > MAX_HEAD_DIM:
@@ -88,12 +88,12 @@ def shifted_window_attention(
     padding: Tensor | None = None,
     dropout_p: float = 0.0,
 ) -> Tensor:
-    """As :func:`.reference.shifted_window_attention`, fused; differentiable once.
+    """:func:`.reference.shifted_window_attention`, fused; differentiable once.
 
-    Sums are float32 whatever the dtype, and every one has a fixed order: equal inputs give equal
-    bits, gradients included. float32 is multiplied in full precision, which on Hopper is three TF32
-    products (as in PyTorch's fused attention), unless ``torch.set_float32_matmul_precision`` allows
-    less.
+    Sums are float32 for every dtype and have a fixed order: results and gradients are deterministic
+    bit for bit. float32 products have full precision unless
+    ``torch.backends.cuda.matmul.fp32_precision`` or ``torch.set_float32_matmul_precision`` allows
+    TF32. On Hopper, full precision is three TF32 products, as in PyTorch's fused attention.
     """
     seed = draw_seed(qkv.device) if dropout_p > 0 else None
     return ShiftedWindowAttention.apply(
@@ -137,7 +137,7 @@ def forward(
     shift_size: int,
     scale: float | None,
 ) -> Tensor:
-    """The op without dropout, for an operator whose gradient is :func:`backward`."""
+    """The op without dropout, for the custom operator; its gradient is :func:`backward`."""
     options: dict[str, Any] = dict(window_size=window_size, shift_size=shift_size, scale=scale)
     return forward_kernel(qkv, bias, padding, None, **options)[0]
 
@@ -151,9 +151,9 @@ def backward(
     shift_size: int,
     scale: float | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The gradients of qkv, bias and padding from the op's inputs alone.
+    """The gradients of qkv, bias and padding, computed only from the inputs of the op.
 
-    Windows of one tile need nothing else; for larger ones the forward pass is run once more.
+    Windows of more than one tile need the forward pass once more.
     """
     options: dict[str, Any] = dict(window_size=window_size, shift_size=shift_size, scale=scale)
     out = lse = None
@@ -163,12 +163,12 @@ def backward(
 
 
 def draw_seed(device: torch.device) -> Tensor:
-    """A seed of the dropout, int64 (1,) on the device, from the device's default generator."""
+    """A seed for dropout, int64 (1,) on the device, from the default generator of the device."""
     return torch.randint(2**62, (1,), device=device)
 
 
 def lse_shape(qkv_shape: torch.Size, heads: int, window_size: int) -> tuple[int, ...]:
-    """Shape of what :func:`forward_kernel` keeps for backward: (windows, heads, M²), or (0,)."""
+    """Shape of ``lse`` of :func:`forward_kernel`: (windows, heads, M²), or (0,) for one tile."""
     tokens = window_size**2
     if tokens <= _block(tokens):
         return (0,)
@@ -191,21 +191,22 @@ def forward_kernel(
     """The op without its gradient.
 
     Args:
-        seed: Of the dropout, int64 (1,) on the device; None without. It alone decides which weights
-            are dropped.
-        tuning: For benchmarks; :func:`default_tuning` if None.
+        seed: The seed of dropout, int64 (1,) on the device; None without dropout. It alone
+            determines which weights are dropped.
+        tuning: Launch parameters, for benchmarks; :func:`default_tuning` if None.
 
-    The others are the op's.
+    The other arguments are those of the op.
 
     Returns:
         out: (B, H, W, C), contiguous, in the dtype of qkv.
-        lse: Base 2 logarithm of each row's sum of exponentials, float32, of :func:`lse_shape`.
+        lse: Base 2 logarithm of the sum of exponentials of each row, float32, of
+            :func:`lse_shape`.
     """
     heads = bias.shape[0]
     tuning = tuning or default_tuning(qkv, window_size, backward=False)
     out = qkv.new_empty(*qkv.shape[:3], qkv.shape[3] // 3)
     lse = qkv.new_empty(lse_shape(qkv.shape, heads, window_size), dtype=gpu.sum_dtype(qkv))
-    qkv, padding = _legible(qkv, padding, window_size)
+    qkv, padding = _prepare(qkv, padding, window_size)
     options = _options(qkv, heads, window_size, shift_size, scale, dropout_p, padding)
     grid = _grid(heads * _tiles(window_size), options, tuning, qkv.device)
     _launch('forward', grid, (qkv, bias.contiguous(), padding, seed, out, lse), options, tuning)
@@ -227,21 +228,22 @@ def backward_kernel(
     dropout_p: float = 0.0,
     tuning: Tuning | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The op's gradient, from the arguments and results of :func:`forward_kernel`.
+    """The gradients of the op, from the arguments and results of :func:`forward_kernel`.
 
     Args:
         grad_out: Gradient of ``out``, (B, H, W, C).
-        out, lse: What forward returned; not read where a window is one tile, and may be None.
+        out, lse: Results of the forward pass. They may be None for windows of one tile.
 
     Returns:
-        The gradients of qkv (contiguous), bias, and padding (None if that is), in their dtypes.
+        The gradients of qkv (contiguous), bias and padding (None without padding), each in the
+        dtype of its input.
     """
     heads = bias.shape[0]
     tiles = _tiles(window_size)
     tuning = tuning or default_tuning(qkv, window_size, backward=True)
     given_padding = padding
     grad_qkv = qkv.new_empty(qkv.shape)
-    qkv, padding = _legible(qkv, padding, window_size)
+    qkv, padding = _prepare(qkv, padding, window_size)
     options = _options(qkv, heads, window_size, shift_size, scale, dropout_p, padding)
     inputs = (qkv, bias.contiguous(), padding, seed)
     grad_out = grad_out.contiguous()
@@ -266,7 +268,7 @@ def backward_kernel(
         launch('backward_bias', grid, lse, grad_out, delta, part_bias)
     grad_padding = None
     if given_padding is not None:
-        # A padded query's output is dropped: its gradient is zero.
+        # The gradient of padded queries is zero, because their output is dropped.
         grad_padding = torch.zeros_like(given_padding, memory_format=torch.contiguous_format)
         if padding is not None:
             grad_padding.view(3, heads, -1)[1:] = part_padding.sum(0).transpose(0, 1)
@@ -274,17 +276,17 @@ def backward_kernel(
 
 
 def _block(tokens: int) -> int:
-    """Side of a tile of scores: a power of two, at least 16 for the matrix units."""
+    """Side of a tile of scores: a power of two, at least 16 as the matrix units require."""
     return min(64, max(16, 1 << (tokens - 1).bit_length()))
 
 
 def _tiles(window_size: int) -> int:
-    """Tiles that a window's tokens take."""
+    """Number of tiles along each axis of the scores of a window."""
     return -(-(window_size**2) // _block(window_size**2))
 
 
-def _legible(qkv: Tensor, padding: Tensor | None, window_size: int) -> tuple[Tensor, Tensor | None]:
-    """qkv with its channels side by side; a padded token of a map that has some, else None."""
+def _prepare(qkv: Tensor, padding: Tensor | None, window_size: int) -> tuple[Tensor, Tensor | None]:
+    """Makes the channels of qkv contiguous; the padded token, or None if the map has no padding."""
     qkv = qkv if qkv.stride(-1) == 1 else qkv.contiguous()
     if not (qkv.shape[1] % window_size or qkv.shape[2] % window_size):
         return qkv, None
@@ -302,17 +304,17 @@ def _options(
     dropout_p: float,
     padding: Tensor | None,
 ) -> dict:
-    """What every kernel takes besides tensors: sizes, then constants it is compiled for.
+    """The arguments of every kernel other than tensors: sizes, then compile-time constants.
 
-    Strides are passed in units of the power of two that divides them all: so kernels know how
-    rows are aligned, and can load 16 bytes at once, without being compiled for each image size.
+    Strides are passed in units of the largest power of two that divides all of them. So kernels
+    know the alignment of rows and load 16 bytes at once, without recompilation for each image size.
     """
     B, H, W, channels = qkv.shape
     rows, columns = -(-H // window_size), -(-W // window_size)
     head_dim = channels // (3 * heads)
     strides = [s if n > 1 else 0 for s, n in zip(qkv.stride()[:3], qkv.shape[:3], strict=True)]
     align = math.gcd(16, *strides)
-    # How far kernels count from the first token of an image: in qkv, and in its gradient.
+    # The largest offset from the first token of an image: in qkv, and in its gradient.
     height, width = rows * window_size, columns * window_size
     reach = (height * strides[1] + width * strides[2]) // align
     reach = max(reach, 3 * heads * (height * W + width))
@@ -332,18 +334,18 @@ def _options(
 
 
 def _precision(qkv: Tensor) -> str:
-    """How kernels multiply: `tl.dot`'s input_precision, or 'widened' to float32 beforehand."""
+    """The input_precision of `tl.dot`, or 'widened' to convert its operands to float32."""
     if qkv.dtype == torch.bfloat16 and gpu.interpreted():
         return 'widened'
     if qkv.dtype != torch.float32:
         return 'ieee'
-    if torch.get_float32_matmul_precision() != 'highest':
+    if gpu.allows_tf32():
         return 'tf32'
     return 'tf32x3' if gpu.is_hopper(qkv.device) else 'ieee'
 
 
 class _Grid(NamedTuple):
-    """Programs of a launch: on each of ``groups`` of windows, ``programs`` work."""
+    """The programs of a launch: ``programs`` for each of ``groups`` groups of windows."""
 
     groups: int
     programs: int
@@ -362,3 +364,6 @@ def _launch(name: str, grid: _Grid, tensors: tuple, options: dict, tuning: Tunin
     with torch.cuda.device_of(tensors[0]):
         kernel = getattr(_kernels(), name)
         kernel[(grid.groups * grid.programs,)](*tensors, **options, groups=grid.groups, **machine)
+
+
+BACKEND = Backend('triton', can_run, shifted_window_attention, forward, backward)

@@ -1,15 +1,15 @@
 """The Triton kernels of shifted-window attention; `triton.py` launches them. Needs triton.
 
-Every program works on one head, and on every so many-th window: few are padded or cut by the shift,
-and those lie side by side. A token's place in the map is computed, never stored: the padding,
-the cyclic shift, the partition into windows and the region mask are all arithmetic on its index.
-Scores live in registers alone.
+A program processes one head of a strided group of windows. The stride balances the load, because
+the windows that are padded or cut by the shift are neighbours. Token positions are computed, never
+stored: padding, cyclic shift, partition into windows and region mask are arithmetic on indices.
+Scores stay in registers.
 
-Shapes: M² tokens a window, in tiles of BLOCK; heads of HEAD_DIM channels, in tiles of D. The lanes
-that fill a tile up hold zeros or padding, finite in any case; a key's lane beyond M² scores minus
-infinity, a query's lane is never stored.
+Shapes: a window has M² tokens, in tiles of BLOCK; a head has HEAD_DIM channels, in tiles of D. The
+unused lanes of a tile hold finite values: zeros or padding. Keys beyond M² get a score of minus
+infinity; queries beyond M² are never stored.
 """
-# ruff: noqa: SIM102 (an outer `if` is decided when a kernel is compiled, the inner when it runs)
+# ruff: noqa: SIM102 (the outer `if` is evaluated at compile time, the inner one at run time)
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from . import reference
 LOG2E = tl.constexpr(1.4426950408889634)
 MASKED = tl.constexpr(reference.MASKED)
 
-# Sizes that change from image to image or stage to stage: a kernel must not be compiled for each.
+# Sizes that change between images or stages must not trigger recompilation.
 SIZES = (
     *('H', 'W', 'rows', 'columns', 'windows', 'groups', 'heads'),
     *('stride_b', 'stride_h', 'stride_w'),
@@ -31,14 +31,14 @@ kernel = triton.jit(do_not_specialize=SIZES)
 
 @triton.jit
 def locate(window, sizes):
-    """The image of a window, and the window's row and column there."""
+    """The image of a window, and the row and column of the window in it."""
     _H, _W, rows, columns = sizes
     return window // (rows * columns), window // columns % rows, window % columns
 
 
 @triton.jit
 def advance(spot, step, sizes):
-    """What :func:`locate` gives ``step`` windows on, which is located too; without divisions."""
+    """``locate(window + n)`` without divisions, for ``step = locate(n)``."""
     _H, _W, rows, columns = sizes
     column = spot[2] + step[2]
     over = column >= columns
@@ -51,7 +51,7 @@ def advance(spot, step, sizes):
 
 @triton.jit
 def is_last(spot, sizes):
-    """Whether a window is in the last row and column, through which the shift cuts; 0 or 1."""
+    """Whether a window is in the last row, and in the last column, which the shift cuts; 0 or 1."""
     _image, row, column = spot
     _H, _W, rows, columns = sizes
     return (row == rows - 1).to(tl.int32), (column == columns - 1).to(tl.int32)
@@ -59,26 +59,26 @@ def is_last(spot, sizes):
 
 @triton.jit
 def is_cut_off(tokens, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
-    """Whether a token is behind the cut across its window's rows and columns; 0 or 1."""
+    """Whether a token is below, and right of, the cut through its window; 0 or 1."""
     below = (tokens // WINDOW >= WINDOW - SHIFT).to(tl.int32)
     return below, (tokens % WINDOW >= WINDOW - SHIFT).to(tl.int32)
 
 
 @triton.jit
 def region(tokens, last, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
-    """Which cuts a token is behind: what tells the official mask's regions apart in a window."""
+    """The region of a token within its window, as the official mask separates them."""
     below, right = is_cut_off(tokens, WINDOW, SHIFT)
     return 2 * (below & last[0]) + (right & last[1])
 
 
 @triton.jit
 def place(spot, tokens, sizes, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
-    """Row and column that a window's tokens have on the map; those of padding are beyond it."""
+    """Row and column of the tokens of a window on the map; padded tokens are outside it."""
     _image, row, column = spot
     _H, _W, rows, columns = sizes
     y = row * WINDOW + SHIFT + tokens // WINDOW
     x = column * WINDOW + SHIFT + tokens % WINDOW
-    if SHIFT > 0:  # what is cut off comes from the other end
+    if SHIFT > 0:  # tokens behind the cut come from the opposite side of the map
         below, right = is_cut_off(tokens, WINDOW, SHIFT)
         last = is_last(spot, sizes)
         y -= below * (last[0] * rows * WINDOW)
@@ -88,7 +88,7 @@ def place(spot, tokens, sizes, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
 
 @triton.jit
 def lanes(tokens, TOKENS: tl.constexpr, BLOCK: tl.constexpr):
-    """Which lanes of a tile are a window's tokens, and not beyond M² to fill it up."""
+    """Which lanes of a tile are tokens of the window, that is, below M²."""
     if TOKENS % BLOCK == 0:
         return tl.full([BLOCK], True, tl.int1)
     return tokens < TOKENS
@@ -96,7 +96,7 @@ def lanes(tokens, TOKENS: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def on_map(tokens, at, sizes, PADDED: tl.constexpr, WINDOW: tl.constexpr, BLOCK: tl.constexpr):
-    """Whether a window's tokens are the map's, and whether padding. Lanes beyond M² are neither."""
+    """Whether tokens are on the map, and whether they are padding; lanes beyond M² are neither."""
     H, W, _rows, _columns = sizes
     token = lanes(tokens, WINDOW * WINDOW, BLOCK)
     if PADDED:
@@ -107,7 +107,7 @@ def on_map(tokens, at, sizes, PADDED: tl.constexpr, WINDOW: tl.constexpr, BLOCK:
 
 @triton.jit
 def may_be_padded(spot, sizes, WINDOW: tl.constexpr, SHIFT: tl.constexpr):
-    """False only for a window without padding; cheap, as most are."""
+    """False if a window has no padding. A cheap test that skips most windows."""
     _image, row, column = spot
     H, W, _rows, _columns = sizes
     return (row * WINDOW + WINDOW + SHIFT > H) | (column * WINDOW + WINDOW + SHIFT > W)
@@ -126,7 +126,7 @@ def qkv_at(
     D: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """Pointers (tokens, D) to tokens' first channels; for padding, to its row's."""
+    """Pointers (tokens, D) to the channels of tokens in qkv; of padded tokens, in ``padding``."""
     stride_b, stride_h, stride_w = strides
     token = at[0].to(INDEX) * stride_h + at[1].to(INDEX) * stride_w
     first = qkv + image.to(tl.int64) * stride_b * ALIGN + tl.arange(0, D)
@@ -140,7 +140,7 @@ def qkv_at(
 def map_at(
     table, image, at, sizes, heads, HEAD_DIM: tl.constexpr, D: tl.constexpr, INDEX: tl.constexpr
 ):
-    """Pointers (tokens, D) to the first channels in a contiguous (B, H, W, heads * HEAD_DIM)."""
+    """Pointers (tokens, D) into a contiguous table (B, H, W, heads * HEAD_DIM)."""
     H, W, _rows, _columns = sizes
     token = at[0].to(INDEX) * W * heads + at[1].to(INDEX) * heads
     first = table + image.to(tl.int64) * H * W * heads * HEAD_DIM + tl.arange(0, D)
@@ -149,14 +149,14 @@ def map_at(
 
 @triton.jit
 def load(pointers, tokens, HEAD_DIM: tl.constexpr, D: tl.constexpr):
-    """A tile (tokens, D); zero where not among ``tokens``."""
+    """Loads a tile (tokens, D); zero where the mask ``tokens`` is False."""
     mask = tokens[:, None] & (tl.arange(0, D) < HEAD_DIM)[None, :]
     return tl.load(pointers, mask=mask, other=0.0)
 
 
 @triton.jit
 def store(pointers, tokens, tile, HEAD_DIM: tl.constexpr, D: tl.constexpr):
-    """Writes the rows (tokens, D) that are among ``tokens``."""
+    """Stores the rows of a tile (tokens, D) where the mask ``tokens`` is True."""
     tl.store(pointers, tile, mask=tokens[:, None] & (tl.arange(0, D) < HEAD_DIM)[None, :])
 
 
@@ -164,10 +164,10 @@ def store(pointers, tokens, tile, HEAD_DIM: tl.constexpr, D: tl.constexpr):
 def load_bias(
     bias, head, queries, keys, TOKENS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr
 ):
-    """Tile of a head's position bias; minus infinity for keys beyond M² of a window of one tile."""
+    """Loads a tile of the position bias. For windows of one tile, keys beyond M² get -inf."""
     at = bias + (head * TOKENS + queries)[:, None] * TOKENS + keys[None, :]
     mask = lanes(queries, TOKENS, BLOCK)[:, None] & lanes(keys, TOKENS, BLOCK)[None, :]
-    # From the first-level cache, where it stays from window to window.
+    # Cached in L1, because every window reads it.
     tile = tl.load(at, mask=mask, other=0.0, cache_modifier='.ca').to(ACC)
     if TOKENS < BLOCK:
         tile = tl.where((keys < TOKENS)[None, :], tile, float('-inf'))
@@ -176,7 +176,7 @@ def load_bias(
 
 @triton.jit
 def product(a, b, PRECISION: tl.constexpr):
-    """a @ b with float32 sums. Triton's interpreter cannot multiply bfloat16: see `triton.py`."""
+    """a @ b with float32 sums. Triton's interpreter does not support bfloat16 products."""
     if PRECISION == 'widened':
         return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision='ieee')
     return tl.dot(a, b, input_precision=PRECISION)
@@ -197,14 +197,14 @@ def score(
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Scores (queries, keys) of a tile, whose keys begin at ``first_key``."""
+    """Scores (queries, keys) of a tile whose first key is ``first_key``."""
     TOKENS: tl.constexpr = WINDOW * WINDOW
     s = product(q, tl.trans(k), PRECISION) * SCALE + bias
     if TOKENS > BLOCK and TOKENS % BLOCK != 0:
         if first_key + BLOCK > TOKENS:
             s = tl.where((keys < TOKENS)[None, :], s, float('-inf'))
     if SHIFT > 0:
-        if (last[0] | last[1]) > 0:  # few windows are cut
+        if (last[0] | last[1]) > 0:  # the shift cuts few windows
             query_region = region(queries, last, WINDOW, SHIFT)[:, None]
             key_region = region(keys, last, WINDOW, SHIFT)[None, :]
             s = tl.where(query_region == key_region, s, s + MASKED)
@@ -213,9 +213,9 @@ def score(
 
 @triton.jit
 def dropout(seed, window, head, queries, keys, TOKENS: tl.constexpr, DROPOUT: tl.constexpr):
-    """Factors (queries, keys) on the weights: 0 where dropped, else 1 / (1 - p).
+    """Dropout factors (queries, keys) of the weights: 0 or 1 / (1 - p).
 
-    Philox of the seed and the weight's own index, so that backward draws what forward drew.
+    They are Philox of the seed and the index of the weight, so forward and backward agree.
     """
     weight = queries[:, None] * TOKENS + keys[None, :]
     zero = weight * 0
@@ -239,7 +239,7 @@ def grad_score(
     DROPOUT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """A tile's weights, after dropout, and the gradient of its scores plus bias."""
+    """The weights of a tile after dropout, and the gradient of its scores."""
     p = tl.exp2(s * LOG2E - row_lse[:, None])
     kept = p
     if DROPOUT > 0:
@@ -250,7 +250,7 @@ def grad_score(
 
 @triton.jit
 def store_bias(grad_bias, part, queries, keys, tile, TOKENS: tl.constexpr, BLOCK: tl.constexpr):
-    """Writes a tile of the part (M², M²) of the bias's gradient."""
+    """Stores a tile of one partial gradient (M², M²) of the bias."""
     mask = lanes(queries, TOKENS, BLOCK)[:, None] & lanes(keys, TOKENS, BLOCK)[None, :]
     row = part.to(tl.int64) * TOKENS + queries
     tl.store(grad_bias + row[:, None] * TOKENS + keys[None, :], tile, mask=mask)
@@ -258,7 +258,7 @@ def store_bias(grad_bias, part, queries, keys, tile, TOKENS: tl.constexpr, BLOCK
 
 @triton.jit
 def store_padding(grad_padding, part, k, v, HEAD_DIM: tl.constexpr, D: tl.constexpr):
-    """Writes the part (2, HEAD_DIM) of the gradient of padding's keys and values."""
+    """Stores one partial gradient (2, HEAD_DIM) of the keys and values of padding."""
     channels = tl.arange(0, D)
     at = grad_padding + part.to(tl.int64) * (2 * HEAD_DIM) + channels
     tl.store(at, k, mask=channels < HEAD_DIM)
@@ -296,10 +296,10 @@ def forward(
     ACC: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """out for one head, one tile of queries and a group of windows, by online softmax.
+    """Computes out for one head, one tile of queries and a group of windows; online softmax.
 
-    Where a window is one tile, its bias stays in registers for the whole group. Where it is not,
-    the logarithm of each row's sum is kept for backward, (windows, heads, M²).
+    If a window is one tile, the bias stays in registers for the whole group. Otherwise the
+    logarithm of the sum of each row is stored for backward, (windows, heads, M²).
     """
     TOKENS: tl.constexpr = WINDOW * WINDOW
     TILES: tl.constexpr = (TOKENS + BLOCK - 1) // BLOCK
@@ -392,11 +392,11 @@ def backward_window(
     ACC: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """Every gradient for one head and a group of windows of one tile each.
+    """Computes all gradients for one head and a group of windows of one tile each.
 
-    The softmax is computed anew, which needs nothing of forward. The gradients of the bias and of
-    the padding are summed over the group in registers and written as this program's part,
-    (groups, heads, M², M²) and (groups, heads, 2, HEAD_DIM).
+    The softmax is recomputed from the inputs. The gradients of bias and padding are summed over the
+    group in registers and stored as partial gradients of the program, (groups, heads, M², M²) and
+    (groups, heads, 2, HEAD_DIM).
     """
     TOKENS: tl.constexpr = WINDOW * WINDOW
     sizes = (H, W, rows, columns)
@@ -424,7 +424,7 @@ def backward_window(
         q = load(here + q_at, lanes(tokens, TOKENS, BLOCK), HEAD_DIM, D)
         k = load(here + k_at, lanes(tokens, TOKENS, BLOCK), HEAD_DIM, D)
         v = load(here + v_at, lanes(tokens, TOKENS, BLOCK), HEAD_DIM, D)
-        # Zero for queries that are padding: their output is dropped, and sends no gradient.
+        # Zero for padded queries, whose output is dropped.
         here = map_at(grad_out, image, at, sizes, heads, HEAD_DIM, D, INDEX)
         do = load(here + q_at, inside, HEAD_DIM, D)
         s = score(q, k, table, tokens, tokens, 0, last, WINDOW, SHIFT, SCALE, BLOCK, PRECISION)
@@ -491,10 +491,10 @@ def backward_queries(
     ACC: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """The queries' gradient for one head, one tile of queries and a group of windows.
+    """Computes the gradient of queries for one head, one tile of queries and a group of windows.
 
-    Leaves each row's product of out and its gradient in ``delta``, (windows, heads, M²), for the
-    kernels below.
+    Stores the dot product of each row of out and its gradient in ``delta``, (windows, heads, M²),
+    for the kernels below.
     """
     TOKENS: tl.constexpr = WINDOW * WINDOW
     TILES: tl.constexpr = (TOKENS + BLOCK - 1) // BLOCK
@@ -592,9 +592,9 @@ def backward_keys(
     ACC: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """The keys' and values' gradients for one head, one tile of keys and a group of windows.
+    """Computes the gradients of keys and values for one head, one tile of keys and a group.
 
-    Padding's is summed over the group: (groups * tiles, heads, 2, HEAD_DIM).
+    The gradient of padding is summed over the group, (groups * tiles, heads, 2, HEAD_DIM).
     """
     TOKENS: tl.constexpr = WINDOW * WINDOW
     TILES: tl.constexpr = (TOKENS + BLOCK - 1) // BLOCK
@@ -702,10 +702,11 @@ def backward_bias(
     ACC: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """The bias's gradient for one head and one tile of scores, summed over a group of windows.
+    """Computes the gradient of the bias for one head and one tile of scores, summed over a group.
 
-    Scores are computed once more, so that the sum stays in registers: it is exact in its order, and
-    reads far less than adding each window's scores to memory would. (groups, heads, M², M²).
+    The scores are recomputed, so that the sum, (groups, heads, M², M²), stays in registers. Its
+    order is fixed, and the memory traffic is far below that of adding the scores of each window to
+    memory.
     """
     TOKENS: tl.constexpr = WINDOW * WINDOW
     TILES: tl.constexpr = (TOKENS + BLOCK - 1) // BLOCK

@@ -8,8 +8,7 @@ import numpy as np
 from mmengine.registry import TRANSFORMS
 from PIL import Image
 
-from ...engine.annotations import read_label_map, transform_with
-from ...engine.class_names import classes_of
+from ...engine.check_annotations import classes_of, read_label_map, transform_with
 from ..images import read_image
 from ..predictor import Prediction, palette_of
 from .drawing import draw_annotation

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import functools
 import importlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ArgumentError
+from ...patches import scores_keep_gradients
 from ..predictor import Predictor
 from .subject import Subject
 
@@ -254,7 +253,8 @@ def _segment_score(
 def _box_score(
     predictor: Predictor, inputs: Tensor, samples: list, wanted: str
 ) -> tuple[Tensor, Target]:
-    with _scores_kept(predictor.model):
+    head = getattr(predictor.model, 'bbox_head', None)
+    with scores_keep_gradients(type(head).__mro__):
         found = predictor.model(inputs, samples, mode='predict')[0].pred_instances
     order = found.scores.argsort(descending=True, stable=True)
     if not len(order):
@@ -264,36 +264,6 @@ def _box_score(
     score = found.scores[i]
     name = predictor.name(int(found.labels[i]))
     return score, Target(name, 'score', float(score.detach()), box)
-
-
-@contextlib.contextmanager
-def _scores_kept(model: nn.Module) -> Iterator[None]:
-    """Keeps the gradient of boxes' scores where the frameworks drop it before they rank them.
-
-    mmdet's one-stage heads detach scores, and mmcv's soft-NMS writes new ones.
-    """
-    kinds = type(getattr(model, 'bbox_head', None)).__mro__
-    places: list[tuple[Any, str, Callable]] = [
-        (sys.modules.get('mmcv.ops.nms'), 'soft_nms', _decayed),
-        *((sys.modules[kind.__module__], 'select_single_mlvl', _selected) for kind in kinds),
-    ]
-    with contextlib.ExitStack() as stack:
-        for module, name, instead in dict.fromkeys(places):
-            if (before := getattr(module, name, None)) is not None:
-                stack.callback(setattr, module, name, before)
-                setattr(module, name, functools.partial(instead, before))
-        yield
-
-
-def _selected(select: Callable, levels: Sequence[Tensor], image: int, detach: bool = True) -> Any:
-    return select(levels, image, detach=False)
-
-
-def _decayed(soft_nms: Callable, boxes: Tensor, scores: Tensor, *rest: Any, **more: Any) -> Any:
-    """Scores times what soft-NMS has multiplied them with, as a constant."""
-    found, kept = soft_nms(boxes.detach(), scores.detach(), *rest, **more)
-    decay = found[:, 4] / scores.detach()[kept].clamp(min=torch.finfo(scores.dtype).tiny)
-    return torch.cat([found[:, :4], (scores[kept] * decay)[:, None]], 1), kept
 
 
 _SCORES = {

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backbone import Backbone
 from ...errors import ArgumentError
+from ...swin import SwinTransformer
 
 Place = tuple[int, int]  # stage and block
 
@@ -33,7 +33,7 @@ class Observation:
 
 
 @torch.no_grad()
-def observe(backbone: Backbone, inputs: Tensor, places: Iterable[Place] = ()) -> Observation:
+def observe(backbone: SwinTransformer, inputs: Tensor, places: Iterable[Place] = ()) -> Observation:
     """Runs a backbone once.
 
     Args:
@@ -69,7 +69,7 @@ def observe(backbone: Backbone, inputs: Tensor, places: Iterable[Place] = ()) ->
     return Observation(dict(zip(sorted(backbone.out_indices), outputs, strict=True)), tokens)
 
 
-def check_place(backbone: Backbone, stage: int, block: int = 0) -> None:
+def check_place(backbone: SwinTransformer, stage: int, block: int = 0) -> None:
     """Raises if a backbone has no such block, or does not run it."""
     last = max(backbone.out_indices)
     if stage not in range(last + 1):
@@ -79,7 +79,7 @@ def check_place(backbone: Backbone, stage: int, block: int = 0) -> None:
         raise ArgumentError(f'block={block} must be one of stage {stage}, 0 to {depth - 1}')
 
 
-def partners(backbone: Backbone, stage: int, block: int | None = None) -> list[int]:
+def partners(backbone: SwinTransformer, stage: int, block: int | None = None) -> list[int]:
     """The pair of blocks with regular and shifted windows that contains ``block``.
 
     If ``block`` is None, the last pair of the stage. The last block of an odd number is alone.
@@ -92,6 +92,6 @@ def partners(backbone: Backbone, stage: int, block: int | None = None) -> list[i
     return [i for i in (first, first + 1) if i < depth]
 
 
-def token_sides(backbone: Backbone) -> list[tuple[int, int]]:
+def token_sides(backbone: SwinTransformer) -> list[tuple[int, int]]:
     """The (height, width) of a token of each stage, in pixels of the input."""
     return list(backbone.token_sides)

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...backbone import Backbone
 from ...layers.block import Grid
 from ...ops.sizes import ceil_div
+from ...swin import SwinTransformer
 from .attention import BlockAttention
 from .observation import Place
 
@@ -41,7 +41,7 @@ class Rollout:
     padded: float
 
 
-def places(backbone: Backbone, stage: int, block: int) -> list[Place]:
+def places(backbone: SwinTransformer, stage: int, block: int) -> list[Place]:
     """All blocks up to the given one; :func:`rollout` needs their inputs."""
     depths = [len(backbone.stages[i].blocks) for i in range(stage)] + [block + 1]
     return [(i, b) for i, depth in enumerate(depths) for b in range(depth)]
@@ -49,7 +49,7 @@ def places(backbone: Backbone, stage: int, block: int) -> list[Place]:
 
 @torch.no_grad()
 def rollout(
-    backbone: Backbone,
+    backbone: SwinTransformer,
     tokens: Mapping[Place, tuple[Tensor, Grid]],
     size: Grid,
     stage: int,
@@ -80,7 +80,7 @@ def rollout(
     return [Rollout(s.numpy(), float(lost)) for s, lost in zip(shares, padded, strict=True)]
 
 
-def grid_of(backbone: Backbone, size: Grid, stage: int) -> Grid:
+def grid_of(backbone: SwinTransformer, size: Grid, stage: int) -> Grid:
     """(H, W) of a stage's tokens for an input of ``size`` pixels."""
     height, width = (
         ceil_div(*both) for both in zip(size, backbone.token_sides[stage], strict=True)
@@ -106,7 +106,7 @@ def _through_block(attention: BlockAttention, shares: Tensor) -> tuple[Tensor, T
     return (shares + attended) / 2, lost / 2
 
 
-def _merging(backbone: Backbone, stage: int) -> Any:
+def _merging(backbone: SwinTransformer, stage: int) -> Any:
     """The patch merging after a stage."""
     return backbone.stages[stage + backbone.merging_opens_stage].downsample
 

@@ -13,7 +13,6 @@ from mmengine.config import Config
 from PIL import Image
 from torch import Tensor, nn
 
-from ...backbone import Backbone
 from ...errors import ArgumentError, CheckpointError
 from ...swin import SwinTransformer
 from ...swin_v2 import SwinTransformerV2
@@ -69,7 +68,7 @@ class Subject:
 
     name: str
     weights: str
-    backbone: Backbone | None
+    backbone: SwinTransformer | None
     predictor: Predictor | None = None
     why_not: str = ''
 
@@ -170,14 +169,14 @@ def _whole(name: str, config: str | Path, weights: str | Path, device: torch.dev
     except (ArgumentError, CheckpointError) as error:
         model = build(read(config), config)
         backbone = getattr(model, 'backbone', None)
-        if not isinstance(backbone, Backbone):
+        if not isinstance(backbone, SwinTransformer):
             raise
         try:
             return _bare(name, backbone, weights, str(error), device)
         except CheckpointError:
             raise error from None
     backbone = getattr(predictor.model, 'backbone', None)
-    backbone = backbone if isinstance(backbone, Backbone) else None
+    backbone = backbone if isinstance(backbone, SwinTransformer) else None
     return Subject(name, str(weights), backbone, predictor)
 
 
@@ -189,10 +188,10 @@ def _untrained(name: str, make: Callable[[], nn.Module], device: torch.device) -
     return Subject(name, RANDOM, backbone, None, 'no weights were given')
 
 
-def _drawn(name: str, model: nn.Module) -> Backbone:
+def _drawn(name: str, model: nn.Module) -> SwinTransformer:
     """A model's backbone, with random weights."""
-    backbone = model if isinstance(model, Backbone) else getattr(model, 'backbone', None)
-    if not isinstance(backbone, Backbone):
+    backbone = model if isinstance(model, SwinTransformer) else getattr(model, 'backbone', None)
+    if not isinstance(backbone, SwinTransformer):
         raise ArgumentError(
             f'{name} without weights: its backbone is {type(backbone).__name__}, none of this '
             'package, so there is nothing to show; give the weights of the whole model'
@@ -205,7 +204,7 @@ def _drawn(name: str, model: nn.Module) -> Backbone:
 def _bare(
     name: str, backbone: nn.Module, weights: str | Path, why_not: str, device: torch.device
 ) -> Subject:
-    if not isinstance(backbone, Backbone):
+    if not isinstance(backbone, SwinTransformer):
         raise ArgumentError(f'{name}: {type(backbone).__name__} is no backbone of this package')
     load_pretrained(backbone, dict(checkpoint=str(weights)))
     backbone.eval().to(device)
@@ -242,7 +241,7 @@ def _backbone_of(weights: str | Path | None, device: torch.device) -> Subject:
         arguments['extra_norm_every_n_blocks'] = found.extra_norm_every_n_blocks
         if found.pretrained_window_sizes:
             arguments['pretrained_window_sizes'] = found.pretrained_window_sizes
-        backbone: Backbone = SwinTransformerV2(**arguments)
+        backbone: SwinTransformer = SwinTransformerV2(**arguments)
     else:
         backbone = SwinTransformer(**arguments)
     known = f'Swin-{found.architecture[0].upper()}' if found.architecture else 'Swin'

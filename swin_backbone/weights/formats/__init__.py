@@ -1,7 +1,8 @@
-"""The layouts that weights come in, told by their keys; one file a layout, one row each here."""
+"""The layouts of weights and their detection from the keys. Each layout has its own file."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,16 +23,17 @@ __all__ = [
     'by_name',
     'detect',
     'locate',
+    'strip_prefix',
     'version_of',
     'with_norm_of_last_output',
 ]
 
-# The more particular of two that are alike comes first.
+# Of two similar layouts the more specific one comes first.
 FORMATS = (MMPRETRAIN, OPENMMLAB, DETECTRON2, TIMM, MICROSOFT, TORCHVISION, TRANSFORMERS)
 
 
 def by_name(name: str) -> Layout:
-    """The layout of that name.
+    """The layout with a name.
 
     Raises:
         ArgumentError: There is none.
@@ -44,30 +46,30 @@ def by_name(name: str) -> Layout:
 
 
 def locate(state_dict: Mapping[str, Any]) -> dict[str, Layout]:
-    """The Swin Transformers among any model's keys: what stands before each, and its layout."""
+    """The prefixes and layouts of all Swin Transformers in a state dict of any model."""
     found, claimed = {}, set()
     for layout in FORMATS:
         roots: dict[str, list[str]] = {}
         for key in state_dict:
-            if key not in claimed and (match := layout.root_pattern.match(key)):
+            if key not in claimed and (match := re.match(layout.root, key)):
                 roots.setdefault(match[1], []).append(key)
         for prefix, keys in roots.items():
-            if layout.accepts(under(state_dict, prefix)):
+            if layout.accepts(strip_prefix(state_dict, prefix)):
                 found[prefix] = layout
                 claimed.update(keys)
     return found
 
 
 def detect(state_dict: Mapping[str, Any]) -> Layout | None:
-    """The layout of a backbone's state dict with nothing before its keys, or None."""
+    """The layout of a backbone's state dict without a prefix, or None."""
     return locate(state_dict).get('')
 
 
-def under(state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The part of a state dict that is under a prefix, without the prefix.
+def strip_prefix(state_dict: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries of a state dict whose keys have a prefix, without the prefix.
 
     Raises:
-        CheckpointError: It is no state dict: something in it has no name.
+        CheckpointError: It is not a state dict, or has a key that is not a string.
     """
     if not isinstance(state_dict, Mapping):
         raise CheckpointError(f'expected a dict of tensors, found a {type(state_dict).__name__}')

@@ -1,4 +1,4 @@
-"""detectron2's detectors: the official names under ``backbone.bottom_up.``, below a pyramid.
+"""detectron2's detectors: the official names under ``backbone.bottom_up.``, below an FPN.
 
 Source: ``detectron2/modeling/backbone/swin.py`` and ``fpn.py`` of facebookresearch/detectron2.
 """

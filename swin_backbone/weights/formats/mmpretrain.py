@@ -20,11 +20,8 @@ class MMPretrain(OpenMMLab):
     def accepts(self, keys: Mapping[str, Any]) -> bool:
         return 'head.fc.weight' in keys
 
-    def from_openmmlab(
-        self, state_dict: Mapping[str, Tensor], dropped: list[str] | None = None
-    ) -> dict[str, Tensor]:
-        """As for every layout; the norm before the classifier is the last output's here."""
-        return super().from_openmmlab(with_norm_of_last_output(state_dict), dropped)
+    def _prepared(self, neutral: Mapping[str, Tensor], dropped: list[str]) -> Mapping[str, Tensor]:
+        return with_norm_of_last_output(neutral)
 
 
 MMPRETRAIN = MMPretrain(

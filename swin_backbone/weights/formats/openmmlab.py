@@ -1,4 +1,4 @@
-"""The layout of mmdet's and mmseg's own Swin Transformer and of this package's: the neutral one."""
+"""The neutral layout, of mmdet's, mmseg's and this package's Swin Transformers."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ class OpenMMLab(Layout):
     unfolds = True
     has_output_norms = True
 
-    def _with_mergings_as_neutral(self, named: dict[str, Any]) -> dict[str, Any]:
-        # Up to version 0.2 of this package V2's patch mergings closed a stage, as V1's do.
+    def _with_neutral_mergings(self, named: dict[str, Any]) -> dict[str, Any]:
+        # Up to version 0.2 of this package V2's patch mergings belonged to the stage before them.
         closing = any(key.startswith('stages.0.downsample.') for key in named)
         return with_mergings_moved(named, 1) if closing and version_of(named) == 2 else named
 
-    def _with_mergings_as_own(self, neutral: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def _with_own_mergings(self, neutral: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return neutral
 
     def _own_name(self, key: str) -> str | None:
-        # This package's addition: no other layout has it.
+        # Only this package has this layer.
         return key if key.startswith('global_attention.') else super()._own_name(key)
 
 
-# V2's largest variants have a third norm in some blocks.
+# Some blocks of V2's largest variants have a third norm.
 OPENMMLAB_BLOCK = {name: name for name in (*OFFICIAL_BLOCK, 'norm3')}
 OPENMMLAB = OpenMMLab(
     name='openmmlab',

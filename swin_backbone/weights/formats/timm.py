@@ -1,6 +1,6 @@
-"""timm from 0.9 on: patch merging opens a stage instead of closing the one before.
+"""timm from 0.9 on: a patch merging belongs to the stage after it.
 
-Source: ``timm/models/swin_transformer.py`` and ``swin_transformer_v2.py``. Earlier releases have
+Source: ``timm/models/swin_transformer.py`` and ``swin_transformer_v2.py``. Earlier releases use
 the official layout.
 """
 
@@ -10,22 +10,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .layout import OFFICIAL_STEM, WithClassifier
+from .layout import OFFICIAL_STEM, Layout
 
 
-class Timm(WithClassifier):
+class Timm(Layout):
     def accepts(self, keys: Mapping[str, Any]) -> bool:
         merging = {
             m[1] for key in keys if (m := re.match(r'layers[._]([0-9]{1,4})\.downsample\.', key))
         }
         return bool(merging) and '0' not in merging
-
-    def renamed(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        # `features_only` models have `layers_0` for `layers.0`.
-        named = {
-            re.sub(r'^layers_([0-9]{1,4})\.', r'layers.\1.', k): v for k, v in state_dict.items()
-        }
-        return super().renamed(named)
 
 
 TIMM = Timm(
@@ -40,4 +33,6 @@ TIMM = Timm(
     },
     output_norm=None,
     index='',
+    # `features_only` models have `layers_0` instead of `layers.0`.
+    aliases=((r'^layers_([0-9]{1,4})\.', r'layers.\1.'),),
 )

@@ -1,7 +1,7 @@
 """torchvision: one ``features`` sequence of embedding, blocks and mergings.
 
-V2 has one bias for query, key and value, whose middle third the module takes for zero, whatever it
-holds. Source: ``torchvision/models/swin_transformer.py``.
+V2 has one bias for query, key and value; its forward sets the middle third, the key's, to zero.
+Source: ``torchvision/models/swin_transformer.py``.
 """
 
 from __future__ import annotations
@@ -13,63 +13,55 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
-from .. import coordinates
-from ..plain import is_plain, joined
-from .layout import OFFICIAL_BLOCK, WithClassifier, version_of
+from ..coords_table import TABLE
+from ..tensors import concatenated, is_dense
+from .layout import OFFICIAL_BLOCK, Layout, version_of
 
 _BIAS = '.attn.w_msa.qkv.bias'
-_APART = ('attn.w_msa.q_bias', 'attn.w_msa.v_bias')
+_SPLIT_BIASES = ('attn.w_msa.q_bias', 'attn.w_msa.v_bias')
 
 
-class Torchvision(WithClassifier):
+class Torchvision(Layout):
     def renamed(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         named = super().renamed(state_dict)
-        return _with_biases_apart(named) if version_of(named) == 2 else named
+        return _with_split_biases(named) if version_of(named) == 2 else named
 
-    def from_openmmlab(
-        self, state_dict: Mapping[str, Tensor], dropped: list[str] | None = None
-    ) -> dict[str, Tensor]:
-        """As for every layout.
-
-        Raises:
-            CheckpointError: Something that the features depend on has no place; or V2's window is
-                not known, on which buffers depend that the module does not load without.
-        """
-        if version_of(state_dict) == 2:
-            if not any(key.endswith(coordinates.TABLE) for key in state_dict):
+    def _prepared(self, neutral: Mapping[str, Tensor], dropped: list[str]) -> Mapping[str, Tensor]:
+        if version_of(neutral) == 2:
+            if not any(key.endswith(TABLE) for key in neutral):
                 raise CheckpointError(
-                    "torchvision's V2 keeps buffers that depend on the window, and the weights do "
-                    'not tell theirs; give it with window_size= (--window on the command line)'
+                    "torchvision's V2 has buffers that depend on the window, and the weights do "
+                    'not tell its size; give it with window_size= (--window on the command line)'
                 )
-            state_dict = _with_one_bias(state_dict)
-        return super().from_openmmlab(state_dict, dropped)
+            neutral = _with_one_bias(neutral)
+        return super()._prepared(neutral, dropped)
 
 
-def _with_biases_apart(named: Mapping[str, Any]) -> dict[str, Any]:
-    apart: dict[str, Any] = {}
+def _with_split_biases(named: Mapping[str, Any]) -> dict[str, Any]:
+    split: dict[str, Any] = {}
     for key, value in named.items():
-        fits = is_plain(value) and value.dim() == 1 and len(value) and len(value) % 3 == 0
+        fits = is_dense(value) and value.dim() == 1 and len(value) and len(value) % 3 == 0
         if key.endswith(_BIAS) and fits:
             query, _, value = value.chunk(3)
             at = key.removesuffix('qkv.bias')
-            apart |= {f'{at}q_bias': query, f'{at}v_bias': value}
+            split |= {f'{at}q_bias': query, f'{at}v_bias': value}
         else:
-            apart[key] = value
-    return apart
+            split[key] = value
+    return split
 
 
 def _with_one_bias(neutral: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    together = dict(neutral)
+    merged = dict(neutral)
     for key, query in neutral.items():
         value = neutral.get(key.replace('.q_bias', '.v_bias'))
         if key.endswith('.q_bias') and value is not None:
             at = key.removesuffix('q_bias')
-            bias = joined((query, torch.zeros_like(query), value))
+            bias = concatenated((query, torch.zeros_like(query), value))
             if bias is None:
                 raise CheckpointError(f'{key} and {at}v_bias are of different shapes or types')
-            del together[f'{at}q_bias'], together[f'{at}v_bias']
-            together[f'{at}qkv.bias'] = bias
-    return together
+            del merged[f'{at}q_bias'], merged[f'{at}v_bias']
+            merged[f'{at}qkv.bias'] = bias
+    return merged
 
 
 TORCHVISION = Torchvision(
@@ -78,7 +70,7 @@ TORCHVISION = Torchvision(
     root=r'(.*?)features\.[0-9]{1,4}\.[0-9]{1,4}\.attn\.',
     block='features.{stage}.{block}',
     merging='features.{stage}',
-    members={name: theirs for name, theirs in OFFICIAL_BLOCK.items() if name not in _APART}
+    members={name: theirs for name, theirs in OFFICIAL_BLOCK.items() if name not in _SPLIT_BIASES}
     | {'ffn.layers.0.0': 'mlp.0', 'ffn.layers.1': 'mlp.3'},
     stem={
         'patch_embed.projection': 'features.0.0',

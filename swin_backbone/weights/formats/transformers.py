@@ -1,8 +1,8 @@
-"""Hugging Face transformers: ``SwinModel``, ``SwinBackbone``, ``SwinForImageClassification``.
+"""Hugging Face transformers: ``SwinModel``, ``SwinBackbone``, ``Swinv2Model`` and so on.
 
-And ``Swinv2Model`` and so on. Query, key and value are apart. Files have had the same names since
-the first release; the modules of V1 in release 5 have others, which are read as well. Source:
-``transformers/models/swin``, ``swinv2`` and ``transformers/conversion_mapping.py``.
+Query, key and value are separate. All releases write the same names to files. The modules of V1 in
+release 5 have other names, which are read as well. Source: ``transformers/models/swin``, ``swinv2``
+and ``transformers/conversion_mapping.py``.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ..plain import joined
-from .layout import WithClassifier, version_of, with_last_norm_as
+from ..tensors import concatenated
+from .layout import Layout, version_of, with_last_norm_as_norm
 
 _PARTS = ('query', 'key', 'value')
-# Names of the modules of release 5, with those in files.
+# Names of the modules of release 5, and those in files.
 _IN_MEMORY = {
     'attention.q_proj.': 'attention.self.query.',
     'attention.k_proj.': 'attention.self.key.',
@@ -30,65 +30,52 @@ _IN_MEMORY = {
 }
 
 
-class Transformers(WithClassifier):
-    def renamed(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        named = {_name_in_files(key): value for key, value in state_dict.items()}
-        return super().renamed(_joined(named))
+class Transformers(Layout):
+    def _merged(self, own: Mapping[str, Any]) -> Mapping[str, Any]:
+        return _joined(own)
+
+    def _prepared(self, neutral: Mapping[str, Tensor], dropped: list[str]) -> Mapping[str, Tensor]:
+        if version_of(neutral) == 1:
+            return super()._prepared(neutral, dropped)
+        if 'absolute_pos_embed' in neutral:
+            raise CheckpointError(
+                "absolute_pos_embed has no place in the layout 'transformers': its Swinv2Model has "
+                'one position too many for its own tokens, and the features depend on it'
+            )
+        # V2's modules have no output norms.
+        if 'norm.weight' not in neutral:
+            neutral = with_last_norm_as_norm(neutral)
+        norms = [key for key in neutral if re.match(r'norm[0-9]{1,4}\.', key)]
+        dropped += norms
+        return {key: value for key, value in neutral.items() if key not in norms}
 
     def from_openmmlab(
         self, state_dict: Mapping[str, Tensor], dropped: list[str] | None = None
     ) -> dict[str, Tensor]:
-        """As for every layout: a classifier's if there is one, a backbone's or the bare model's."""
-        version = version_of(state_dict)
-        if version == 2:
-            state_dict = _without_output_norms(state_dict, dropped)
+        """As for every layout; in the names of the classifier, the backbone or the bare model."""
         split = _split(super().from_openmmlab(state_dict, dropped))
         if 'classifier.weight' in split:
-            base = 'swinv2.' if version == 2 else 'swin.'
+            base = 'swinv2.' if version_of(state_dict) == 2 else 'swin.'
             return {k if k.startswith('classifier.') else base + k: v for k, v in split.items()}
         if any(key.startswith('hidden_states_norms.') for key in split):
-            # `SwinBackbone` writes this one name in full.
+            # `SwinBackbone` only prefixes this name.
             return {f'swin.{k}' if k.startswith('layernorm.') else k: v for k, v in split.items()}
         return split
 
 
-def _without_output_norms(
-    neutral: Mapping[str, Tensor], dropped: list[str] | None
-) -> dict[str, Tensor]:
-    """V2 as its modules can have it: with a norm of the last output alone."""
-    if 'absolute_pos_embed' in neutral:
-        raise CheckpointError(
-            "absolute_pos_embed has no place in the layout 'transformers': its Swinv2Model has one "
-            'position too many for its own tokens, and the features depend on it'
-        )
-    if 'norm.weight' not in neutral:
-        neutral = with_last_norm_as(neutral, 'norm.')
-    norms = [key for key in neutral if re.match(r'norm[0-9]{1,4}\.', key)]
-    if dropped is not None:
-        dropped += norms
-    return {key: value for key, value in neutral.items() if key not in norms}
-
-
-def _name_in_files(key: str) -> str:
-    key = re.sub(r'^swin(v2)?\.', '', key)
-    for ours, theirs in _IN_MEMORY.items():
-        key = key.replace(ours, theirs)
-    return key
-
-
 def _joined(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """With query, key and value as one, where all three are there and fit."""
-    together = dict(state_dict)
+    """Concatenates query, key and value if all three exist and fit."""
+    merged = dict(state_dict)
     for key in state_dict:
         if '.self.query.' not in key:
             continue
         names = [key.replace('.self.query.', f'.self.{part}.') for part in _PARTS]
         parts: list[Any] = [state_dict.get(name) for name in names]
-        if (whole := joined(parts)) is not None:
+        if (whole := concatenated(parts)) is not None:
             for name in names:
-                del together[name]
-            together[key.replace('.self.query.', '.self.qkv.')] = whole
-    return together
+                del merged[name]
+            merged[key.replace('.self.query.', '.self.qkv.')] = whole
+    return merged
 
 
 def _split(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -134,4 +121,8 @@ TRANSFORMERS = Transformers(
     first_output=1,
     embedding=3,
     index='',
+    aliases=(
+        (r'^swin(v2)?\.', ''),
+        *((re.escape(name), in_files) for name, in_files in _IN_MEMORY.items()),
+    ),
 )

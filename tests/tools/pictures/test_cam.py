@@ -16,8 +16,9 @@ from small import SMALL, randomized
 from torch import nn
 
 from swin_backbone import ArgumentError
+from swin_backbone.patches import scores_keep_gradients
 from swin_backbone.tools.configs import read
-from swin_backbone.tools.pictures.cam import METHODS, _scores_kept, explain, grad_cam
+from swin_backbone.tools.pictures.cam import METHODS, explain, grad_cam
 from swin_backbone.tools.pictures.show import look
 from swin_backbone.tools.pictures.subject import Subject, load_subject
 from swin_backbone.tools.predictor import build
@@ -208,7 +209,7 @@ def test_soft_nms_keeps_the_gradient():
     scores = torch.tensor([0.9, 0.8, 0.3], requires_grad=True)
     before = nms.soft_nms
     wanted, kept = before(boxes, scores.detach(), 0.5)
-    with _scores_kept(nn.Identity()):
+    with scores_keep_gradients(()):
         found, again = nms.soft_nms(boxes, scores, 0.5)
     assert nms.soft_nms is before and torch.equal(kept, again)
     torch.testing.assert_close(found, wanted)

@@ -1,7 +1,7 @@
-"""Tables of tokens between two products, for GPUs: each token's row through one fused kernel.
+"""Token-wise operations between two matrix products, for GPUs, each one fused kernel.
 
-Residual, drop path, norm and the cast to the products' dtype are one pass over memory. What a
-backward pass needs is computed again from what the forward pass was given.
+Residual, drop path, norm and the cast to the dtype of the products take one pass over memory.
+Backward kernels recompute what they need from the inputs of the forward pass.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from .. import gpu
 from ..dtypes import products_dtype
 from ..sizes import ceil_div
 
-MAX_WIDTH = 8192  # of rows that are held whole
-# Up to this width a hidden layer is computed again. An H100 does 295 bfloat16 FLOPs in the time it
-# needs for a byte (989 TFLOP/s, 3.35 TB/s).
+MAX_WIDTH = 8192  # kernels of norms hold whole rows in registers
+# Up to this width, recomputing the hidden layer is faster than saving it. An H100 does 295 bfloat16
+# FLOPs in the time it moves one byte (989 TFLOP/s, 3.35 TB/s).
 NARROW = 256
 
-# Elements that a program holds of each tensor at once; and, of programs that sum over tokens, how
-# many for each multiprocessor: about what a Hopper GPU has registers for. Not measured yet.
+# TILE is the number of elements of each tensor that a program holds at once. For kernels that sum
+# over tokens, PROGRAMS is the number of programs for each multiprocessor, about as many as the
+# registers of a Hopper GPU hold. Both are not measured yet.
 TILE = 2048
 PROGRAMS = dict(
     norm_backward=3, norm_add_backward=3, merge_norm_backward=3, path_backward=8, gelu_backward=8
@@ -32,7 +33,7 @@ PROGRAMS = dict(
 
 
 def can_run(x: Tensor, width: int) -> str | None:
-    """Why rows of a width cannot be worked on for a map ``x``; None where they can."""
+    """Why the kernels cannot run on rows of a width, for a map ``x``; None if they can."""
     dtype = products_dtype(x)
     if width > MAX_WIDTH:
         return f'rows are {width} wide, more than {MAX_WIDTH}'
@@ -50,7 +51,7 @@ def add_norm(
     eps: float,
     dtype: torch.dtype,
 ) -> Tensor:
-    """The layer norm of ``x + factors[0] * path``, a map (B, H, W, C), in ``dtype``."""
+    """The layer norm, in ``dtype``, of ``x + factors[0] * path``, a map (B, H, W, C)."""
     normed = x.new_empty(x.shape, dtype=dtype)
     _add_norm(x, path, None, factors, weight, bias, None, normed, eps)
     return normed
@@ -80,14 +81,14 @@ def _add_norm(
 
 
 class _NormGradients(NamedTuple):
-    """What :func:`norm_backward` gives.
+    """Result of :func:`norm_backward`.
 
     Attributes:
         d_x: Gradient of ``x``, in its dtype.
-        d_path: Gradient of ``path``, in its dtype; nothing to be read without a path.
-        normed: The norm's output, in the dtype of ``grad``.
-        sums: In float32 at least, gradients of the norm's weight and bias and, with a path, the sum
-            of ``d_path`` over all tokens, (2 or 3, C).
+        d_path: Gradient of ``path``, in its dtype; undefined without a path.
+        normed: Output of the norm, in the dtype of ``grad``.
+        sums: Gradients of weight and bias of the norm and, with a path, the sum of ``d_path`` over
+            all tokens, (2 or 3, C), in float32 or wider.
     """
 
     d_x: Tensor
@@ -107,11 +108,12 @@ def norm_backward(
     eps: float,
     normed: Tensor | None = None,
 ) -> _NormGradients:
-    """Back through :func:`add_norm` for its output's gradient ``grad``.
+    """The backward pass of :func:`add_norm`.
 
     Args:
-        onward: What reaches the sum besides, past the norm.
-        normed: The norm's output, where it is at hand.
+        grad: Gradient of the output of the norm.
+        onward: Gradient that reaches the sum not through the norm.
+        normed: Output of the norm, if available.
     """
     layout = _whole_rows(x.shape[-1])
     group, groups = layout.groups('norm_backward', x)
@@ -120,7 +122,7 @@ def norm_backward(
     d_x = torch.empty_like(x)
     d_path = grad if path is None else torch.empty_like(path)
     written = torch.empty_like(grad) if normed is None else normed
-    # A kernel does not write what it is not given.
+    # The kernel skips outputs that are None.
     outputs = d_x, None if path is None else d_path, written if normed is None else None, sums
     tensors = grad, onward, x, path, factors, weight, bias, *outputs
     _launch('norm_backward', groups, tensors, layout, **_sizes(x), group=group, EPS=eps)
@@ -130,7 +132,7 @@ def norm_backward(
 def norm_add(
     x: Tensor, path: Tensor, factors: Tensor | None, weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
-    """``x + factors * norm(path)``, (B, ..., C), in the dtype of ``x``; ``factors`` are (B,)."""
+    """``x + factors * norm(path)``, (B, ..., C), in the dtype of ``x``; ``factors`` is (B,)."""
     total, layout = torch.empty_like(x), _whole_rows(x.shape[-1])
     tensors = x, path, factors, weight, bias, total
     _launch('norm_add', layout.programs(x), tensors, layout, **_sizes(x), EPS=eps)
@@ -140,11 +142,11 @@ def norm_add(
 def norm_add_backward(
     grad: Tensor, path: Tensor, factors: Tensor | None, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Back through :func:`norm_add` to its path for its output's gradient ``grad``.
+    """The backward pass of :func:`norm_add`, for the gradient ``grad`` of its output.
 
     Returns:
-        The gradient of ``path``, in its dtype; in float32 at least, those of weight and bias, and
-        the sum of the first over all tokens, (3, C).
+        The gradient of ``path``, in its dtype, and (3, C) in float32 or wider: the gradients of
+        weight and bias, and the sum of the gradient of ``path`` over all tokens.
     """
     layout = _whole_rows(grad.shape[-1])
     group, groups = layout.groups('norm_add_backward', grad)
@@ -158,7 +160,7 @@ def norm_add_backward(
 def path_backward(
     grad: Tensor, factors: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """``factors[1] * grad`` in ``dtype``, and its sum over all tokens in float32 at least."""
+    """``factors[1] * grad`` in ``dtype``, and its sum over all tokens in float32 or wider."""
     layout = _tiles(grad.shape[-1])
     group, groups = layout.groups('path_backward', grad)
     d_path = torch.empty_like(grad, dtype=dtype)
@@ -169,8 +171,8 @@ def path_backward(
 
 
 def gelu(hidden: Tensor, keep: bool) -> Tensor:
-    """GELU of a map (B, ..., C), contiguous; written over it unless it is to be kept."""
-    if hidden.dtype.itemsize > 2:  # twice the bytes for the same instructions: PyTorch's will do
+    """GELU of a contiguous map (B, ..., C); overwrites ``hidden`` unless ``keep``."""
+    if hidden.dtype.itemsize > 2:  # memory-bound, so that PyTorch's kernel is as fast
         return F.gelu(hidden) if keep else torch.ops.aten.gelu_(hidden)
     active = torch.empty_like(hidden) if keep else hidden
     layout, count = _Layout(TILE, 1), hidden.numel()
@@ -181,13 +183,14 @@ def gelu(hidden: Tensor, keep: bool) -> Tensor:
 def gelu_backward(
     hidden: Tensor, grad: Tensor, active: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Back through GELU of ``hidden`` for its output's gradient ``grad``, which is overwritten.
+    """The backward pass of GELU. Overwrites the gradient ``grad`` of the output.
 
     Args:
-        active: Where the output goes; may be ``hidden`` itself. A new tensor if None.
+        active: Receives the output of GELU; may be ``hidden`` itself. A new tensor if None.
 
     Returns:
-        GELU's output; the gradient of ``hidden``; its sum over all tokens in float32 at least.
+        The output of GELU, the gradient of ``hidden``, and its sum over all tokens in float32 or
+        wider.
     """
     layout = _tiles(grad.shape[-1])
     group, groups = layout.groups('gelu_backward', grad)
@@ -200,9 +203,9 @@ def gelu_backward(
 
 
 def merge_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """The layer norm, in ``dtype``, of 2×2 neighbours' channels: (B, H, W, C) to (B, H', W', 4C).
+    """The layer norm, in ``dtype``, of merged 2×2 tokens: (B, H, W, C) to (B, H', W', 4C).
 
-    H' and W' are H / 2 and W / 2, rounded up: beyond the map are zeros.
+    H' and W' are H / 2 and W / 2, rounded up. Odd sides are padded with zeros.
     """
     B, H, W, C = x.shape
     normed = x.new_empty(B, ceil_div(H, 2), ceil_div(W, 2), 4 * C, dtype=dtype)
@@ -214,11 +217,11 @@ def merge_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch
 def merge_norm_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Back through :func:`merge_norm` for its output's gradient ``grad``.
+    """The backward pass of :func:`merge_norm`, for the gradient ``grad`` of its output.
 
     Returns:
-        The gradient of ``x``; the output once more, in the dtype of ``grad``; the gradients of
-        weight and bias, (2, 4C), in float32 at least.
+        The gradient of ``x``, the output again, in the dtype of ``grad``, and the gradients of
+        weight and bias, (2, 4C), in float32 or wider.
     """
     layout = _whole_rows(grad.shape[-1])
     group, groups = layout.groups('merge_norm_backward', grad)
@@ -234,12 +237,12 @@ def merge_norm_backward(
 
 
 class _Layout(NamedTuple):
-    """Tiles that programs hold of a table.
+    """The tiles of a table that programs hold.
 
     Attributes:
         block: Columns of a tile.
         rows: Rows of a tile.
-        columns: Tiles side by side.
+        columns: Number of tiles in a row.
     """
 
     block: int
@@ -247,14 +250,14 @@ class _Layout(NamedTuple):
     columns: int = 1
 
     def programs(self, table: Tensor) -> int:
-        """Tiles of rows, each a program's."""
+        """Number of tiles along the rows; each is processed by one program."""
         return ceil_div(_tokens(table), self.rows)
 
     def groups(self, kernel: str, table: Tensor) -> tuple[int, int]:
-        """Tiles of rows in a group, and groups, of a kernel that sums over tokens.
+        """Number of tiles in a group, and of groups, for a kernel that sums over tokens.
 
-        As many groups as keep the device busy, but of eight tiles at least, so that their sums are
-        small beside what is summed.
+        There are enough groups to occupy the device, but a group has at least eight tiles, so that
+        the partial sums are small compared with the table.
         """
         tiles = self.programs(table)
         busy = max(1, PROGRAMS[kernel] * gpu.multiprocessors(table.device) // self.columns)
@@ -287,7 +290,7 @@ def _launch(name: str, programs: int, tensors: tuple, layout: _Layout, **options
 
 
 def constants(layout: _Layout, x: Tensor) -> dict[str, Any]:
-    """What kernels are compiled for besides, of tables like ``x``."""
+    """Further compile-time constants of kernels on tables like ``x``."""
     return dict(ROWS=layout.rows, BLOCK=layout.block, ACC=gpu.accumulator(x))
 
 
@@ -296,11 +299,11 @@ def _tokens(table: Tensor) -> int:
 
 
 def _sizes(x: Tensor) -> dict[str, int]:
-    """What kernels are told of maps (B, ..., C)."""
+    """Sizes of maps (B, ..., C), as arguments of kernels."""
     per_image = x.shape[1:-1].numel()
     return dict(tokens=len(x) * per_image, images=len(x), per_image=per_image, width=x.shape[-1])
 
 
 def _merged(merged: Tensor, x: Tensor) -> dict[str, int]:
-    """What kernels are told of merged tokens (B, H', W', 4C) of a map ``x``."""
+    """Sizes of merged tokens (B, H', W', 4C) of a map ``x``, as arguments of kernels."""
     return dict(tokens=_tokens(merged), H=x.shape[1], W=x.shape[2], width=merged.shape[-1])

@@ -1,8 +1,8 @@
-"""Checkpoints in one file a process, ``iter_5.pth/rank0.pth`` and so on: split, and put together.
+"""Checkpoints with one file per process, ``iter_5.pth/rank0.pth`` and so on.
 
-Each file is a checkpoint as mmengine writes it, of plain tensors. Of a tensor that the processes
-share it has consecutive rows, along the first dimension; which ones and of what is under
-``LAYOUT``::
+Each file is a checkpoint as mmengine writes it, with plain tensors. Of a tensor that is split over
+the processes it holds consecutive rows (dimension 0). ``content[LAYOUT]`` says which rows of which
+shape::
 
     dict(rank=0, ranks=2, rows={('state_dict', 'head.weight'): (0, (10, 768)), …})
 """
@@ -13,6 +13,7 @@ import os
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +25,25 @@ from . import torch_files
 from .file_checks import check_file
 
 LAYOUT = 'shards'
-# In folders of other formats, DeepSpeed's, the file of the plain model's weights.
+# The file with the plain model's weights in folders of other formats, such as DeepSpeed's.
 PLAIN_WEIGHTS = 'weights.pth'
 Address = tuple[Any, ...]  # the keys that lead to a tensor
 
 
 @dataclass(frozen=True)
-class Rows:
-    """A tensor whose rows lie in several files.
+class SplitTensor:
+    """A tensor whose rows are in several files.
 
     Attributes:
-        shape: Of the whole tensor.
-        pieces: First row and rows of each file that has some, in order and without gaps.
+        shape: Shape of the whole tensor.
+        pieces: The first row's number and the rows in each file, in order and without gaps.
     """
 
     shape: tuple[int, ...]
     pieces: tuple[tuple[int, Tensor], ...]
 
     def read(self, first: int = 0, count: int | None = None) -> Tensor:
-        """A copy of ``count`` rows from ``first`` on, fewer where the tensor ends before; or all.
+        """A copy of up to ``count`` rows from ``first`` on, by default of all.
 
         No other rows are read from the disk.
         """
@@ -52,18 +53,18 @@ class Rows:
 
 
 def is_rank_folder(path: str | os.PathLike) -> bool:
-    """Whether a path is a folder of one file a process."""
+    """Whether a path is a folder with one file per process."""
     return rank_file(path, 0).is_file()
 
 
 def file_in(folder: str | os.PathLike) -> Path | None:
-    """The file in a checkpoint's folder that tells what it is: the first process's, or weights."""
+    """The file that describes a checkpoint's folder: rank 0's, or the plain model's weights."""
     files = (rank_file(folder, 0), Path(folder) / PLAIN_WEIGHTS)
     return next((file for file in files if file.is_file()), None)
 
 
 def rank_file(folder: str | os.PathLike, rank: int) -> Path:
-    """Where a process's file is."""
+    """The path of a process's file."""
     return Path(folder) / f'rank{rank}.pth'
 
 
@@ -73,18 +74,18 @@ def split(
     ranks: int,
     local: Callable[[Any], tuple[Tensor, int, tuple[int, ...]] | None],
 ) -> None:
-    """Makes what one process saves of a checkpoint, in place.
+    """Reduces a checkpoint in place to the part that one process saves.
 
     Args:
-        content: The checkpoint; dicts and lists of values.
+        content: The checkpoint; nested dicts and lists.
         rank: The process.
         ranks: Number of processes.
-        local: For a value that the processes share the process's rows, the first one's number and
-            the shape of the whole; None for all other values.
+        local: Returns the process's rows of a value that is split over the processes, the first
+            row's number and the whole shape; None for all other values.
     """
     layout: dict[Address, tuple[int, tuple[int, ...]]] = {}
 
-    def plain(value: Any, address: Address) -> Any:
+    def local_part(value: Any, address: Address) -> Any:
         found = local(value)
         if found is None:
             return value
@@ -93,28 +94,28 @@ def split(
         return rows
 
     for key, value in content.items():
-        content[key] = _mapped(value, plain, (key,))
+        content[key] = _mapped(value, local_part, (key,))
     content[LAYOUT] = dict(rank=rank, ranks=ranks, rows=layout)
 
 
 def join(
     folder: str | os.PathLike,
-    take: Callable[[Rows], Any] = Rows.read,
+    take: Callable[[SplitTensor], Any] = SplitTensor.read,
     rank: int = 0,
     ranks: int | None = None,
 ) -> dict[str, Any]:
-    """The checkpoint in a folder of one file a process. No code in it is run.
+    """Reads a folder with one file per process as one checkpoint. No code in it is run.
 
     Args:
         folder: The folder.
-        take: Makes a value of each tensor that was split; default: the whole tensor.
-        rank: Whose values to take of what was not split but may differ.
-        ranks: How many processes there are now: if not as many as there are files, the first one's
-            values are taken.
+        take: Converts each split tensor; default: to the whole tensor.
+        rank: The process whose file gives the values that were not split.
+        ranks: Current number of processes. If it is not the number of files, rank 0's file gives
+            the values that were not split.
 
     Raises:
-        CheckpointError: A file is missing, cannot be read or is of another checkpoint; or it was
-            not written by this package.
+        CheckpointError: A file is missing, cannot be read, or belongs to another checkpoint or to
+            another program.
     """
     files = _open(Path(folder))
     layouts = [file.pop(LAYOUT)['rows'] for file in files]
@@ -124,21 +125,21 @@ def join(
     def whole(value: Any, address: Address) -> Any:
         if address not in shapes:
             return value
-        found = [
+        pieces = [
             (layout[address][0], _at(file, address))
             for file, layout in zip(files, layouts, strict=True)
             if address in layout
         ]
-        return take(_checked(Rows(tuple(shapes[address]), tuple(found)), folder, address))
+        return take(_split_tensor(tuple(shapes[address]), pieces, folder, address))
 
     return {key: _mapped(value, whole, (key,)) for key, value in files[own].items()}
 
 
 def missing_rank(folder: Path) -> str | None:
-    """The name of a file that a folder should have and has not, if its first one tells."""
+    """The name of a missing file of a folder, as far as rank 0's file tells."""
     try:
         layout = _load(rank_file(folder, 0)).get(LAYOUT, {})
-    except pickle.UnpicklingError:  # refused: whoever loads it says why
+    except pickle.UnpicklingError:  # loading the file reports the reason
         return None
     files = (rank_file(folder, rank) for rank in range(layout.get('ranks', 1)))
     return next((file.name for file in files if not file.is_file()), None)
@@ -150,12 +151,12 @@ def _load(file: Path) -> Any:
 
 
 def _open(folder: Path) -> list[dict[str, Any]]:
-    """What the files of all processes hold, read from the disk when it is looked at."""
+    """The contents of all files; tensors are read from the disk on access."""
     first = _load(rank_file(folder, 0))
     if not isinstance(first, Mapping) or LAYOUT not in first:
         raise CheckpointError(
-            f'{folder} has a file a process, but they do not say how they go together, as those '
-            'of swin_backbone.engine.fsdp.AnyDeviceFSDPStrategy do'
+            f'{folder} has one file per process, but they do not say how they go together; only '
+            'swin_backbone.engine.fsdp.AnyDeviceFSDPStrategy writes that'
         )
     files: list[Any] = [first]
     for rank in range(1, first[LAYOUT]['ranks']):
@@ -169,21 +170,19 @@ def _open(folder: Path) -> list[dict[str, Any]]:
     return files
 
 
-def _checked(rows: Rows, folder: Any, address: Address) -> Rows:
-    """The rows, if they are all there."""
-    pieces = tuple(sorted(((at, rows) for at, rows in rows.pieces if len(rows)), key=_first))
+def _split_tensor(
+    shape: tuple[int, ...], pieces: list[tuple[int, Tensor]], folder: Any, address: Address
+) -> SplitTensor:
+    """A tensor of the pieces, which must cover all rows."""
+    filled = sorted(((first, rows) for first, rows in pieces if len(rows)), key=itemgetter(0))
     expected = 0
-    for first, piece in pieces:
-        if first != expected or tuple(piece.shape[1:]) != rows.shape[1:]:
+    for first, rows in filled:
+        if first != expected or tuple(rows.shape[1:]) != shape[1:]:
             break
-        expected += len(piece)
-    if not rows.pieces or expected != rows.shape[0]:
+        expected += len(rows)
+    if not pieces or expected != shape[0]:
         raise CheckpointError(f'{folder}: rows of {"/".join(map(str, address))} are missing')
-    return Rows(rows.shape, pieces or rows.pieces[:1])
-
-
-def _first(piece: tuple[int, Tensor]) -> int:
-    return piece[0]
+    return SplitTensor(shape, tuple(filled or pieces[:1]))
 
 
 def _at(content: Any, address: Address) -> Any:

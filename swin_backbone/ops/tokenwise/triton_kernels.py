@@ -1,11 +1,11 @@
-"""The Triton kernels of what lies between products; `triton.py` launches them. Needs triton.
+"""The Triton kernels of token-wise operations; `triton.py` launches them. Needs triton.
 
-Every tensor is a table of tokens (tokens, width), row after row. Kernels of norms hold whole rows
-in registers, so that statistics need not be kept; the others work on tiles of columns. What is
-summed over tokens is summed over a program's group of rows, and over groups afterwards.
+Every tensor is a contiguous table (tokens, width). Kernels of norms hold whole rows in registers,
+so that statistics need not be stored; the others process tiles of columns. Sums over tokens are
+computed first within the group of rows of a program, then over groups.
 
-A path is what is added to the identity, times a factor of its image that drop path draws. Sums are
-rounded as they would be in memory, whether they are written there or not.
+A path is a residual branch. It is multiplied by the drop path factor of its image before it is
+added. Sums are rounded to the dtype that they have in memory even if they are not stored.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Sizes that change from image to image: a kernel must not be compiled for each.
+# Sizes that change between images must not trigger recompilation.
 SIZES = ('tokens', 'images', 'per_image', 'group', 'H', 'W')
 kernel = triton.jit(do_not_specialize=SIZES)
 
 
 @triton.jit
 def place(tile, columns, tokens, width, ROWS: tl.constexpr):
-    """The rows of a tile, which of its elements are the table's, and their offsets in it, int64."""
+    """The rows of a tile, the mask of its elements in the table, and their int64 offsets."""
     rows = tile * ROWS + tl.arange(0, ROWS)
     inside = (rows < tokens)[:, None] & (columns < width)[None, :]
     return rows, inside, rows.to(tl.int64)[:, None] * width + columns[None, :]
@@ -28,33 +28,33 @@ def place(tile, columns, tokens, width, ROWS: tl.constexpr):
 
 @triton.jit
 def load(table, at, inside, ACC: tl.constexpr):
-    """A tile; zero outside the table."""
+    """Loads a tile; zero outside the table."""
     return tl.load(table + at, mask=inside, other=0.0).to(ACC)
 
 
 @triton.jit
 def load_row(parameter, columns, width, ACC: tl.constexpr):
-    """A norm's weight or bias, (1, columns)."""
+    """Loads weight or bias of a norm, (1, columns)."""
     return tl.load(parameter + columns, mask=columns < width, other=0.0).to(ACC)[None, :]
 
 
 @triton.jit
 def store_sum(sums, row, tile, columns, width):
-    """Writes a tile's sum over its rows to a row of the table ``sums``."""
+    """Stores the sum of a tile over its rows as one row of the table ``sums``."""
     at = sums + row.to(tl.int64) * width + columns
     tl.store(at, tl.sum(tile, 0), mask=columns < width)
 
 
 @triton.jit
-def factor_of(factors, which, rows, sizes, ACC: tl.constexpr):
-    """The factor on each row's path, (rows, 1)."""
+def load_factor(factors, which, rows, sizes, ACC: tl.constexpr):
+    """Loads the drop path factor of each row, (rows, 1)."""
     tokens, images, per_image = sizes
     at = factors + which * images + rows // per_image
     return tl.load(at, mask=rows < tokens, other=0.0).to(ACC)[:, None]
 
 
 @triton.jit
-def added(
+def add(
     total,
     path,
     factors,
@@ -69,13 +69,13 @@ def added(
     """``total + factor * path``, rounded to DTYPE."""
     value = load(path, at, inside, ACC)
     if factors is not None:
-        value *= factor_of(factors, which, rows, sizes, ACC)
+        value *= load_factor(factors, which, rows, sizes, ACC)
     return (total + value).to(DTYPE).to(ACC)
 
 
 @triton.jit
-def standardized(total, inside, width, EPS: tl.constexpr):
-    """Rows less their mean, over their deviation; and the deviation's inverse, (rows, 1)."""
+def normalize(total, inside, width, EPS: tl.constexpr):
+    """Rows with mean 0 and variance 1, and the inverse of their standard deviation, (rows, 1)."""
     mean = tl.sum(total, 1, keep_dims=True) / width
     centred = tl.where(inside, total - mean, 0.0)
     variance = tl.sum(centred * centred, 1, keep_dims=True) / width
@@ -84,8 +84,8 @@ def standardized(total, inside, width, EPS: tl.constexpr):
 
 
 @triton.jit
-def through_norm(g, unit, inverse, width):
-    """The gradient of rows for that of ``unit``; see :func:`standardized`."""
+def normalize_backward(g, unit, inverse, width):
+    """The gradient of the input of :func:`normalize`, from the gradient ``g`` of ``unit``."""
     along = tl.sum(g * unit, 1, keep_dims=True) / width
     return (g - tl.sum(g, 1, keep_dims=True) / width - unit * along) * inverse
 
@@ -111,20 +111,20 @@ def add_norm(
 ):
     """``total = x + factors[0] * path + factors[1] * other``, and its layer norm.
 
-    Tensors that are None are not read or not written.
+    Tensors that are None are skipped.
     """
     columns = tl.arange(0, BLOCK)
     rows, inside, at = place(tl.program_id(0), columns, tokens, width, ROWS)
     sizes = tokens, images, per_image
     result = load(x, at, inside, ACC)
     if path is not None:
-        result = added(result, path, factors, 0, rows, at, inside, sizes, x.dtype.element_ty, ACC)
+        result = add(result, path, factors, 0, rows, at, inside, sizes, x.dtype.element_ty, ACC)
     if other is not None:
-        result = added(result, other, factors, 1, rows, at, inside, sizes, x.dtype.element_ty, ACC)
+        result = add(result, other, factors, 1, rows, at, inside, sizes, x.dtype.element_ty, ACC)
     if total is not None:
         tl.store(total + at, result, mask=inside)
     if normed is not None:
-        result, _ = standardized(result, inside, width, EPS)
+        result, _ = normalize(result, inside, width, EPS)
         w, b = load_row(weight, columns, width, ACC), load_row(bias, columns, width, ACC)
         tl.store(normed + at, result * w + b, mask=inside)
 
@@ -152,16 +152,16 @@ def norm_backward(
     BLOCK: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Back through the norm of ``x + factors[0] * path``, to which another gradient is added.
+    """The backward pass of the norm of ``x + factors[0] * path``.
 
     Args:
-        grad: Gradient of the norm's output.
-        onward: Gradient of the sum from elsewhere.
-        d_x: Gradient of ``x``, written.
-        d_path: Gradient of ``path``, written; None without a path.
-        normed: The norm's output, written once more; None where nobody needs it.
-        sums: Each group's gradients of weight and bias and, with a path, its sum of ``d_path``,
-            (groups, 2 or 3, width), written.
+        grad: Gradient of the output of the norm.
+        onward: Gradient that reaches the sum not through the norm.
+        d_x: Gradient of ``x``; output.
+        d_path: Gradient of ``path``; output, None without a path.
+        normed: Output of the norm; output, None if it is not needed.
+        sums: Gradients of weight and bias and, with a path, the sum of ``d_path``, for each group,
+            (groups, 2 or 3, width); output.
     """
     columns = tl.arange(0, BLOCK)
     w, b = load_row(weight, columns, width, ACC), load_row(bias, columns, width, ACC)
@@ -173,19 +173,19 @@ def norm_backward(
         rows, inside, at = place(tl.program_id(0) * group + i, columns, tokens, width, ROWS)
         total = load(x, at, inside, ACC)
         if path is not None:
-            total = added(total, path, factors, 0, rows, at, inside, sizes, x.dtype.element_ty, ACC)
-        unit, inverse = standardized(total, inside, width, EPS)
+            total = add(total, path, factors, 0, rows, at, inside, sizes, x.dtype.element_ty, ACC)
+        unit, inverse = normalize(total, inside, width, EPS)
         g = load(grad, at, inside, ACC)
         d_weight += g * unit
         d_bias += g
         if normed is not None:
             tl.store(normed + at, unit * w + b, mask=inside)
-        g = through_norm(g * w, unit, inverse, width)
+        g = normalize_backward(g * w, unit, inverse, width)
         g += load(onward, at, inside, ACC)
         tl.store(d_x + at, g, mask=inside)
         if path is not None:
             if factors is not None:
-                g *= factor_of(factors, 0, rows, sizes, ACC)
+                g *= load_factor(factors, 0, rows, sizes, ACC)
             tl.store(d_path + at, g, mask=inside)
             d_path_sum += tl.where(inside, g, 0.0)
     PARTS: tl.constexpr = 2 if path is None else 3
@@ -217,10 +217,10 @@ def norm_add(
     columns = tl.arange(0, BLOCK)
     rows, inside, at = place(tl.program_id(0), columns, tokens, width, ROWS)
     value = load(path, at, inside, ACC)
-    unit, _ = standardized(value, inside, width, EPS)
+    unit, _ = normalize(value, inside, width, EPS)
     value = unit * load_row(weight, columns, width, ACC) + load_row(bias, columns, width, ACC)
     if factors is not None:
-        value *= factor_of(factors, 0, rows, (tokens, images, per_image), ACC)
+        value *= load_factor(factors, 0, rows, (tokens, images, per_image), ACC)
     tl.store(total + at, load(x, at, inside, ACC) + value, mask=inside)
 
 
@@ -242,13 +242,13 @@ def norm_add_backward(
     BLOCK: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Back through :func:`norm_add` to its path.
+    """The backward pass of :func:`norm_add` for its path.
 
     Args:
-        grad: Gradient of ``total``, which is that of ``x`` too.
-        d_path: Gradient of ``path``, written.
-        sums: Each group's gradients of weight and bias, and its sum of ``d_path``,
-            (groups, 3, width), written.
+        grad: Gradient of ``total``, and so of ``x``.
+        d_path: Gradient of ``path``; output.
+        sums: Gradients of weight and bias, and the sum of ``d_path``, for each group,
+            (groups, 3, width); output.
     """
     columns = tl.arange(0, BLOCK)
     w = load_row(weight, columns, width, ACC)
@@ -258,13 +258,13 @@ def norm_add_backward(
     for i in range(group):
         rows, inside, at = place(tl.program_id(0) * group + i, columns, tokens, width, ROWS)
         value = load(path, at, inside, ACC)
-        unit, inverse = standardized(value, inside, width, EPS)
+        unit, inverse = normalize(value, inside, width, EPS)
         g = load(grad, at, inside, ACC)
         if factors is not None:
-            g *= factor_of(factors, 0, rows, (tokens, images, per_image), ACC)
+            g *= load_factor(factors, 0, rows, (tokens, images, per_image), ACC)
         d_weight += g * unit
         d_bias += g
-        g = through_norm(g * w, unit, inverse, width)
+        g = normalize_backward(g * w, unit, inverse, width)
         tl.store(d_path + at, g, mask=inside)
         d_path_sum += tl.where(inside, g, 0.0)
     first = tl.program_id(0) * 3
@@ -288,7 +288,7 @@ def path_backward(
     BLOCK: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """``d_path = factors[1] * grad``, in its dtype, and each group's sum, (groups, width)."""
+    """``d_path = factors[1] * grad`` in its dtype, and its sum for each group, (groups, width)."""
     tiles = (width + BLOCK - 1) // BLOCK
     program = tl.program_id(0) // tiles
     columns = tl.program_id(0) % tiles * BLOCK + tl.arange(0, BLOCK)
@@ -298,19 +298,19 @@ def path_backward(
         rows, inside, at = place(program * group + i, columns, tokens, width, ROWS)
         g = load(grad, at, inside, ACC)
         if factors is not None:
-            g *= factor_of(factors, 1, rows, sizes, ACC)
+            g *= load_factor(factors, 1, rows, sizes, ACC)
         tl.store(d_path + at, g, mask=inside)
         total += g
     store_sum(sums, program, total, columns, width)
 
 
 @triton.jit
-def normal(h, DTYPE: tl.constexpr):
-    """How much of a normal distribution is below ``h``, to the precision of DTYPE.
+def normal_cdf(h, DTYPE: tl.constexpr):
+    """The cumulative distribution function of the normal distribution, to the precision of DTYPE.
 
-    An error function takes longer than the memory that halves move. What lies beyond |h| is 2 to
-    the power of what is all but a polynomial: this one's has the least error for |h| < 6, 7e-6 of
-    the result, and nothing to speak of is left farther out.
+    For 16-bit types an error function would take longer than the memory access. The tail beyond |h|
+    is approximated by 2 to the power of a minimax polynomial for |h| < 6, with a relative error of
+    7e-6. The tail beyond 6 is negligible.
     """
     if DTYPE == tl.float32 or DTYPE == tl.float64:  # noqa: SIM300 (no constants)
         below = 0.5 + 0.5 * tl.erf(h * 0.7071067811865476)
@@ -330,10 +330,10 @@ def normal(h, DTYPE: tl.constexpr):
 
 @kernel
 def gelu(hidden, active, count, ROWS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr):
-    """GELU of the ``count`` elements of ``hidden``; ``active``, written, may be the same."""
+    """Stores GELU of the ``count`` elements of ``hidden`` in ``active``; both may be the same."""
     at = tl.program_id(0).to(tl.int64) * (ROWS * BLOCK) + tl.arange(0, ROWS * BLOCK)
     h = load(hidden, at, at < count, ACC)
-    h *= normal(h, hidden.dtype.element_ty)
+    h *= normal_cdf(h, hidden.dtype.element_ty)
     tl.store(active + at, h, mask=at < count)
 
 
@@ -351,14 +351,14 @@ def gelu_backward(
     BLOCK: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Back through GELU, whose output is computed once more.
+    """The backward pass of GELU, which also recomputes its output.
 
     Args:
-        hidden: What GELU was given.
-        grad: Gradient of its output.
-        active: Its output, written; may be ``hidden``.
-        d_hidden: Gradient of ``hidden``, written; may be ``grad``.
-        sums: Each group's sum of ``d_hidden``, (groups, width), written.
+        hidden: Input of GELU.
+        grad: Gradient of the output.
+        active: Output of GELU; output, may be ``hidden``.
+        d_hidden: Gradient of ``hidden``; output, may be ``grad``.
+        sums: Sum of ``d_hidden`` for each group, (groups, width); output.
     """
     tiles = (width + BLOCK - 1) // BLOCK
     program = tl.program_id(0) // tiles
@@ -368,7 +368,7 @@ def gelu_backward(
         _rows, inside, at = place(program * group + i, columns, tokens, width, ROWS)
         h = load(hidden, at, inside, ACC)
         g = load(grad, at, inside, ACC)
-        below = normal(h, hidden.dtype.element_ty)
+        below = normal_cdf(h, hidden.dtype.element_ty)
         density = 0.3989422804014327 * tl.exp2(-0.7213475204444817 * h * h)
         g *= below + h * density
         tl.store(active + at, h * below, mask=inside)
@@ -379,10 +379,10 @@ def gelu_backward(
 
 @triton.jit
 def neighbours(rows, columns, inside, H, W, width):
-    """Where merged tokens' channels come from, and which of them are on the map and not padding.
+    """Offsets in the map of the channels of merged tokens, and the mask of those not padded.
 
-    A merged token has the channels of 2×2 tokens, in the order of ``nn.Unfold``: by input channel
-    first, then by row, then by column.
+    A merged token has the channels of 2×2 tokens in the order of ``nn.Unfold``: input channel, row,
+    column.
     """
     across = (W + 1) // 2
     per_image = (H + 1) // 2 * across
@@ -408,11 +408,11 @@ def merge_norm(
     BLOCK: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """The layer norm of merged tokens, (tokens, width), of a map (B, H, W, width / 4)."""
+    """Stores the layer norm of merged tokens, (tokens, width), of a map (B, H, W, width / 4)."""
     columns = tl.arange(0, BLOCK)
     rows, inside, at = place(tl.program_id(0), columns, tokens, width, ROWS)
     source, on_map = neighbours(rows, columns, inside, H, W, width)
-    unit, _ = standardized(load(x, source, on_map, ACC), inside, width, EPS)
+    unit, _ = normalize(load(x, source, on_map, ACC), inside, width, EPS)
     w, b = load_row(weight, columns, width, ACC), load_row(bias, columns, width, ACC)
     tl.store(normed + at, unit * w + b, mask=inside)
 
@@ -436,13 +436,13 @@ def merge_norm_backward(
     BLOCK: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Back through :func:`merge_norm`, whose output is written once more.
+    """The backward pass of :func:`merge_norm`, which also recomputes its output.
 
     Args:
         grad: Gradient of the output.
-        d_x: Gradient of the map, written, each token once.
-        normed: The output.
-        sums: Each group's gradients of weight and bias, (groups, 2, width), written.
+        d_x: Gradient of the map; output. Each token is stored once.
+        normed: Output of the norm; output.
+        sums: Gradients of weight and bias for each group, (groups, 2, width); output.
     """
     columns = tl.arange(0, BLOCK)
     w, b = load_row(weight, columns, width, ACC), load_row(bias, columns, width, ACC)
@@ -451,12 +451,12 @@ def merge_norm_backward(
     for i in range(group):
         rows, inside, at = place(tl.program_id(0) * group + i, columns, tokens, width, ROWS)
         source, on_map = neighbours(rows, columns, inside, H, W, width)
-        unit, inverse = standardized(load(x, source, on_map, ACC), inside, width, EPS)
+        unit, inverse = normalize(load(x, source, on_map, ACC), inside, width, EPS)
         g = load(grad, at, inside, ACC)
         d_weight += g * unit
         d_bias += g
         tl.store(normed + at, unit * w + b, mask=inside)
-        tl.store(d_x + source, through_norm(g * w, unit, inverse, width), mask=on_map)
+        tl.store(d_x + source, normalize_backward(g * w, unit, inverse, width), mask=on_map)
     first = tl.program_id(0) * 2
     store_sum(sums, first, d_weight, columns, width)
     store_sum(sums, first + 1, d_bias, columns, width)

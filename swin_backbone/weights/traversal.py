@@ -1,6 +1,6 @@
-"""Walks through what a file holds: dicts in dicts, however they are nested.
+"""Iteration over the nested containers of a checkpoint.
 
-Nothing here recurses, and all of it ends: a checkpoint may be a dict within itself.
+Nothing here recurses and everything terminates, even for a dict that contains itself.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-# Deeper than this, nothing is looked for.
-_DEEPEST = 8
+# Limits on depth, and on the number of dicts: shared dicts can be reached by any number of paths.
+_DEEPEST_DICT = 8
 _DEEPEST_VALUE = 16
-# More dicts than this, nothing is looked for in: those in one another may be without number.
-_MOST = 10_000
-# Training's state beside the weights, some of which is by the weights' names.
-_NO_WEIGHTS = re.compile(
+_MOST_DICTS = 10_000
+# Keys of the training state, parts of which are named like weights.
+_TRAINING_STATE = re.compile(
     r'optim|sched|scaler|callback|hyper_|message_hub|(meta|args|cfg|config|history|loops)$', re.I
 )
 
@@ -27,37 +26,39 @@ Path = tuple[str, ...]
 
 
 def dicts_in(content: Any) -> Iterator[tuple[Path, Mapping[Any, Any]]]:
-    """The dicts in a checkpoint that may hold weights, and the keys that lead to each; outer first.
+    """The dicts of a checkpoint that may hold weights and the keys that lead to them; outer first.
 
-    Left out is what holds training's state: an optimizer's, hooks', configs.
+    Training state is left out: optimizers, hooks, configs.
     """
     waiting: deque[tuple[Path, Any, frozenset[int]]] = deque()
     if isinstance(content, Mapping):
         waiting.append(((), content, frozenset()))
-    for _ in range(_MOST):
+    for _ in range(_MOST_DICTS):
         if not waiting:
             return
-        path, value, around = waiting.popleft()
+        path, value, parents = waiting.popleft()
         yield path, value
-        if len(path) < _DEEPEST:
-            around |= {id(value)}
+        if len(path) < _DEEPEST_DICT:
+            parents |= {id(value)}
             waiting += (
-                ((*path, key), inner, around)
+                ((*path, key), inner, parents)
                 for key, inner in value.items()
                 if isinstance(inner, Mapping)
-                and id(inner) not in around
+                and id(inner) not in parents
                 and isinstance(key, str)
-                and not _NO_WEIGHTS.search(key)
+                and not _TRAINING_STATE.search(key)
             )
 
 
 def weights_in(content: Any) -> Iterator[tuple[Path, Mapping[Any, Any]]]:
-    """Those of :func:`dicts_in` that hold tensors, or arrays."""
-    return ((path, found) for path, found in dicts_in(content) if any(map(_filled, found.values())))
+    """The dicts of :func:`dicts_in` that hold tensors or arrays."""
+    for path, found in dicts_in(content):
+        if any(isinstance(value, Tensor | np.ndarray) for value in found.values()):
+            yield path, found
 
 
 def values_in(content: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """All values and keys in nested dicts, lists, tuples and sets, with the keys that lead there.
+    """All values and keys in nested dicts, lists, tuples and sets, and the keys that lead there.
 
     A key has the address of its dict.
     """
@@ -76,7 +77,3 @@ def values_in(content: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
             waiting += (((*address, key), inner) for key, inner in value.items())
         else:
             waiting += (((*address, i), inner) for i, inner in enumerate(value))
-
-
-def _filled(value: Any) -> bool:
-    return isinstance(value, Tensor | np.ndarray)

@@ -1,4 +1,4 @@
-"""Whether modules may run in one piece, or somebody counts on those within being called."""
+"""Whether a module may run fused, or its submodules must be called (hooks, replacements)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import NamedTuple, cast
 import torch
 from mmcv.cnn.bricks import DropPath, drop
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
 from ..ops import block as ops_block
 from ..ops import merging as ops_merging
 from ..ops import post_norm as ops_post_norm
+from ..ops import trial as ops_trial
 from ..ops.dtypes import autocast_dtype
-from ..ops.recording import Definitions, counted, is_hooked, observed, recording, transformed
+from ..ops.recording import Definitions, is_hooked, why_unfused
 from .attention import WINDOWS, ShiftWindowMSA, WindowMSA
 from .embedding import AdaptivePadding
 from .mlp import FFN, PostNormFFN
 
-# What a block consists of, by the names of its modules, where the configuration is the usual one.
+# Modules of an ordinary block by name; a block with others runs unfused.
 USUAL = {
     'norm1': nn.LayerNorm,
     'attn': ShiftWindowMSA,
@@ -43,7 +43,7 @@ USUAL = {
     'ffn.gamma2': nn.Identity,
 }
 MAY_LACK_BIAS = ('qkv', 'reduction')
-# Methods and functions of these modules, besides PyTorch's, that a block in one piece leaves out.
+# Methods and functions, besides PyTorch's, that a fused block does not call.
 OWN = Definitions(
     *(
         (kind, name)
@@ -56,14 +56,14 @@ OWN = Definitions(
 
 
 class _Usual(NamedTuple):
-    """A module's type, and what it consists of."""
+    """A module's type and submodules."""
 
     type: type
     modules: dict[str, _Usual]
 
 
 def _tree(names: dict[str, type]) -> dict[str, _Usual]:
-    """The modules by their own names, nested: walked at every call, where time matters."""
+    """Nests modules by name: the walk over them at every call must be fast."""
     tree: dict[str, _Usual] = {}
     for name, kind in names.items():
         *path, last = name.split('.')
@@ -73,7 +73,7 @@ def _tree(names: dict[str, type]) -> dict[str, _Usual]:
 
 
 USUAL_BLOCK = _tree(USUAL)
-# Of V2's attention nothing but the drop path, which the block itself calls.
+# A V2 block calls its attention module; of that, only the drop path is fused.
 USUAL_PATHS = _tree(
     {name: kind for name, kind in USUAL.items() if name.split('.')[0] in ('norm1', 'norm2', 'ffn')}
     | {'ffn': PostNormFFN}
@@ -88,25 +88,25 @@ USUAL_MERGING = _tree(
 )
 
 
-def why_block_not_in_one_piece(
-    block: nn.Module, x: Tensor, hw_shape: tuple[int, int]
-) -> str | None:
-    """Why ``block`` must run module by module on tokens ``x`` of a map; None where it need not."""
+def why_block_unfused(block: nn.Module, x: Tensor, hw_shape: tuple[int, int]) -> str | None:
+    """Why ``block`` runs unfused on tokens ``x`` of a map (H, W); None if it can run fused."""
     if (reason := _why_unusual(block._modules, USUAL_BLOCK, x)) is not None:
         return reason
     attn, ffn = cast(ShiftWindowMSA, block.attn), cast(FFN, block.ffn)
     if not ffn.add_identity:
         return 'ffn does not add its input'
     if not isinstance(attn.w_msa.scale, int | float):
-        return 'attn.w_msa.scale is no number'
+        return 'attn.w_msa.scale is not a number'
     if attn.__dict__.keys() & WINDOWS:
         return 'attn makes its windows by another method'
     window_size, _ = attn.windows(hw_shape)
     return ops_block.why_not(x, attn.w_msa.num_heads, window_size, ffn.feedforward_channels)
 
 
-def why_merging_not_in_one_piece(merging: nn.Module, x: Tensor) -> str | None:
-    """As :func:`why_block_not_in_one_piece`, of a patch merging."""
+def why_merging_unfused(merging: nn.Module, x: Tensor) -> str | None:
+    """As :func:`why_block_unfused`, for a patch merging."""
+    if (reason := ops_trial.why_other_device(x)) is not None:
+        return reason
     if not merging.has_pairs or merging.use_post_norm:
         return 'it is not what section 3.1 describes'
     if (reason := _why_unusual(merging._modules, USUAL_MERGING, x)) is not None:
@@ -116,8 +116,10 @@ def why_merging_not_in_one_piece(merging: nn.Module, x: Tensor) -> str | None:
     return ops_merging.why_not(x)
 
 
-def why_paths_not_in_one_piece(block: nn.Module, x: Tensor) -> str | None:
-    """As :func:`why_block_not_in_one_piece`, of a V2 block's paths but for its attention."""
+def why_paths_unfused(block: nn.Module, x: Tensor) -> str | None:
+    """As :func:`why_block_unfused`, for a V2 block's two paths without the attention."""
+    if (reason := ops_trial.why_other_device(x)) is not None:
+        return reason
     modules = {name: block._modules.get(name) for name in ('norm1', 'norm2', 'ffn')}
     modules['attn.drop'] = cast(nn.Module, block.attn)._modules.get('drop')
     if (reason := _why_unusual(modules, USUAL_PATHS, x)) is not None:
@@ -128,14 +130,8 @@ def why_paths_not_in_one_piece(block: nn.Module, x: Tensor) -> str | None:
 def _why_unusual(
     modules: dict[str, nn.Module | None], usual: dict[str, _Usual], x: Tensor
 ) -> str | None:
-    """Why modules by these names are not to be left out."""
-    if recording():
-        return 'a compiler or tracer is active'
-    if transformed() or counted():
-        return 'a transformation or counter is active'
-    if torch_module._has_any_global_hook():
-        return 'there are hooks on all modules'
-    if (reason := observed()) is not None:
+    """Why these modules, by name, must be called."""
+    if (reason := why_unfused()) is not None:
         return reason
     if (name := OWN.replaced()) is not None:
         return f'{name} is replaced'
@@ -150,7 +146,7 @@ def _why_unusual_within(
     device: torch.device,
 ) -> str | None:
     if found.keys() != usual.keys():
-        return 'its modules are not the usual ones'
+        return 'its modules are not those of an ordinary block'
     for name, inner in found.items():
         kind, modules = usual[name]
         if inner is None or type(inner) is not kind:
@@ -169,7 +165,7 @@ def _why_unusual_within(
                     continue
                 return f'{path}{name} has no {what}'
             if type(tensor) not in (Tensor, nn.Parameter) or tensor.device != device:
-                return f'{path}{name} has a {what} that is no plain tensor, or elsewhere'
+                return f'{path}{name} has a {what} that is a tensor subclass or on another device'
             if tensor.is_floating_point() and tensor.dtype not in dtypes:
                 return f'{path}{name} has a {what} of another dtype, {tensor.dtype}'
         if modules:
@@ -180,6 +176,6 @@ def _why_unusual_within(
 
 
 def _dtypes(x: Tensor) -> tuple[torch.dtype, ...]:
-    """What a block's tensors may be: of one dtype or, under autocast, float32 or its dtype."""
+    """Allowed dtypes of a block's tensors: that of ``x``; under autocast, float32 and its dtype."""
     dtype = autocast_dtype(x)
     return (x.dtype,) if dtype is None else (torch.float32, dtype)

@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from own_data import coco, dataset, label_maps, segmented
 
 import swin_backbone  # noqa: F401
-from swin_backbone.engine.annotations import (
+from swin_backbone.engine.check_annotations import (
     beyond,
     label_problems,
     labels_of,

@@ -1,1 +1,0 @@
-"""What happens to tables of tokens between products: norms, residuals, drop path, GELU."""

@@ -1,0 +1,1 @@
+"""Token-wise operations between matrix products: layer norm, residual, drop path, GELU."""
