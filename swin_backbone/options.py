@@ -74,7 +74,6 @@ class BlockOptions:
     qkv_bias: bool = True
     drop_rate: float = 0.0
     attn_drop_rate: float = 0.0
-    ffn_drop_rate: float | None = None
     act_cfg: dict = field(default_factory=lambda: dict(type='GELU'))
     norm_cfg: dict = field(default_factory=lambda: dict(type='LN'))
     with_cp: bool | str = False
@@ -315,7 +314,6 @@ CHECKS: dict[str, Check] = {
     'drop_rate': _rate,
     'attn_drop_rate': _rate,
     'drop_path_rate': _rate,
-    'ffn_drop_rate': lambda name, value, given: None if value is None else rate(name, value),
     'mlp_ratio': _mlp_ratio,
     'num_heads': _num_heads,
     'out_indices': _out_indices,

@@ -79,9 +79,6 @@ class SwinTransformer(BaseModule):
             HTC++ (:class:`~swin_backbone.layers.GlobalAttentionBlock`). It starts as the identity,
             and checkpoints without it load.
 
-        ffn_drop_rate: Probability of dropping an element within the feed-forward networks;
-            ``drop_rate`` if None.
-
     Raises:
         ArgumentTypeError: An unknown argument, or ``pretrained`` that is not a string; also a
             TypeError.
@@ -121,7 +118,6 @@ class SwinTransformer(BaseModule):
         arch: str | dict | None = None,
         pad_small_map: bool = True,
         global_attention: bool = False,
-        ffn_drop_rate: float | None = None,
     ) -> None:
         pass  # the decorator checks the arguments and calls _build
 

@@ -100,7 +100,7 @@ class SwinBlock(BaseModule):
             embed_dims,
             feedforward_channels,
             act_cfg=options.act_cfg,
-            ffn_drop=options.drop_rate if options.ffn_drop_rate is None else options.ffn_drop_rate,
+            ffn_drop=options.drop_rate,
             dropout_layer=drop_path,
             add_identity=self.ffn_type is FFN,
         )
