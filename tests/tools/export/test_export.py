@@ -246,7 +246,7 @@ def test_a_trace_of_v2_holds_where_no_window_shrinks():
 @pytest.mark.parametrize('size', [(32, 32), (24, 40)], ids=['as small', 'smaller'])
 def test_a_trace_with_a_map_as_small_as_its_window_says_that_it_is_of_one_size(size, tmp_path):
     model = backbone(2, depths=(1, 2))  # windows of 4 tokens; the last map is of stride 8
-    with pytest.warns(UserWarning, match='holds for this height and width alone'), torch.no_grad():
+    with pytest.warns(UserWarning, match='holds for this height and width only'), torch.no_grad():
         traced = torch.jit.trace(Tuple(model), torch.randn(1, 3, *size), check_trace=False)
     assert_same(traced, model, [(1, *size), (3, *size)])
     with pytest.raises(AssertionError):
