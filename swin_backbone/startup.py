@@ -30,7 +30,7 @@ def start() -> None:
             f'{framework}.models',
             functools.partial(_register_in, framework),
             failed=warn,
-            once_more=lambda error, framework=framework: another_failed(framework),
+            once_more=functools.partial(another_failed, framework),
         )
     for framework in ('mmdet', 'mmseg'):
         when_imported(

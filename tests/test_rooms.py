@@ -50,7 +50,8 @@ FRAMEWORKS = {'mmdet', 'mmseg', 'mmpretrain'}
 # frameworks: the doctor and the explanations of errors in `tools` import those by their names.
 OUTSIDE: dict[str, set[str]] = {
     **{room: set() for room in ('', 'arguments', 'errors', 'files', 'frameworks', 'imports')},
-    **{room: set() for room in ('moved', 'patches', 'startup', 'version')},
+    **{room: set() for room in ('moved', 'startup', 'version')},
+    'patches': {'mmengine', 'deepspeed'},  # when they are patched
     'argument_values': {'torch', 'numpy'},
     'options': {'torch'},
     'ops': {'torch', 'triton'},
