@@ -66,6 +66,7 @@ setup(
     package_data={
         'swin_backbone': ['py.typed'],
         'swin_backbone.tools.page': ['page.*'],
+        'swin_backbone.tools.pictures': ['*.html', '*.js'],
         'swin_backbone.configs': ['*.py', '_base_/*/*.py'],
         'swin_backbone.checkpoints': ['catalog.yml'],
     },

@@ -20,6 +20,7 @@ from types import ModuleType
 # Old path -> new path, without the package's name. Submodules follow their package; a line of
 # their own takes precedence.
 MOVED = {
+    'backbone': 'swin',
     'engine.annotations': 'engine.check_annotations',
     'engine.class_names': 'engine.check_annotations',
     'engine.compare_classes': 'engine.check_classes',
@@ -32,10 +33,24 @@ MOVED = {
     'engine.operators': 'tools.operators',
     'engine.shipped': 'tools.configs',
     'export': 'tools.export',
+    'layers.in_one_piece': 'layers.fused',
+    'ops.rows': 'ops.tokenwise',
     'page': 'tools.page',
     'visual': 'tools.pictures',
     'visual.images': 'tools.images',
+    'weights.arrays': 'weights.tensors',
+    'weights.buildable': 'weights.rebuild',
+    'weights.classifier': 'weights.load',
+    'weights.containers': 'weights.state_dicts',
+    'weights.coordinates': 'weights.coords_table',
+    'weights.nested': 'weights.traversal',
+    'weights.plain': 'weights.tensors',
+    'weights.rank_files': 'weights.distributed_checkpoints',
+    'weights.shards': 'weights.safetensors_files',
+    'weights.stand_ins': 'weights.placeholders',
 }
+# Old names in these modules, and the new ones.
+RENAMED = {'backbone': {'Backbone': 'SwinTransformer'}}
 
 _PREFIX = f'{__package__}.'
 
@@ -72,7 +87,9 @@ class _MovedModules(MetaPathFinder, Loader):
             DeprecationWarning,
             stacklevel=2,  # the import statement: frames of importlib do not count
         )
-        sys.modules[old] = importlib.import_module(new)
+        sys.modules[old] = found = importlib.import_module(new)
+        for old_name, new_name in RENAMED.get(old.removeprefix(_PREFIX), {}).items():
+            setattr(found, old_name, getattr(found, new_name))
 
 
 @functools.cache

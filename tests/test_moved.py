@@ -11,6 +11,7 @@ import warnings
 
 import pytest
 
+from swin_backbone import SwinTransformer, SwinTransformerV2
 from swin_backbone.moved import MOVED, new_path
 
 
@@ -58,6 +59,12 @@ def test_ways_to_import():
     with pytest.warns(DeprecationWarning) as caught:
         exec(compile(source, 'user.py', 'exec'), {'__name__': '__main__'})
     assert {warning.filename for warning in caught} >= {'user.py'}
+
+
+def test_the_former_base_class():
+    with pytest.warns(DeprecationWarning, match=r'backbone has moved to swin_backbone\.swin;'):
+        from swin_backbone.backbone import Backbone
+    assert Backbone is SwinTransformer and issubclass(SwinTransformerV2, Backbone)
 
 
 def test_attributes_of_the_package_alone(fresh):

@@ -51,7 +51,7 @@ FRAMEWORKS = {'mmdet', 'mmseg', 'mmpretrain'}
 OUTSIDE: dict[str, set[str]] = {
     **{room: set() for room in ('', 'arguments', 'errors', 'files', 'frameworks', 'imports')},
     **{room: set() for room in ('moved', 'startup', 'version')},
-    'patches': {'mmengine', 'deepspeed'},  # when they are patched
+    'patches': {'mmengine', 'deepspeed'},
     'argument_values': {'torch', 'numpy'},
     'options': {'torch'},
     'ops': {'torch', 'triton'},

@@ -1,12 +1,11 @@
 """The command line, ``swin-backbone``. Exit codes:
 
-- 0: done, and nothing is wrong
-- 1: what was compared differs, what was verified or examined is wrong, or a checkpoint does not fit
-- 2: the command line is wrong
-- 3: it could not be done: no such file or name, an unreadable file, a failed download
+- 0: success
+- 1: a comparison found differences, a check found a problem, or a checkpoint does not fit
+- 2: the command line is invalid
+- 3: the command failed: no such file or name, an unreadable file, a failed download
 
-A command's module imports nothing heavy but in its functions: help and lists take no longer than
-Python and click need.
+Modules of commands import heavy packages only inside functions, so that help and lists are fast.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import sys
 
 
 def main() -> None:
-    """What the console script calls."""
+    """Entry point of the console script."""
     try:
         import click  # noqa: F401
         import rich  # noqa: F401

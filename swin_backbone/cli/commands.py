@@ -1,4 +1,4 @@
-"""The root of the commands; a room's commands are a group in a file of their own."""
+"""The root of the commands; each command or group of commands is in a file of its own."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from ..errors import ArgumentError, CheckpointError
 from ..imports import when_imported
 from ..version import __version__
 
-# Each is a command of the module of its name; with what `--help` says of it, as its docstring does.
+# Each command, in the module of the same name, with the first sentence of its docstring.
 COMMANDS = {
     'complexity': "Count parameters and FLOPs of a config's model, part by part.",
-    'configs': "The package's own configs: what there is, what is in them, copies to change.",
-    'data': 'Look into the data of CONFIG, and compare them with its model.',
-    'doctor': 'Examine the installation; exit code 1 if something is wrong, with the command that '
-    'mends it.',
-    'export': 'Write the model of CONFIG with the weights of CHECKPOINT as a file, and check it.',
-    'plot': 'Draw the curves of the training LOGS of one or several runs.',
+    'configs': "List and print the package's configs, and write your own that inherit from them.",
+    'data': 'Inspect the datasets of CONFIG and compare them with its model.',
+    'doctor': 'Check the installation; print how to fix each problem, and exit with 1 if there is '
+    'one.',
+    'export': 'Export the model of CONFIG with the weights of CHECKPOINT, and check the result.',
+    'plot': 'Plot the curves of the training LOGS of one or several runs.',
     'serve': "Serve a page that shows a model's boxes, masks, segments or classes of an image.",
-    'show': 'Draw what a model sees in IMAGE: its prediction, its features, its attention.',
-    'weights': 'Published and own checkpoints.',
+    'show': 'Draw what a model sees in IMAGE: its prediction, features and attention.',
+    'weights': 'List, download, inspect, compare and convert checkpoints.',
 }
 
 
-DEBUG = f'{__name__}.debug'  # in a context's meta: whether tracebacks are wanted
+DEBUG = f'{__name__}.debug'  # the key in a context's meta that turns tracebacks on
 
 
 def _want_tracebacks(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        ctx.meta[DEBUG] = True  # which the contexts of all groups and commands share
+        ctx.meta[DEBUG] = True  # shared by the contexts of all groups and commands
 
 
 debug_option = click.option(
@@ -51,10 +51,10 @@ debug_option = click.option(
 
 
 class Commands(click.Group):
-    """A group whose commands are imported when they are called.
+    """A group that imports its commands when they are called.
 
-    Whatever error ends a command is reported in a line, with exit code 3; ``--debug``, which all
-    commands take, has its traceback printed before.
+    An error in a command is printed as one line, with exit code 3. All commands accept ``--debug``,
+    which prints the traceback as well.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -66,7 +66,7 @@ class Commands(click.Group):
         return _with_debug(getattr(importlib.import_module(f'{__package__}.{name}'), name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """As click's, which would import them all."""
+        """Like click's, without importing the commands."""
         briefly = [click.Command(name, help=text) for name, text in COMMANDS.items()]
         width = formatter.width - 6 - max(map(len, COMMANDS))
         with formatter.section('Commands'):
@@ -76,7 +76,7 @@ class Commands(click.Group):
         try:
             with _logged_to_stderr(), _any_name_printed():
                 return super().invoke(ctx)
-        # Click's own errors and exits, and `… | head`, are its business.
+        # click handles its own errors and exits, and a closed pipe (`… | head`).
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError) as error:
             if error.__cause__ is not None:
                 _print_traceback(ctx)
@@ -93,7 +93,7 @@ def _print_traceback(ctx: click.Context) -> None:
 
 
 def _with_debug(command: click.Command) -> click.Command:
-    """A command, or a group's commands, with ``--debug``."""
+    """Adds ``--debug`` to a command, or to all commands of a group."""
     if isinstance(command, click.Group):
         for name in command.commands:
             _with_debug(command.commands[name])
@@ -103,21 +103,21 @@ def _with_debug(command: click.Command) -> click.Command:
 
 
 def _line_of(error: Exception) -> str:
-    """What is said of an error: what this package says, or what is to be known of another's."""
+    """An error as one line; errors that this package does not raise itself are explained."""
     if isinstance(error, ArgumentError | CheckpointError | OSError):
         return str(error)
     try:
         from ..tools.faults import explain
 
         said = explain(error)
-    except Exception:  # a broken torch, which `doctor` looks for
+    except Exception:  # torch may be broken, which `doctor` reports
         said = f'{type(error).__name__}: {error}'
     return f'{said}; --debug shows the traceback'
 
 
 @contextlib.contextmanager
 def _logged_to_stderr() -> Iterator[None]:
-    """mmengine logs to stdout, which is for results; and only warnings matter here."""
+    """Sends mmengine's log to stderr, from warnings on: stdout is for results."""
     with contextlib.ExitStack() as stack:
         stack.callback(when_imported('mmengine', lambda: stack.enter_context(_redirected())))
         yield
@@ -126,7 +126,7 @@ def _logged_to_stderr() -> Iterator[None]:
 @contextlib.contextmanager
 def _redirected() -> Iterator[None]:
     before: list[tuple[Any, Any, int]] = []
-    with contextlib.suppress(Exception):  # a broken torch, which `doctor` looks for
+    with contextlib.suppress(Exception):  # torch may be broken, which `doctor` reports
         from mmengine.logging import MMLogger
 
         for handler in MMLogger.get_current_instance().handlers:
@@ -144,7 +144,7 @@ def _redirected() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _any_name_printed() -> Iterator[None]:
-    """Files may have names that are no text in the terminal's encoding; those get backslashes."""
+    """Escapes file names that the terminal's encoding does not have."""
     stream = sys.stdout
     if not isinstance(stream, io.TextIOWrapper) or stream.errors != 'strict':
         yield
@@ -153,7 +153,7 @@ def _any_name_printed() -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # it flushes: `… | head` again
+        with contextlib.suppress(OSError):  # it flushes, and the pipe may be closed
             stream.reconfigure(errors='strict')
 
 
@@ -163,5 +163,5 @@ def _any_name_printed() -> Iterator[None]:
 def commands() -> None:
     """Tools of swin_backbone.
 
-    Exit codes: 0 done; 1 differs, is wrong or does not fit; 2 wrong command line; 3 not possible.
+    Exit codes: 0 success; 1 differences or problems found; 2 invalid command line; 3 failure.
     """

@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     nargs=3,
     type=click.IntRange(1),
     metavar='C H W',
-    help='Of the image. Default: 3 800 1280 for detectors; for segmentors the height of their crop '
-    'and four times its width; for classifiers the crop of their test pipeline.',
+    help='Shape of the image. Default: 3 800 1280 for detectors; the height and four times the '
+    'width of the crop for segmentors; the crop of the test pipeline for classifiers.',
 )
 @json_option
 @needs_models
 def complexity(config: str, shape: tuple[int, int, int] | None, as_json: bool) -> None:
     """Count parameters and FLOPs of a config's model, part by part.
 
-    CONFIG is a path or the name of a shipped config. As in the papers a multiply-add counts once,
-    detectors have 1000 boxes and 100 masks a stage, and heads that only training needs do not run.
-    "executed" leaves out what the official code spends on projecting padded tokens.
+    CONFIG is a path or the name of a shipped config. As in the papers, a multiply-add counts as one
+    FLOP, detectors have 1000 boxes and 100 masks per stage, and heads used only in training are
+    left out. "executed" excludes projections of padded tokens, which the official code computes.
     """
     from ..tools.complexity import complexity as count
     from ..tools.complexity import default_shape

@@ -1,4 +1,4 @@
-"""``swin-backbone configs``: the configs that come with the package."""
+"""``swin-backbone configs``: the configs of the package."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .output import json_option, print_json, print_table
 
 @click.group()
 def configs() -> None:
-    """The package's own configs: what there is, what is in them, copies to change.
+    """List and print the package's configs, and write your own that inherit from them.
 
-    NAME is a file's name in configs/, with or without .py.
+    NAME is the name of a file in configs/, with or without .py.
     """
 
 
 @configs.command('list')
-@click.option('--task', help='Those whose task has this word in it.')
+@click.option('--task', help='List only configs whose task contains this word.')
 @json_option
 def list_(task: str | None, as_json: bool) -> None:
     """List the configs: name, task and title."""
@@ -34,9 +34,9 @@ def list_(task: str | None, as_json: bool) -> None:
 
 @configs.command()
 @click.argument('name')
-@click.option('--resolved', is_flag=True, help='With its bases merged, as a Runner gets it.')
+@click.option('--resolved', is_flag=True, help='Merge its bases, as a Runner does.')
 def show(name: str, resolved: bool) -> None:
-    """Print a config, as it is written or with its bases merged."""
+    """Print a config file, or the config with its bases merged."""
     path = find(name)
     click.echo(read(path).pretty_text if resolved else path.read_text(), nl=resolved)
 
@@ -44,14 +44,13 @@ def show(name: str, resolved: bool) -> None:
 @configs.command()
 @click.argument('name')
 @click.argument('destination', required=False, type=click.Path(path_type=Path))
-@click.option('--force', is_flag=True, help='Overwrite what is there.')
+@click.option('--force', is_flag=True, help='Overwrite an existing file.')
 def copy(name: str, destination: Path | None, force: bool) -> None:
-    """Write a config of your own that starts from NAME, to DESTINATION (a file or a folder).
+    """Write a config that inherits from NAME to DESTINATION, a file or a folder.
 
-    Without one it goes to the current folder. The file inherits from the installed config by its
-    path, rather than being a copy of it and its bases: it works from anywhere on this machine, what
-    you add says all that is different, and corrections of the package reach it. Where it must
-    depend on nothing, `configs show NAME --resolved` prints all in one file.
+    The default is the current folder. The new file refers to the installed config by its path, so
+    that it works from any folder of this machine, contains only your changes, and follows updates
+    of the package. For a file without dependencies, use `configs show NAME --resolved`.
     """
     source = find(name)
     target = destination or Path()

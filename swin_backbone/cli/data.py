@@ -1,4 +1,4 @@
-"""``swin-backbone data``: what is in a config's data, and whether its model is for them."""
+"""``swin-backbone data``: what a config's datasets contain, and whether they match its model."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ..tools.data_contents import Contents
     from ..tools.data_report import Report
 
-_ROWS = 30  # of a table of classes
-_NAMED = 4  # pictures
+_ROWS = 30  # printed of the table of classes
+_NAMED = 4  # up to so many pictures are listed by name
 
 
 @click.command()
@@ -27,28 +27,28 @@ _NAMED = 4  # pictures
     'phases',
     multiple=True,
     type=click.Choice(['train', 'val', 'test']),
-    help='Data to look at; may be repeated.  [default: all that the config has]',
+    help='Datasets to inspect; may be repeated.  [default: all of the config]',
 )
 @click.option(
     '--images',
     type=click.IntRange(0),
     default=100,
     show_default=True,
-    help='Images, and maps of labels, to open of each data set.',
+    help='Number of images and label maps to open per dataset.',
 )
 @click.option(
     '--pictures',
     type=click.IntRange(0),
     default=4,
     show_default=True,
-    help='Images of each data set to draw with their annotations.',
+    help='Number of images per dataset to draw with their annotations.',
 )
 @click.option(
     *('-o', '--output'),
     type=click.Path(file_okay=False, path_type=Path),
     default='pictures',
     show_default=True,
-    help='Folder of the PNG files.',
+    help='Folder for the PNG files.',
 )
 @json_option
 @click.pass_context
@@ -62,12 +62,12 @@ def data(
     output: Path,
     as_json: bool,
 ) -> None:
-    """Look into the data of CONFIG, and compare them with its model.
+    """Inspect the datasets of CONFIG and compare them with its model.
 
-    Classes, objects or pixels of each, masks, sizes and modes of the images; pictures with the
-    annotations drawn. Exit code 1 if something is wrong: class names that the annotation file does
-    not have, heads for another number of classes, labels beyond them, maps of 0 and 255, objects
-    without masks, images that cannot be read.
+    Prints the classes with their numbers of objects or pixels, masks, and sizes and modes of the
+    images; draws images with their annotations. The exit code is 1 if there is a problem: class
+    names that are not in the annotation file, heads for another number of classes, labels out of
+    range, label maps of 0 and 255 only, objects without masks, images that cannot be read.
     """
     from ..engine.check_classes import explained
     from ..tools.configs import read
@@ -102,7 +102,7 @@ def data(
 
 
 def _draw(found: Report, pictures: int, output: Path) -> tuple[list[str], list[str]]:
-    """Draws samples; the files, and why others were not drawn."""
+    """Draws samples; returns the files, and the reasons why others were not drawn."""
     from ..engine.check_annotations import spread
 
     files: list[str] = []
@@ -119,7 +119,7 @@ def _draw(found: Report, pictures: int, output: Path) -> tuple[list[str], list[s
         for index in spread(len(dataset), pictures) if one.images else []:
             try:
                 picture = draw_sample(dataset, index)
-            except Exception as error:  # whatever an annotation that is wrong may raise
+            except Exception as error:  # an invalid annotation may raise anything
                 said = f'{type(error).__name__}: {error}'
                 remarks.append(f'{one.option}: sample {index} cannot be drawn: {said}')
                 continue
@@ -129,7 +129,7 @@ def _draw(found: Report, pictures: int, output: Path) -> tuple[list[str], list[s
 
 
 def _facts(one: Contents) -> dict[str, Any]:
-    """What a data set holds, as JSON has it."""
+    """The content of a dataset, for JSON."""
     return {
         'option': one.option,
         'type': one.kind,
@@ -177,9 +177,9 @@ def _extreme(listed: Sequence[tuple[tuple[int, int], int]], which: Any) -> tuple
 
 
 def _rows(one: Contents) -> Iterator[tuple[Any, ...]]:
-    """Of each label: its class, how much is annotated with it, and in how many images.
+    """Rows of label, class, number of objects or share of pixels, and number of images.
 
-    Where they are many, those with most come first.
+    If there are too many to print all, the most frequent labels come first.
     """
     of_pixels = bool(one.pixels) and not one.objects
     there = one.pixels if of_pixels else one.objects

@@ -1,6 +1,6 @@
-"""``swin-backbone doctor``: what of the installation works, and how to mend what does not.
+"""``swin-backbone doctor``: checks the installation, and says how to fix what does not work.
 
-It imports click and rich alone, so that it starts where torch, mmengine or mmcv are broken.
+It imports only click and rich, so that it runs where torch, mmengine or mmcv are broken.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ WORDS = {True: 'ok', False: 'WRONG', None: '–'}
     'plugins',
     multiple=True,
     metavar='MODULE',
-    help="Another module of your config's custom_imports, to see what it does to the registries.",
+    help="Another module in your config's custom_imports, to check what it registers.",
 )
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, plugins: tuple[str, ...], as_json: bool) -> None:
-    """Examine the installation; exit code 1 if something is wrong, with the command that mends it.
+    """Check the installation; print how to fix each problem, and exit with 1 if there is one.
 
-    Versions, mmcv's operators, the frameworks' registries, GPUs, the backends that would run, the
-    folder of checkpoints and the environment variables. An optional framework that is not there is
-    not wrong.
+    Checks versions, mmcv's operators, the frameworks' registries, GPUs, the backends that are
+    selected, the folder of checkpoints, and environment variables. A missing optional framework is
+    not a problem.
     """
     findings = examine(plugins)
     wrong = [finding for finding in findings if finding.ok is False]
@@ -44,6 +44,6 @@ def doctor(ctx: click.Context, plugins: tuple[str, ...], as_json: bool) -> None:
     for finding in wrong:
         click.echo(f'\n{finding.check}, {finding.name}: {finding.detail}')
         if finding.fix:
-            click.echo(f'  to mend it: {finding.fix}')
+            click.echo(f'  to fix it: {finding.fix}')
     click.echo('\nSomething is wrong.' if wrong else 'All is well.')
     ctx.exit(1 if wrong else 0)

@@ -12,7 +12,7 @@ from ..tools.configs import located
 from .heavy import needs_models
 from .output import json_option, print_fields, print_json, print_table
 
-# Above it the file is not taken for the same model. Float32 sums in another order stay below 1e-4.
+# Larger differences are an error. Summing float32 in another order gives less than 1e-4.
 TOLERANCE = 1e-3
 
 
@@ -20,22 +20,35 @@ TOLERANCE = 1e-3
 @click.argument('config')
 @click.argument('checkpoint')
 @click.option('--to', required=True, type=click.Choice(['onnx', 'torch-export']))
-@click.option('--dynamic', is_flag=True, help='Take any batch, height and width.')
+@click.option('--dynamic', is_flag=True, help='Accept any batch size, height and width.')
 @click.option(
     *('-o', '--output'),
-    help='File to write, *.onnx or *.pt2; named after the config if left out.',
+    help='File to write, *.onnx or *.pt2.  [default: named after the config]',
 )
 @click.option(
     '--part',
     type=click.Choice(['backbone', 'model']),
     default='backbone',
     show_default=True,
-    help='The model: a segmentor to its logits, a detector to the scores of its proposals.',
+    help='"model": a segmentor up to its logits, a detector up to the scores of its proposals.',
 )
-@click.option('--size', nargs=2, type=click.IntRange(1), default=(224, 224), show_default=True)
-@click.option('--batch', type=click.IntRange(1), default=1, show_default=True)
-@click.option('--class-map', is_flag=True, help="A segmentor's classes instead of its logits.")
-@click.option('--int8', is_flag=True, help='Write *.int8.onnx, with int8 weights, as well.')
+@click.option(
+    '--size',
+    nargs=2,
+    type=click.IntRange(1),
+    default=(224, 224),
+    show_default=True,
+    help='Height and width of the input, unless --dynamic.',
+)
+@click.option(
+    '--batch',
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help='Batch size of the input, unless --dynamic.',
+)
+@click.option('--class-map', is_flag=True, help='Output classes instead of logits (segmentors).')
+@click.option('--int8', is_flag=True, help='Also write *.int8.onnx, with int8 weights.')
 @json_option
 @click.pass_context
 @needs_models
@@ -53,12 +66,11 @@ def export(
     int8: bool,
     as_json: bool,
 ) -> None:
-    """Write the model of CONFIG with the weights of CHECKPOINT as a file, and check it.
+    """Export the model of CONFIG with the weights of CHECKPOINT, and check the result.
 
-    CONFIG is a path or the name of a shipped config; CHECKPOINT a path, a name of the catalog or an
-    http(s) URL. SIZE is height and width in pixels, and with BATCH what the file takes, unless it
-    is dynamic. The file is run on noise and held against PyTorch; exit code 1 if the two differ by
-    more than a thousandth.
+    CONFIG is a path or the name of a shipped config; CHECKPOINT is a path, a name in the catalog or
+    an http(s) URL. The check runs the file on random input and compares the outputs with PyTorch's;
+    the exit code is 1 if they differ by more than 0.001.
     """
     from ..tools.export import check_file
     from ..tools.export import export as write

@@ -12,7 +12,7 @@ Function = TypeVar('Function', bound=Callable[..., Any])
 
 
 class _CannotStart(click.ClickException):
-    """What a command needs is broken; exit code 3."""
+    """A package that the command needs is broken; exit code 3."""
 
     exit_code = 3
 
@@ -21,13 +21,13 @@ class _CannotStart(click.ClickException):
 
 
 def needs_models(function: Function) -> Function:
-    """Imports what the models need before a command runs, and says so where that fails."""
+    """Imports the backbones before a command runs, and reports a failure in one line."""
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             from .. import registration  # noqa: F401
-        except Exception as error:  # whatever broken torch, mmengine or mmcv may raise
+        except Exception as error:  # a broken torch, mmengine or mmcv may raise anything
             cause = f'{type(error).__name__}: {error}'
             raise _CannotStart(
                 f'swin-backbone cannot start ({cause}): `swin-backbone doctor` says why'

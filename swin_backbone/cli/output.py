@@ -19,7 +19,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table, as wide as the terminal; in a pipe as wide as it needs to be."""
+    """Prints a table that fits the terminal; in a pipe, no cell is wrapped."""
     table = Table()
     for column in columns:
         table.add_column(column, overflow='fold')
@@ -29,7 +29,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:
-    """Names and values in two columns."""
+    """Prints names and values in two columns."""
     width = max(map(len, fields))
     for name, value in fields.items():
         click.echo(f'{name.ljust(width)}  {_shown(value)}')

@@ -1,4 +1,4 @@
-"""``swin-backbone plot``: training logs as curves."""
+"""``swin-backbone plot``: curves of training logs."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from .output import json_option, print_fields, print_json
     type=click.Path(file_okay=False, path_type=Path),
     default='pictures',
     show_default=True,
-    help='Folder of the PNG file, curves.png.',
+    help='Folder for the PNG file, curves.png.',
 )
 @click.option(
     '--html',
     type=click.Path(dir_okay=False, path_type=Path),
-    help='Write a report as well: one file.',
+    help='Also write a report, as a single HTML file.',
 )
 @json_option
 @needs_models
 def plot(logs: tuple[str, ...], output: Path, html: Path | None, as_json: bool) -> None:
-    """Draw the curves of the training LOGS of one or several runs.
+    """Plot the curves of the training LOGS of one or several runs.
 
-    A log is a run's work folder, or one of mmengine's files in it: vis_data/scalars.json or *.log.
-    Loss and its parts, box and mask AP, mIoU, throughput, memory, times, learning rate: what is
-    logged is drawn, runs over each other.
+    A log is the work folder of a run, or a file in it that mmengine wrote: vis_data/scalars.json or
+    *.log. Plots whatever is logged: the loss and its parts, box and mask AP, mIoU, throughput,
+    memory, times, the learning rate. Several runs share the axes.
     """
     from ..tools.pictures.curves import draw_curves, last_values, read_runs
     from ..tools.pictures.report import plot_report

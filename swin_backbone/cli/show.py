@@ -13,66 +13,69 @@ from .output import json_option, print_fields, print_json
 
 @click.command()
 @click.argument('image', default='astronaut')
-@click.option('--config', help="The model's: a path or the name of a shipped config.")
-@click.option('--weights', help="The model's or its backbone's: a path, a catalog name or a URL.")
+@click.option('--config', help='A path or the name of a shipped config.')
+@click.option(
+    '--weights', help="The model's or its backbone's: a path, a name in the catalog or a URL."
+)
 @click.option(
     '--what',
     type=click.Choice(['prediction', 'features', 'attention', 'rollout', 'cam', 'all']),
     default='all',
     show_default=True,
+    help='What to draw; "all" includes cam only with --cam.',
 )
 @click.option(
     '--point',
     nargs=2,
     type=float,
     metavar='X Y',
-    help='Whose attention and rollout are shown, in pixels of the image.  [default: its middle]',
+    help='The query of attention and rollout, in pixels of the image.  [default: the center]',
 )
 @click.option(
     '--stage',
     type=click.IntRange(0),
-    help='Of the attention and rollout, and whose map --cam is of.  '
-    '[default: last but one; for --cam the last]',
+    help='The stage of attention, rollout and --cam.  '
+    '[default: the last but one; the last for --cam]',
 )
 @click.option(
     '--block',
     type=click.IntRange(0),
-    help='Of the stage; shown beside its partner with shifted, or unshifted, windows.  '
-    '[default: the last]',
+    help='The block of the stage; drawn together with the other block of its pair of regular and '
+    'shifted windows.  [default: the last]',
 )
 @click.option(
     '--score',
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help='The least of the boxes that are drawn.',
+    help='Draw boxes with at least this score.',
 )
 @click.option(
     '--cam',
     metavar='TARGET',
-    help="Show what speaks for it, too: a class's name (of a detector, its best box), or a number: "
-    'of a box by its score, a class by its score or its pixels; 0 is the best.',
+    help='Also draw a class activation map of TARGET: the name of a class (of a detector, its best '
+    'box), or a rank from 0 on: boxes and classes by score, classes of a segmentor by area.',
 )
 @click.option(
     '--cam-method',
     type=click.Choice(['grad-cam', 'grad-cam++', 'hirescam', 'layer-cam', 'xgrad-cam']),
     default='grad-cam',
     show_default=True,
-    help='All but the first need the extra cam.',
+    help='All but grad-cam need the extra "cam".',
 )
 @click.option(
     *('-o', '--output'),
     type=click.Path(file_okay=False, path_type=Path),
     default='pictures',
     show_default=True,
-    help='Folder of the PNG files.',
+    help='Folder for the PNG files.',
 )
 @click.option(
     '--html',
     type=click.Path(dir_okay=False, path_type=Path),
-    help='Write a report as well: one file, in which a click shows the attention of any point.',
+    help='Also write a report, as a single HTML file: a click shows the attention of any point.',
 )
-@click.option('--device', default='cpu', show_default=True, help='Where the model runs.')
+@click.option('--device', default='cpu', show_default=True, help='Device of the model.')
 @json_option
 @needs_models
 def show(
@@ -91,13 +94,12 @@ def show(
     device: str,
     as_json: bool,
 ) -> None:
-    """Draw what a model sees in IMAGE: its prediction, its features, its attention.
+    """Draw what a model sees in IMAGE: its prediction, features and attention.
 
-    IMAGE is a path, or one of scikit-image's pictures: astronaut, camera, chelsea, coffee, coins or
-    rocket. Without --config the model is the backbone that the weights are of, and without either a
-    Swin-T: with the weights swin_tiny_in1k if they have been downloaded, else with random ones, and
-    the pictures say so. What speaks for a class or a box is drawn where --cam or --what cam asks
-    for it, all else unless --what leaves it out.
+    IMAGE is a path or one of scikit-image's images: astronaut, camera, chelsea, coffee, coins or
+    rocket. Without --config, the model is the backbone that the weights belong to. Without both, it
+    is a Swin-T with the weights swin_tiny_in1k, if they are downloaded, or else with random
+    weights, which the pictures point out.
     """
     from ..tools.images import read_image
     from ..tools.pictures.report import show_report

@@ -1,4 +1,4 @@
-"""``swin-backbone weights``: the catalog, downloads, and what a checkpoint is and holds."""
+"""``swin-backbone weights``: the catalog, downloads, and the content of checkpoints."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from .output import json_option, print_fields, print_json, print_table
 if TYPE_CHECKING:
     from ..weights import Description
 
-prefix_option = click.option('--prefix', help='Which of several networks in the file is meant.')
+prefix_option = click.option('--prefix', help='Selects one of several networks in the file.')
 ema_option = click.option(
-    '--ema/--no-ema', default=None, help='The moving average of the weights, or the weights.'
+    '--ema/--no-ema', default=None, help='Use the moving average of the weights, or the weights.'
 )
 
 
 @click.group()
 def weights() -> None:
-    """Published and own checkpoints.
+    """List, download, inspect, compare and convert checkpoints.
 
-    FILE is a path, a name of the catalog or an http(s) URL; the last two are downloaded.
+    FILE is a path, a name in the catalog or an http(s) URL; the last two are downloaded.
     """
 
 
 @weights.command('list')
 @click.argument('words', nargs=-1)
 @click.option('--task', type=click.Choice(TASKS))
-@click.option('--version', 'version', type=click.Choice(['1', '2']), help='Of Swin.')
+@click.option('--version', 'version', type=click.Choice(['1', '2']), help='Swin V1 or V2.')
 @json_option
 def list_(words: tuple[str, ...], task: str | None, version: str | None, as_json: bool) -> None:
-    """List the published checkpoints whose entries have all WORDS in them."""
+    """List the published checkpoints whose entries contain all WORDS."""
     entries = [
         entry
         for entry in catalog().values()
@@ -78,7 +78,11 @@ def _mentions(entry: Entry, word: str) -> bool:
 
 @weights.command()
 @click.argument('file')
-@click.option('--config', type=click.Path(exists=True, dir_okay=False), help='To hold it against.')
+@click.option(
+    '--config',
+    type=click.Path(exists=True, dir_okay=False),
+    help='Compare the checkpoint with the backbone of this config.',
+)
 @prefix_option
 @ema_option
 @json_option
@@ -92,7 +96,7 @@ def info(
     ema: bool | None,
     as_json: bool,
 ) -> None:
-    """Tell what a checkpoint is, and what would be resized for a config."""
+    """Describe a checkpoint, and what would be resized for a config."""
     from ..weights import describe, read_checkpoint, what_would_be_resized
 
     checkpoint = read_checkpoint(file)
@@ -119,7 +123,7 @@ def info(
 
 
 def _published(file: str) -> Entry | None:
-    """The catalog's entry of a name, a URL or a file of that name."""
+    """The catalog's entry for a name, a URL or a file name."""
     name = file.rsplit('/', 1)[-1]
     found = (e for e in catalog().values() if file in (e.name, e.url) or name == e.file_name)
     return next(found, None)
@@ -131,10 +135,10 @@ def _resolution(
     prefix: str | None,
     ema: bool | None,
 ) -> int | None:
-    """Side of the training images in pixels, where the file tells; else None.
+    """Side of the training images in pixels; None if the file does not contain it.
 
-    A square position embedding tells it, and so do the masks of shifted windows, of which the
-    official classifiers keep one for each window.
+    It follows from a square position embedding, or from the attention masks that the official
+    classifiers save, one for each window.
     """
     from torch import Tensor
 
@@ -165,7 +169,7 @@ def _for_people(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _backbone(config: str) -> Mapping[str, Any]:
-    """The arguments of the Swin backbone in a config's model, at whatever depth."""
+    """The arguments of the Swin backbone in a config's model, at any depth."""
 
     def search(node: Any) -> Mapping[str, Any] | None:
         if not isinstance(node, Mapping):
@@ -184,9 +188,13 @@ def _backbone(config: str) -> Mapping[str, Any]:
 @weights.command()
 @click.argument('file')
 @click.option('--to', required=True, type=click.Choice(LAYOUTS))
-@click.option('-o', '--out', required=True, help='File to write; *.safetensors, or by torch.save.')
-@click.option('--window', type=click.IntRange(1), help='Window of bias tables; of V2, of buffers.')
-@click.option('--grid', nargs=2, type=int, help='Resize the position embedding: rows, columns.')
+@click.option('-o', '--out', required=True, help='File to write: *.safetensors, or for torch.load.')
+@click.option(
+    '--window', type=click.IntRange(1), help='Resize bias tables (V2: buffers) to this window.'
+)
+@click.option(
+    '--grid', nargs=2, type=int, help='Resize the position embedding to these rows and columns.'
+)
 @prefix_option
 @ema_option
 @json_option
@@ -201,7 +209,7 @@ def convert(
     ema: bool | None,
     as_json: bool,
 ) -> None:
-    """Write a checkpoint's backbone in another layout."""
+    """Convert a checkpoint's backbone to another layout."""
     from ..weights import convert_file
 
     done = convert_file(
@@ -218,10 +226,10 @@ def convert(
 @weights.command()
 @click.argument('folder', type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument('file', type=click.Path(dir_okay=False, path_type=Path))
-@click.option('--weights-only', is_flag=True, help='Leave out what training alone needs.')
+@click.option('--weights-only', is_flag=True, help='Leave out the optimizer and the like.')
 @needs_models
 def join(folder: Path, file: Path, weights_only: bool) -> None:
-    """Write a checkpoint of one file a process, as FSDP's shards are, as one FILE."""
+    """Join a distributed checkpoint, a FOLDER with a file per process, into one FILE."""
     import torch
 
     from ..weights import read_checkpoint
@@ -239,7 +247,7 @@ def join(folder: Path, file: Path, weights_only: bool) -> None:
 @json_option
 @needs_models
 def download(names: tuple[str, ...], as_json: bool) -> None:
-    """Download checkpoints by their NAMES in the catalog, or URLs; print where they are."""
+    """Download checkpoints, NAMES in the catalog or URLs, and print their paths."""
     paths = {name: str(fetch(name)) for name in names}
     if as_json:
         print_json(paths)
@@ -250,7 +258,7 @@ def download(names: tuple[str, ...], as_json: bool) -> None:
 @weights.command()
 @click.argument('a')
 @click.argument('b')
-@click.option('--tolerance', default=0.0, show_default=True, help='Largest difference allowed.')
+@click.option('--tolerance', default=0.0, show_default=True, help='Allowed absolute difference.')
 @prefix_option
 @json_option
 @click.pass_context
@@ -258,7 +266,7 @@ def download(names: tuple[str, ...], as_json: bool) -> None:
 def diff(
     ctx: click.Context, a: str, b: str, tolerance: float, prefix: str | None, as_json: bool
 ) -> None:
-    """Compare two checkpoints' backbones, whatever their layouts; exit code 1 if they differ."""
+    """Compare the backbones of two checkpoints, of any layout; exit with 1 if they differ."""
     from ..weights import read_checkpoint
     from ..weights.compare import compare
 
@@ -290,7 +298,7 @@ def diff(
 @click.pass_context
 @needs_models
 def verify(ctx: click.Context, file: str, as_json: bool) -> None:
-    """Check a file: hash, readable, known layout, numbers; exit code 1 if something is wrong."""
+    """Check a file's hash, format, layout and numbers; exit with 1 if there is a problem."""
     from ..weights.verify import verify as verify_file
 
     path = _local(file)
@@ -307,7 +315,7 @@ def verify(ctx: click.Context, file: str, as_json: bool) -> None:
 
 
 def _local(file: str) -> Path:
-    """A path, or where a name of the catalog lies; nothing is downloaded to verify it."""
+    """The path of a file or of a name in the catalog; nothing is downloaded."""
     path = user_path(file)
     if not path.exists() and file in catalog():
         path = target(file).path

@@ -1,1 +1,1 @@
-"""What the command line, and scripts, use: nothing here takes part in training."""
+"""Tools for the command line and for scripts; training uses none of them."""

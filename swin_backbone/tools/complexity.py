@@ -1,14 +1,14 @@
-"""Parameters and FLOPs of a model, part by part, counted without running it.
+"""Parameters and FLOPs of a model, part by part, counted on the meta device.
 
-The convention is that of the papers' tables: a multiply-add counts once; products of convolutions,
-linear layers and attention count, and nothing else; the network of inference, without the auxiliary
-heads of training; detectors with 1000 boxes for each box head and 100 for each mask head. What
-depends on weights alone, V2's position bias, is no part of an image's count: it is computed once.
+The convention is that of the papers' tables. A multiply-add counts as one FLOP; only convolutions,
+linear layers and the matrix products of attention count. The network is that of inference, without
+auxiliary heads; detectors have 1000 boxes per box head and 100 per mask head. V2's position bias,
+which depends only on weights, is not counted: it is computed once.
 
-The official code pads a map to whole windows before it projects queries, keys and values, and
-projects the padded tokens as well. The operator here does not: a padded token's projection is the
-bias. So there are two counts: ``flops`` with the padded tokens' projections, which is what is
-published, and ``flops_executed`` without them, which is what runs.
+The official code pads the feature map to whole windows before the qkv projection, so that padded
+tokens are projected as well. The operator of this package uses the projection's bias for them
+instead. Therefore there are two counts: ``flops`` includes the projections of padded tokens, as
+published numbers do; ``flops_executed`` does not.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from ..ops.sizes import padded_tokens
 from ..ops.window_attention.operator import attention_flops
 from .faults import channel_mismatch
 
-BOXES, MASKS = 1000, 100  # for each box head and each mask head, as in mmdet's count
+BOXES, MASKS = 1000, 100  # per box head and per mask head, as in mmdet's count
 DETECTION, SEGMENTATION, CLASSIFICATION = (800, 1280), (512, 512), (224, 224)
 
-# Heads that take the feature maps and nothing else, by their names in the frameworks' models.
+# Names in the frameworks' models of heads whose only input is the feature maps.
 _DENSE_HEADS = ('rpn_head', 'bbox_head', 'mask_head', 'seg_head', 'decode_head', 'head')
 _TRAINING_ONLY = re.compile(r'auxiliary_head\b')
 
 
 @dataclass
 class Part:
-    """A part of a model: its parameters, and its multiply-adds by either count."""
+    """A part of a model: the numbers of its parameters and multiply-adds."""
 
     name: str
     params: int
@@ -55,14 +55,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Complexity:
-    """What :func:`complexity` counted. ``parts`` add up to the whole."""
+    """The result of :func:`complexity`; the totals are the sums over ``parts``."""
 
     shape: tuple[int, ...]  # (channels, height, width)
     parts: list[Part]
 
     @property
     def params(self) -> int:
-        """All parameters, those of auxiliary heads too."""
+        """All parameters, including those of auxiliary heads."""
         return sum(part.params for part in self.parts)
 
     @property
@@ -77,9 +77,9 @@ class Complexity:
 
     @property
     def not_counted(self) -> list[str]:
-        """Parts with parameters that did not run on features alone; see ``flops``.
+        """Parts that were not counted because they need more than features as input.
 
-        Those of training alone are not among them: that they do not run is the convention.
+        Parts that are used only in training are not listed.
         """
         return [
             part.name
@@ -106,18 +106,18 @@ class Complexity:
 
 
 def complexity(model: nn.Module, shape: Sequence[int]) -> Complexity:
-    """Counts a model's parameters and the multiply-adds of a forward pass of one image.
+    """Counts a model's parameters, and the multiply-adds of its forward pass on one image.
 
-    It takes a second and no memory, and gives the same on every machine and for every backend:
-    the model is on the meta device, where tensors have shapes alone.
+    The model is on the meta device, where tensors have only shapes: the count takes a second and no
+    memory, and is the same for all machines and backends.
 
     Args:
         model: A detector, segmentor or classifier of OpenMMLab's frameworks, or a backbone, built
             within ``with torch.device('meta')``. It is put into evaluation mode.
-        shape: Of the image: (channels, height, width).
+        shape: The image's shape, (channels, height, width).
 
     Raises:
-        ArgumentError: The model is not on the meta device, or the shape is none of an image, or a
+        ArgumentError: The model is not on the meta device, the shape is not that of an image, or a
             framework's model has no ``backbone``.
     """
     if len(shape) != 3 or min(shape) < 1:
@@ -127,7 +127,7 @@ def complexity(model: nn.Module, shape: Sequence[int]) -> Complexity:
     if isinstance(model, BaseModel) and not _has(model, 'backbone'):
         raise ArgumentError(f'{type(model).__name__} has no backbone; give the model within it')
     parts, modules = _split(model)
-    # One attention operator for all backends. Both counters see every call.
+    # All backends use this operator for attention, so that both counters see every call.
     operator = {torch.ops.swin_backbone.shifted_window_attention: _attention_of_padded_map}
     published = FlopCounterMode(display=False, custom_mapping=operator)
     executed = FlopCounterMode(display=False)
@@ -137,7 +137,7 @@ def complexity(model: nn.Module, shape: Sequence[int]) -> Complexity:
         for module in of_part
         for handle in _watch(module, part, published, executed)
     ]
-    model.eval()  # mmdet's own Swin returns nothing from it
+    model.eval()  # not chained: that of mmdet's own Swin returns None
     networks = [module for module in model.modules() if isinstance(module, WindowMSAV2)]
     for module in networks:
         module.__dict__['relative_position_bias'] = partial(_uncounted_bias, module)
@@ -153,10 +153,10 @@ def complexity(model: nn.Module, shape: Sequence[int]) -> Complexity:
 
 
 def default_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    """The image that a config's model is usually counted with: (channels, height, width).
+    """The usual image shape for counting a config's model, (channels, height, width).
 
-    Detectors 800 × 1280; segmentors their crop's height and four times its width, 512 × 2048 for
-    one; classifiers the crop of their test pipeline, 224 × 224 where there is none.
+    For detectors, 800 × 1280. For segmentors, the height and four times the width of their crop,
+    such as 512 × 2048. For classifiers, the crop of their test pipeline, or else 224 × 224.
     """
     model = config['model']
     height, width = DETECTION
@@ -169,7 +169,7 @@ def default_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def _crop(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Height and width of what a test pipeline makes of an image."""
+    """Height and width of the images that a test pipeline produces."""
     dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
     for transform in reversed(dataset.get('pipeline') or []):
         size = transform.get('crop_size')
@@ -184,7 +184,7 @@ def _crop(config: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _split(model: nn.Module) -> tuple[list[Part], list[list[nn.Module]]]:
-    """The parts of a model, and the modules of each; 'other' holds parameters of none."""
+    """The parts of a model and the modules of each; the last, 'other', has all other parameters."""
     parts: list[Part] = []
     modules: list[list[nn.Module]] = []
     seen: set[int] = set()
@@ -220,7 +220,7 @@ def _one_by_one(name: str, module: nn.Module) -> Iterator[tuple[str, list[nn.Mod
 
 
 def _backbone_parts(backbone: BaseModule, prefix: str) -> Iterator[tuple[str, list[nn.Module]]]:
-    """A Swin Transformer's parts, this package's or another's of the same names; else the whole."""
+    """The parts of a Swin Transformer with OpenMMLab's names; other backbones are one part."""
     stages = getattr(backbone, 'stages', None)
     if stages is None or not all(hasattr(stage, 'blocks') for stage in stages):
         yield prefix.rstrip('.') or 'backbone', [backbone]
@@ -249,7 +249,7 @@ def _attention_of_padded_map(
     *_: Any,
     **__: Any,
 ) -> int:
-    """FLOPs of attention, and of what projecting the padded tokens would add to its neighbours."""
+    """FLOPs of attention plus those of projecting the padded tokens in the layers around it."""
     B, H, W, channels = qkv_shape
     padded = padded_tokens(B, H, W, window_size) - B * H * W
     width = channels // 3
@@ -258,7 +258,7 @@ def _attention_of_padded_map(
 
 
 def _uncounted_bias(module: WindowMSAV2, window_size: int | None = None) -> Tensor:
-    """A position bias without its network, which depends on no image: published counts lack it."""
+    """V2's position bias without the FLOPs of its network, which published counts leave out."""
     tokens = (window_size or int(module.window_size)) ** 2
     return module.logit_scale.new_empty(module.num_heads, tokens, tokens)
 
@@ -266,7 +266,7 @@ def _uncounted_bias(module: WindowMSAV2, window_size: int | None = None) -> Tens
 def _watch(
     module: nn.Module, part: Part, published: FlopCounterMode, executed: FlopCounterMode
 ) -> list[RemovableHandle]:
-    """Adds to ``part`` what is counted while the module runs."""
+    """Adds to ``part`` the FLOPs that are counted while the module runs."""
 
     start = [0, 0]
 
@@ -282,7 +282,7 @@ def _watch(
 
 
 def _run(model: BaseModule, image: Tensor) -> None:
-    """What inference runs of a model, with as many boxes as the convention says."""
+    """Runs the parts of a model that inference uses, with the conventional numbers of boxes."""
     backbone = getattr(model, 'backbone', None)
     if backbone is None:
         model(image)
@@ -299,14 +299,14 @@ def _run(model: BaseModule, image: Tensor) -> None:
 
 @contextlib.contextmanager
 def _counted_if_it_runs(model: nn.Module, name: str, inputs: Any) -> Iterator[None]:
-    """Leaves out heads of another kind: those that ``inputs``, features, do not suffice.
+    """Skips a head that needs other inputs than ``inputs``, the features.
 
     Raises:
-        ArgumentError: A head is set to other channels than those of its inputs.
+        ArgumentError: The head is configured for another number of channels than its inputs have.
     """
     try:
         yield
-    except Exception as error:  # whatever such a head makes of them
+    except Exception as error:  # such a head may raise anything
         maps = [inputs] if isinstance(inputs, Tensor) else inputs
         channels = [x.shape[1] for x in maps if isinstance(x, Tensor) and x.dim() == 4]
         for part in _names(model, name):
@@ -316,7 +316,7 @@ def _counted_if_it_runs(model: nn.Module, name: str, inputs: Any) -> Iterator[No
 
 
 def _run_dense_heads(model: nn.Module, name: str, features: Any) -> None:
-    """One head; or those of a cascade, each of which refines what the one before gave."""
+    """Runs a head, or the heads of a cascade, each of which refines the previous one's result."""
     results: list[Any] = []
     with _counted_if_it_runs(model, name, features):
         for head in _listed(getattr(model, name)):
@@ -324,7 +324,7 @@ def _run_dense_heads(model: nn.Module, name: str, features: Any) -> None:
 
 
 def _run_roi_head(model: nn.Module, features: Sequence[Tensor]) -> None:
-    """Its heads on regions as the extractors would cut them out, which is no multiply-add."""
+    """Runs the heads on regions of the extractors' sizes; extracting them is not counted."""
     roi_head: Any = model.roi_head
     if _has(roi_head, 'semantic_head'):
         with _counted_if_it_runs(model, 'roi_head.semantic_head', features):
@@ -339,7 +339,7 @@ def _run_roi_head(model: nn.Module, features: Sequence[Tensor]) -> None:
         with _counted_if_it_runs(model, 'roi_head.mask_head', regions):
             for head in _listed(roi_head.mask_head):
                 result = head(regions, *flow)
-                # Hybrid task cascade's heads hand their features on to the next.
+                # In Hybrid Task Cascade, each mask head passes its features to the next.
                 flow = result[1:] if getattr(roi_head, 'mask_info_flow', False) else ()
 
 
@@ -358,6 +358,6 @@ def _listed(module: nn.Module) -> list[nn.Module]:
 
 
 def _names(model: nn.Module, name: str) -> list[str]:
-    """The names of a head, or of those of a cascade."""
+    """The name of a head, or the names of the heads of a cascade."""
     head = model.get_submodule(name)
     return [f'{name}.{i}' for i in range(len(head))] if isinstance(head, nn.ModuleList) else [name]

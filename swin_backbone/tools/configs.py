@@ -1,4 +1,4 @@
-"""The package's own configs, by name."""
+"""The package's configs by name, and reading of any config."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
-# The extra that brings a framework.
+# The extra that installs a framework.
 EXTRAS = {'mmdet': 'det', 'mmseg': 'seg', 'mmpretrain': 'cls'}
-DOCTOR = '`swin-backbone doctor` looks for what is amiss'
+DOCTOR = '`swin-backbone doctor` checks the installation'
 _FRAMEWORK = re.compile(r"'(\w+)::|__import__\('(\w+)'\)|^default_scope = '(\w+)'", re.MULTILINE)
 _LEADING_COMMENT = re.compile(r'\A(?:#.*\n)+')
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Keeps what the frameworks say as their parts are imported from users and their results."""
+    """Suppresses warnings, and sends what the frameworks print on import to stderr."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter('ignore')
         yield
 
 
 def shipped() -> dict[str, Path]:
-    """The configs that come with the package, by their names without ``.py``."""
+    """The files of the package's configs, by their names without ``.py``."""
     paths = sorted(configs_dir().glob('*.py'))
     return {path.stem: path for path in paths if path.stem != '__init__'}
 
@@ -46,7 +46,7 @@ def find(name: str) -> Path:
     """The file of a shipped config.
 
     Raises:
-        ArgumentError: There is none of that name; the message names the nearest.
+        ArgumentError: No config has that name; the message lists similar ones.
     """
     found = shipped().get(name.removesuffix('.py'))
     if found is None:
@@ -57,20 +57,20 @@ def find(name: str) -> Path:
 
 
 def located(config: str | Path) -> Path:
-    """The file of a config, by its path or a shipped one's name.
+    """The file of a config, given its path or the name of a shipped one.
 
     Raises:
-        ArgumentError: There is none.
+        ArgumentError: There is no such file or config.
     """
     path = user_path(config)
     return path if path.is_file() else find(str(config))
 
 
 def summary(name: str) -> dict[str, str | None]:
-    """Name, task, title and path of a shipped config, told from its text: no framework is needed.
+    """Name, task, title and path of a shipped config, read from its text without any framework.
 
-    The title is the first sentence of the leading comment or docstring. The task is None where
-    neither the config nor a base of it names a framework.
+    The title is the first sentence of the leading comment or docstring. The task is None if neither
+    the config nor its bases name a framework.
     """
     path = find(name)
     text = path.read_text()
@@ -85,7 +85,7 @@ def summary(name: str) -> dict[str, str | None]:
 
 
 def _framework(path: Path) -> str | None:
-    """What a config is for: the framework whose bases, or whose scope, it or a base of it names."""
+    """The framework whose configs or scope a config, or one of its bases, refers to."""
     text = path.read_text()
     if named := _FRAMEWORK.search(text):
         return named[1] or named[2] or named[3]
@@ -98,33 +98,33 @@ def _framework(path: Path) -> str | None:
 
 
 def install_advice(framework: str) -> str:
-    """How to install a framework, if it is not; else ``''``."""
+    """How to install a framework, or ``''`` if it is installed."""
     if framework not in EXTRAS or importlib.util.find_spec(framework) is not None:
         return ''
     return f"pip install 'swin_backbone[{EXTRAS[framework]}]' brings {framework}"
 
 
 def read(config: str | Path) -> Config:
-    """A config with its bases merged, by its path or a shipped one's name.
+    """A config with its bases merged, given its path or the name of a shipped one.
 
     Raises:
-        ArgumentError: There is none, or it cannot be read.
+        ArgumentError: There is no such config, or it cannot be read.
     """
     return parsed(located(config), config)
 
 
 @quietly()
 def parsed(path: Path, name: str | Path) -> Config:
-    """A config with its bases merged, without the frameworks' models being there.
+    """A config with its bases merged; the frameworks' models are not imported.
 
     Raises:
-        ArgumentError: It cannot be read; ``name`` says in the error which config it is.
+        ArgumentError: It cannot be read; the message calls it ``name``.
     """
     try:
         from mmengine.config import Config
 
         return Config.fromfile(path)
-    # A config is code, which may exit as well, and mmengine's errors are of many kinds.
+    # A config is code, which may also exit; mmengine raises errors of many types.
     except (Exception, SystemExit) as error:
         said = f'{type(error).__name__}: {error}'
         named = (install_advice(scope) for scope in EXTRAS if scope in said)

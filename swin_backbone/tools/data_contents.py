@@ -1,4 +1,4 @@
-"""What a data set holds: classes, counts, labels, masks, sizes and modes; and what is wrong."""
+"""What a dataset contains (classes, counts, labels, masks, sizes, modes), and its problems."""
 
 from __future__ import annotations
 
@@ -25,29 +25,30 @@ from ..engine.check_annotations import (
 from ..engine.class_counts import Count
 
 _IGNORED = 255
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF's, of pictures that lie on their side
-_TOLD = 3  # problems of a kind, one by one
-_READ_AGAIN = 50_000_000  # bytes of a file that is read for what its data set left out
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF values that swap width and height
+_TOLD = 3  # problems of a kind are listed one by one up to this number
+_READ_AGAIN = 50_000_000  # bytes: larger annotation files are not read a second time
 
 
 @dataclass
 class Contents:
-    """What a data set holds.
+    """What a dataset contains.
 
     Attributes:
         option: Its place in the config.
-        kind: Its class.
-        images: How many it has.
-        classes: Their names.
-        opened: How many images were opened.
-        sizes: (width, height) of those, and how many have it.
-        modes: Pillow's modes of those.
-        objects: How many objects or images are annotated with a label; of all images.
-        images_of: How many images have a label: of all, or of those opened if it is of pixels.
-        pixels: How many pixels have a label in the maps that were opened.
-        with_masks: How many objects have a mask.
-        left_out: How many annotations are of a category that is not among the classes.
-        remarks: What may not be as it was meant.
+        kind: The name of its class.
+        images: The number of its images.
+        classes: The names of its classes.
+        opened: The number of images that were opened.
+        sizes: The number of opened images of each size, (width, height).
+        modes: The number of opened images of each of Pillow's modes.
+        objects: The number of objects, or of whole images, with each label; over all images.
+        images_of: The number of images with each label: over all images, or over those opened if
+            pixels are labelled.
+        pixels: The number of pixels with each label, over the label maps that were opened.
+        with_masks: The number of objects with a mask.
+        left_out: The number of annotations of each category that is not among the classes.
+        remarks: What may be unintended.
     """
 
     option: str
@@ -67,7 +68,7 @@ class Contents:
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong, a text for each; of many alike the first."""
+        """A sentence for each problem; of many of the same kind, only the first few."""
         shown = []
         for texts in self._wrong.values():
             shown += texts[:_TOLD]
@@ -76,25 +77,25 @@ class Contents:
         return shown
 
     def wrong(self, kind: str, text: str) -> None:
-        """Adds a problem of a kind."""
+        """Adds a problem; ``kind`` groups similar ones."""
         between = '' if text.startswith('.') else ': '
         self._wrong.setdefault(kind, []).append(f'{self.option}{between}{text}')
 
     def name(self, label: int) -> str:
-        """What a label means."""
+        """The class of a label."""
         if 0 <= label < len(self.classes):
             return self.classes[label]
         return 'ignored' if self.pixels and label == _IGNORED else f'label {label}'
 
 
 def look_into(option: str, dataset: Any, counts: Sequence[Count], images: int) -> Contents:
-    """Looks into a data set.
+    """Inspects a dataset.
 
     Args:
         option: Its place in the config.
-        dataset: Without wrappers.
-        counts: The numbers of classes of the model that it is for.
-        images: How many images, and maps of labels, are opened, evenly.
+        dataset: The dataset, without wrappers.
+        counts: The numbers of classes in the model.
+        images: The number of images and label maps to open, evenly spaced.
     """
     known = classes_of(dataset)
     found = Contents(option, type(dataset).__name__, len(dataset))
@@ -117,13 +118,13 @@ def look_into(option: str, dataset: Any, counts: Sequence[Count], images: int) -
 
 
 def open_image(path: str, dataset: Any) -> Image.Image:
-    """An image of a data set, from wherever it is kept."""
+    """Opens an image of a dataset with the dataset's file backend."""
     backend = getattr(dataset, 'backend_args', None)
     return Image.open(io.BytesIO(fileio.get(path, backend_args=backend)))
 
 
 def _count(found: Contents, dataset: Any) -> None:
-    """Counts annotated objects and classes, in all images."""
+    """Counts annotated objects and classes over all images."""
     needs_masks, bare, first = transform_with(dataset, 'mask') is not None, 0, ''
     for index in range(len(dataset)):
         sample = dataset.get_data_info(index)
@@ -148,14 +149,14 @@ def _count(found: Contents, dataset: Any) -> None:
 
 
 def _given(label: Any) -> list[int]:
-    """The labels of a whole image."""
+    """The labels of an image, from one label or several."""
     if label is None:
         return []
     return [int(i) for i in (label if hasattr(label, '__len__') else [label])]
 
 
 def _left_out(dataset: Any, classes: Sequence[str]) -> Counter[str]:
-    """Annotations in COCO's format that are of no class, by category."""
+    """The number of annotations of each category of a COCO file that is not among the classes."""
     path = Path(str(getattr(dataset, 'ann_file', '')))
     if not hasattr(dataset, 'COCOAPI') or path.suffix != '.json' or not path.is_file():
         return Counter()
@@ -168,7 +169,7 @@ def _left_out(dataset: Any, classes: Sequence[str]) -> Counter[str]:
 
 
 def _open_image(found: Contents, sample: Mapping[str, Any], dataset: Any) -> tuple[int, int] | None:
-    """Reads an image to its end; its width and height as it is seen."""
+    """Decodes an image; returns its width and height after applying its EXIF rotation."""
     path = sample.get('img_path')
     if not isinstance(path, str):
         return None
@@ -176,7 +177,7 @@ def _open_image(found: Contents, sample: Mapping[str, Any], dataset: Any) -> tup
     try:
         image = open_image(path, dataset)
         image.load()
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and more
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, …
         found.wrong('images', f'{path} cannot be read: {error}')
         return None
     turned = image.getexif().get(_ORIENTATION) in _TURNED
@@ -232,7 +233,7 @@ def _open_map(
 
 
 def _judge(found: Contents, counts: Sequence[Count]) -> None:
-    """What the numbers say together."""
+    """Finds problems in the totals."""
     labels, heads = set(found.pixels), [c for c in counts if c.ignored is not None]
     if found.pixels and labels == {_IGNORED}:
         found.wrong(

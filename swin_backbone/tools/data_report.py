@@ -1,4 +1,4 @@
-"""The data of a config, looked at and compared with its model."""
+"""The datasets of a config: their contents, and a comparison with the config's model."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from .predictor import build, build_on_meta, enter_scope
 
 @dataclass
 class Report:
-    """What is in the data of a config.
+    """The contents of a config's datasets.
 
     Attributes:
-        contents: Of each data set, those within wrappers one by one.
-        datasets: The data sets themselves.
-        compared: What they, their files, evaluators and the model disagree about.
+        contents: The contents of each dataset; datasets within wrappers are listed individually.
+        datasets: The datasets themselves.
+        compared: Disagreements between datasets, annotation files, evaluators and the model.
     """
 
     contents: list[Contents]
@@ -42,12 +42,12 @@ class Report:
 
     @property
     def problems(self) -> list[str]:
-        """All that is wrong."""
+        """A sentence for each problem."""
         return self.compared.problems + [text for one in self.contents for text in one.problems]
 
     @property
     def remarks(self) -> list[str]:
-        """All that may not be as it was meant."""
+        """A sentence for each thing that may be unintended."""
         return self.compared.remarks + [text for one in self.contents for text in one.remarks]
 
 
@@ -55,18 +55,18 @@ class Report:
 def report(
     content: Config, name: str | Path, phases: Iterable[str] = (), images: int = 100
 ) -> Report:
-    """Looks into the data of a config, and compares them with its model.
+    """Inspects the datasets of a config and compares them with its model.
 
     Args:
         content: The config, its bases merged.
         name: What errors call it.
-        phases: Which of ``'train'``, ``'val'`` and ``'test'``; those that it has if none is named.
-        images: How many images, and maps of labels, of each data set are opened. Objects and
-            classes are counted in all.
+        phases: Some of ``'train'``, ``'val'`` and ``'test'``; empty for all that the config has.
+        images: The number of images and label maps to open per dataset. Objects and classes are
+            counted over all images.
 
     Raises:
-        FileNotFoundError: A folder or an annotation file is not there.
-        ArgumentError: The config has no data, or a data set cannot be built.
+        FileNotFoundError: A folder or an annotation file does not exist.
+        ArgumentError: The config has no datasets, or one of them cannot be built.
     """
     phases = tuple(phases) or _phases(content)
     if not phases:
@@ -93,7 +93,7 @@ def report(
 
 
 def _phases(content: Mapping[str, Any]) -> tuple[str, ...]:
-    """Those that have data, without a test on the data of the validation."""
+    """The phases with a dataset; ``'test'`` is left out if it uses that of validation."""
     found = {phase: (content.get(f'{phase}_dataloader') or {}).get('dataset') for phase in PHASES}
     if found['test'] == found['val']:
         del found['test']
@@ -101,13 +101,13 @@ def _phases(content: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _model(content: Config, name: str | Path) -> tuple[nn.Module | None, str]:
-    """The config's model as a Runner builds it, or why it cannot be built."""
-    content = copy.deepcopy(content)  # constructors change what they are given
+    """The config's model as a Runner builds it, or the reason why it cannot be built."""
+    content = copy.deepcopy(content)  # constructors modify their arguments
     if isinstance(content.get('model'), Mapping) and content.get('data_preprocessor'):
         content.model.setdefault('data_preprocessor', content.data_preprocessor)
     try:
         return build_on_meta(copy.deepcopy(content), name), ''
-    except ArgumentError:  # some compute with the values of tensors
+    except ArgumentError:  # some constructors need the values of tensors
         try:
             return build(content, name), ''
         except ArgumentError as error:
@@ -115,20 +115,20 @@ def _model(content: Config, name: str | Path) -> tuple[nn.Module | None, str]:
 
 
 def _built(content: Config, name: str | Path, phase: str) -> Data:
-    """A phase's data set, and its metrics as far as they can be built."""
+    """A phase's dataset, and its metrics if they can be built."""
     option = f'{phase}_dataloader.dataset'
     settings = (content.get(f'{phase}_dataloader') or {}).get('dataset')
     if not settings:
         raise ArgumentError(f'{name} has no {option}')
     try:
-        # What pycocotools says of its reading is of no use here.
+        # pycocotools prints its progress.
         with explained_emptiness(content, phase), contextlib.redirect_stdout(io.StringIO()):
             dataset = DATASETS.build(copy.deepcopy(settings))
             if hasattr(dataset, 'full_init'):
                 dataset.full_init()
     except ArgumentError:
         raise
-    except Exception as error:  # whatever a data set's constructor may raise
+    except Exception as error:  # a dataset's constructor may raise anything
         said = f'{type(error).__name__}: {error}'
         raise ArgumentError(f'{option} of {name} cannot be built: {said}') from error
     metrics: Sequence[Any] = ()
@@ -136,6 +136,6 @@ def _built(content: Config, name: str | Path, phase: str) -> Data:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             metrics = Evaluator(copy.deepcopy(evaluator)).metrics if evaluator else ()
-    except Exception:  # it may need what is not installed: no matter of the data
+    except Exception:  # it may need packages that are not installed
         metrics = ()
     return Data(phase, dataset, metrics)

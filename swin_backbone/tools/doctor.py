@@ -1,7 +1,7 @@
-"""What of an installation works: each check apart, so that one that breaks hides no other.
+"""Checks of the installation. They are independent: a failing check does not hide others.
 
-Nothing but the standard library is imported before a check runs: torch, mmengine or mmcv may be
-what is broken.
+Only the standard library is imported before the checks run, because torch, mmengine or mmcv may be
+broken.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 
 from .operators import PROBLEMS, Problem, try_out
 
-# By import name: what must be installed, from OpenMMLab or, instead, from OneDL, whose maintained
-# forks have other names and are imported by the same.
+# Requirements by import name. OneDL's maintained forks of OpenMMLab's packages have other names and
+# the same import names.
 REQUIRED = {
     'torch': ('torch>=2.6',),
     'mmengine': ('mmengine>=0.10.4', 'onedl-mmengine>=0.10.12'),
@@ -33,21 +33,21 @@ OPTIONAL = {
     'triton': ('triton',),
 }
 NEED_OPERATORS = ('mmdet', 'mmseg')
-# mmcv without compiled operators, for which swin_backbone.mmcv_ext has others.
+# mmcv without compiled operators, which swin_backbone.mmcv_ext replaces.
 LITE = "pip install 'swin_backbone[lite]'"
 VARIABLES = ('SWIN_BACKEND', 'SWIN_CHECKPOINTS', 'SWIN_COCO128', 'SWIN_MIRROR', 'SWIN_OFFLINE')
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        check: Which check it belongs to.
-        name: What was looked at.
-        ok: True; False if it is wrong; None if it is not wrong, but less than could be.
-        detail: What was found.
-        fix: The command that mends what is wrong, or None.
+        check: The group of the check.
+        name: What was checked.
+        ok: False if it is wrong, None if something optional is missing, else True.
+        detail: A description of the result.
+        fix: The command that fixes the problem, or None.
     """
 
     check: str
@@ -58,11 +58,11 @@ class Finding:
 
 
 def examine(plugins: Iterable[str] = ()) -> list[Finding]:
-    """Looks at everything; see the functions below.
+    """Runs all checks; see the functions below.
 
     Args:
-        plugins: Modules to import before the registries are looked at: what a config's
-            ``custom_imports`` names beside this package.
+        plugins: Modules to import before the registries are checked: the other modules in a
+            config's ``custom_imports``.
     """
     checks: dict[str, Callable[[], Iterable[Finding]]] = {
         'versions': versions,
@@ -78,17 +78,17 @@ def examine(plugins: Iterable[str] = ()) -> list[Finding]:
 
 
 def _apart(name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """A check's findings; an exception is one more."""
+    """The findings of a check; an exception becomes another finding."""
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # the frameworks' own, as they are imported
+        warnings.simplefilter('ignore')  # the frameworks warn when they are imported
         try:
             yield from check()
-        except Exception as error:  # whatever a broken installation may raise
+        except Exception as error:  # a broken installation may raise anything
             yield Finding(name, 'the check itself', False, _said(error), _fix_of(error))
 
 
 def versions() -> Iterator[Finding]:
-    """Python, this package, and what it needs and can work with: there, new enough, importable."""
+    """Whether Python and required and optional packages are installed, recent and importable."""
     from ..version import __version__
 
     number = '.'.join(map(str, sys.version_info[:3]))
@@ -110,24 +110,24 @@ def _version(module: str) -> Finding:
         return Finding('versions', module, False if needed else None, detail, install)
     try:
         imported = importlib.import_module(module)
-    except Exception as error:  # whatever a broken installation may raise
+    except Exception as error:  # a broken installation may raise anything
         detail = f'{released or "it"} cannot be imported: {_said(error)}'
         return Finding('versions', module, False, detail, _fix_of(error, install))
     version = released or str(getattr(imported, '__version__', 'of unknown version'))
     if _unfit(version, wanted):
         return Finding('versions', module, False, f'{version}, but it must be {wanted}', install)
-    named = distribution.startswith(('onedl-', 'mmcv-'))  # another than OpenMMLab's own
+    named = distribution.startswith(('onedl-', 'mmcv-'))  # not OpenMMLab's own distribution
     detail = f'{version} ({distribution})' if named else version
     return Finding('versions', module, True, detail)
 
 
 def _overwritten(module: str) -> Finding | None:
-    """Whether two distributions have written the same module's files, as two stacks do."""
+    """Whether two installed distributions contain the same module."""
     names = [_name(wanted) for wanted in {**REQUIRED, **OPTIONAL}[module]]
     found = {name: version for name in names if (version := _distributed(name))}
     if len(found) < 2:
         return None
-    # The later was chosen: the other comes along with whatever asks for it by name.
+    # Keep the later one: the user chose it, and the other is usually installed as a dependency.
     kept = list(found)[-1]
     detail = ' and '.join(f'{name} {version}' for name, version in found.items())
     return Finding(
@@ -137,16 +137,16 @@ def _overwritten(module: str) -> Finding | None:
 
 
 def mmcv_operators() -> Iterator[Finding]:
-    """Whose operators mmcv's functions run, whether they give what they should, and how fast."""
+    """Which operators mmcv's functions call, whether their results are right, and how fast."""
     import torch
 
     try:
         operators = importlib.import_module('mmcv._ext')
         importlib.import_module('mmcv.ops')
-    except Exception as error:  # whatever a broken installation may raise
+    except Exception as error:  # a broken installation may raise anything
         yield _not_loading(error)
         return
-    stand_in = hasattr(operators, '__path__')  # a package, and no library
+    stand_in = hasattr(operators, '__path__')  # a package instead of a compiled library
     whose = 'of swin_backbone.mmcv_ext' if stand_in else f'compiled: {operators.__file__}'
     yield Finding('mmcv operators', 'in use', True, whose)
     for name, (size, faster, problem) in PROBLEMS.items():
@@ -181,7 +181,7 @@ def _tried(name: str, where: str, problem: Callable[[], Problem], fix: str) -> F
     try:
         right, milliseconds = try_out(problem)
     except Exception as error:
-        # mmcv has compiled some for GPUs alone. The frameworks have other code for CPUs then.
+        # mmcv compiles some operators only for GPUs; the frameworks have other code for CPUs.
         lacking = 'implementation for device cpu' in str(error)
         detail = 'has no kernel for CPUs' if lacking else _said(error)
         result = None if lacking else False
@@ -191,7 +191,7 @@ def _tried(name: str, where: str, problem: Callable[[], Problem], fix: str) -> F
 
 
 def _compiled_for(cuda: str | None) -> Iterator[Finding]:
-    """Whether compiled operators know the GPU."""
+    """Whether mmcv's operators are compiled for GPUs."""
     import torch
     from mmcv.ops import get_compiling_cuda_version
 
@@ -202,7 +202,7 @@ def _compiled_for(cuda: str | None) -> Iterator[Finding]:
 
 
 def _stands_in() -> Iterator[Finding]:
-    """Whether ours are found wherever Python starts, and torchvision's are at hand."""
+    """Whether the start-up hook of our operators works, and torchvision's are available."""
     import torch
 
     if HOOK not in sys.modules:
@@ -227,7 +227,7 @@ HOOK = '_swin_backbone_startup'  # the module that the wheel's .pth file imports
 
 
 def _without_hook() -> tuple[str, str]:
-    """Why Python did not run the start-up hook, and the command that makes it."""
+    """Why Python did not run the start-up hook, and the command that installs it."""
     package = Path(__file__).parents[1]
     if _distributed('swin_backbone') is None:
         checkout = (package.parent / 'pyproject.toml').exists()
@@ -238,17 +238,17 @@ def _without_hook() -> tuple[str, str]:
 
 
 def _by_torchvision(name: str | None, device: str) -> bool:
-    """Whether ours call an operator of torchvision for a device."""
+    """Whether our operator calls torchvision's on a device."""
     import torch
 
-    if name is None or (name, device) == ('nms', 'cpu'):  # where ours is the faster
+    if name is None or (name, device) == ('nms', 'cpu'):  # ours is faster
         return False
     found = importlib.import_module('mmcv._ext.torchvision_ops')
     return found.operator(name, torch.empty(0, device=device)) is not None
 
 
 def _torchvision_error() -> str | None:
-    """Why torchvision's library does not load."""
+    """The error when torchvision's library is loaded."""
     import torch
 
     spec = importlib.util.find_spec('torchvision')
@@ -262,7 +262,7 @@ def _torchvision_error() -> str | None:
 
 
 def _compile() -> str:
-    """The command that compiles the installed mmcv again."""
+    """The command that recompiles the installed mmcv."""
     distribution, version, wanted = _source('mmcv')
     same = f'{distribution}=={version}' if version else wanted
     return (
@@ -272,14 +272,14 @@ def _compile() -> str:
 
 
 def registries(plugins: Iterable[str] = ()) -> Iterator[Finding]:
-    """Which class ``SwinTransformer`` is in each framework's registry once all is imported."""
+    """Which classes the backbones' names refer to in each framework's registry."""
     from ..registration import FRAMEWORKS, NAMES, register, registered
 
     register()
     for plugin in plugins:
         try:
             importlib.import_module(plugin)
-        except Exception as error:  # whatever somebody's code may raise
+        except Exception as error:  # the user's code may raise anything
             detail = f'cannot be imported: {_said(error)}'
             yield Finding('registries', plugin, False, detail, f'python -c "import {plugin}"')
     for framework in FRAMEWORKS:
@@ -303,7 +303,7 @@ _OVERRIDDEN = (
 def _models(framework: str) -> Iterator[Finding]:
     try:
         importlib.import_module(f'{framework}.models')
-    except Exception as error:  # whatever a broken installation may raise
+    except Exception as error:  # a broken installation may raise anything
         detail = f'its models cannot be imported, so nothing is registered there: {_said(error)}'
         yield Finding('registries', framework, False, detail, _fix_of(error))
 
@@ -314,7 +314,7 @@ def _place(found: type) -> str:
 
 
 def inherited_configs() -> Iterator[Finding]:
-    """Whether a config's ``_base_`` can name the frameworks' configs as ``framework::…``."""
+    """Whether configs can inherit from the frameworks' configs by ``framework::…``."""
     from mmengine.config.utils import MODULE2PACKAGE
     from mmengine.utils import is_installed
 
@@ -333,7 +333,7 @@ def inherited_configs() -> Iterator[Finding]:
 
 
 def gpus() -> Iterator[Finding]:
-    """The GPUs, and whether the installed torch has kernels for them."""
+    """The GPUs, and whether the installed torch can use them."""
     import torch
 
     cuda = torch.version.cuda
@@ -354,7 +354,7 @@ def gpus() -> Iterator[Finding]:
         works, remedy = True, ''
         try:
             torch.ones(1, device=f'cuda:{i}').add_(1).item()
-        except Exception as error:  # a driver too old, or no kernel for this card
+        except Exception as error:  # the driver is too old, or there is no kernel for the GPU
             works = False
             detail += f'; it does not compute: {_said(error)}'
             remedy = 'pip install --force-reinstall torch  # one for this GPU and driver'
@@ -366,9 +366,9 @@ def _cuda(number: int | None) -> str:
 
 
 def backends() -> Iterator[Finding]:
-    """Which backend attention would run on, for each device and dtype, and why.
+    """Which backend attention selects for each device and dtype, and why.
 
-    And whether blocks would run in one piece with it: asked for Swin-T's first stage.
+    And whether blocks run fused, for the sizes of Swin-T's first stage.
     """
     import torch
 
@@ -383,18 +383,18 @@ def backends() -> Iterator[Finding]:
                 choice = explain_backend(device, dtype)
                 tokens = torch.empty(1, 0, 0, 96, device=device, dtype=dtype)
                 reason = why_not(tokens, heads=3, window_size=7, hidden=384)
-            except Exception as error:  # one that was asked for and cannot run
+            except Exception as error:  # the requested backend cannot run
                 fix = 'unset SWIN_BACKEND' if 'SWIN_BACKEND' in os.environ else None
                 yield Finding('backends', name, False, _said(error), fix)
                 continue
             rejected = ''.join(f'; not {other}: {why}' for other, why in choice.rejected.items())
-            blocks = 'in one piece' if reason is None else f'module by module: {reason}'
-            detail = f'{choice.backend}: {choice.reason}{rejected}; blocks {blocks}'
+            blocks = 'fused' if reason is None else f'unfused: {reason}'
+            detail = f'{choice.backend}: {choice.reason}{rejected}; blocks are {blocks}'
             yield Finding('backends', name, True, detail)
 
 
 def checkpoints() -> Iterator[Finding]:
-    """The folder of downloaded files: where it is, what it holds, whether it can be written."""
+    """The folder of downloaded files: its path and contents, and whether it is writable."""
     from ..weights.download import folder
 
     place = folder()
@@ -417,7 +417,7 @@ def checkpoints() -> Iterator[Finding]:
 
 
 def environment() -> Iterator[Finding]:
-    """The variables ``SWIN_…``: what they are set to, and whether they mean anything."""
+    """The environment variables ``SWIN_…``, and whether they are known and valid."""
     for name in sorted(name for name in os.environ if name.startswith('SWIN_')):
         value = os.environ[name]
         if name not in VARIABLES:
@@ -430,20 +430,20 @@ def environment() -> Iterator[Finding]:
             yield Finding('environment', name, True, repr(value))
 
 
-# --- what the checks share -----------------------------------------------------------------------
+# --- used by several checks ----------------------------------------------------------------------
 
 
 def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # what an import hook or a half-removed module gives
+    except (ImportError, ValueError):  # an import hook, or a partly removed module
         return False
 
 
 def _source(module: str) -> tuple[str, str | None, str]:
-    """The distribution that a module is of, its version if installed, and what it must be.
+    """The distribution of a module, its version if it is installed, and the required version.
 
-    Of what is not installed, it is OneDL's where others of OneDL's are.
+    For a missing module, the distribution is OneDL's if other packages of OneDL's are installed.
     """
     choice = {**REQUIRED, **OPTIONAL}[module]
     for wanted in choice:
@@ -455,7 +455,7 @@ def _source(module: str) -> tuple[str, str | None, str]:
 
 
 def _install(module: str) -> str:
-    """The command that installs a module that is missing or too old."""
+    """The command that installs a module with a required version."""
     distribution, version, wanted = _source(module)
     lite = module == 'mmcv' and (distribution == 'mmcv-lite' or version is None)
     return LITE if lite and not distribution.startswith('onedl-') else f"pip install '{wanted}'"
@@ -466,7 +466,7 @@ def _name(requirement: str) -> str:
 
 
 def _distributed(name: str) -> str | None:
-    """The version of an installed distribution."""
+    """The version of a distribution, or None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -498,11 +498,11 @@ def _said(error: Exception) -> str:
 
 
 def _fix_of(error: Exception, otherwise: str | None = None) -> str | None:
-    """The command that mends a failed import: of the package that is missing, if one is."""
+    """The command that installs the missing package of a failed import, or ``otherwise``."""
     missing = ((isinstance(error, ModuleNotFoundError) and error.name) or '').partition('.')[0]
     if not missing or _installed(missing):
         return otherwise
-    if missing == 'pkg_resources':  # which newer setuptools do without
+    if missing == 'pkg_resources':  # removed from newer setuptools
         return "pip install 'setuptools<80.9'"
     known = missing in {**REQUIRED, **OPTIONAL}
     return _install(missing) if known else f'pip install {missing}'

@@ -1,4 +1,4 @@
-"""What is wrong with a config or with a model that it describes, in words that name the option."""
+"""Explains errors of configs and models by naming the option at fault."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from ..arguments import DELETE, LEFT_OVER
 from ..errors import ArgumentError, CheckpointError
 from .configs import DOCTOR, EXTRAS, install_advice
 
-# Options of mmdet 2, mmseg 0 and mmcls, which mmengine's Runner does not have.
+# Options of mmdet 2, mmseg 0 and mmcls, which mmengine's Runner does not know.
 _FORMER = ('runner', 'total_epochs', 'total_iters', 'optimizer_config', 'lr_config')
 _FORMER_DATA = ('samples_per_gpu', 'workers_per_gpu')
-_LONGEST = 300  # characters of what another package says
+_LONGEST = 300  # characters of another package's message
 
 
 # --- configs -------------------------------------------------------------------------------------
 
 
 def why_not_built(content: Mapping[str, Any], name: Any, error: Exception) -> str:
-    """What to say of a config whose model cannot be built.
+    """The message for a config whose model cannot be built.
 
     Args:
         content: The config, its bases merged.
-        name: What to call it.
-        error: What the model's constructor raised.
+        name: What the message calls it.
+        error: The exception of the model's constructor.
     """
     said, left_over = _said(error), next(_left_over(content.get('model'), 'model'), '')
     if left_over and DELETE in said:
@@ -48,12 +48,12 @@ def _advice(content: Mapping[str, Any], error: Exception) -> str:
 
 
 def _option_being_built(content: Mapping[str, Any], error: BaseException) -> str:
-    """The part of a model whose constructor an error comes from; ``''`` for the model itself."""
+    """The option of the part whose constructor raised; ``''`` for the model itself."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     built = [
         type(f.f_locals.get('self')).__name__ for f in frames if f.f_code.co_name == '__init__'
     ]
-    # A constructor whose arguments do not fit has not begun to run.
+    # If the arguments do not match the signature, the constructor has no frame.
     uncalled = re.match(r'(\w+)\.__init__\(\)', str(error))
     for kind in [*([uncalled[1]] if uncalled else []), *reversed(built)]:
         paths = list(_paths_of(kind, content['model'], 'model'))
@@ -63,7 +63,7 @@ def _option_being_built(content: Mapping[str, Any], error: BaseException) -> str
 
 
 def _paths_of(kind: str, node: Any, path: str) -> Iterator[str]:
-    """Where in a config a type of that name is built."""
+    """The options whose ``type`` has a given name."""
     for place, settings in _dicts(node, path):
         named = settings.get('type')
         if str(getattr(named, '__name__', named)).rpartition('.')[2] == kind:
@@ -71,7 +71,7 @@ def _paths_of(kind: str, node: Any, path: str) -> Iterator[str]:
 
 
 def written_for_former(content: Mapping[str, Any]) -> str:
-    """That a config is for mmdet 2 or mmseg 0, and where the way from there is; else ``''``."""
+    """A message if a config is for mmdet 2 or mmseg 0, which points to the docs; else ``''``."""
     data = content.get('data')
     found = [f'data.{key}' for key in _FORMER_DATA if isinstance(data, Mapping) and key in data]
     found += [key for key in _FORMER if key in content]
@@ -84,7 +84,7 @@ def written_for_former(content: Mapping[str, Any]) -> str:
 
 
 def _scope_advice(content: Mapping[str, Any]) -> str:
-    """What ``default_scope`` should be, where another framework has the model's class."""
+    """Advice on ``default_scope``, if another framework has the model's class."""
     scope = content.get('default_scope')
     if scope in EXTRAS and (how := install_advice(scope)):
         return how
@@ -105,18 +105,18 @@ def _has_model(framework: str, kind: Any) -> bool:
     try:
         importlib.import_module(f'{framework}.models')
         models = importlib.import_module(f'{framework}.registry').MODELS
-    except Exception:  # whatever a broken installation may raise: `doctor` says more
+    except Exception:  # a broken installation may raise anything; `doctor` reports it
         return False
     return kind in models.module_dict
 
 
 def _left_over(node: Any, path: str) -> Iterator[str]:
-    """What to say of each ``_delete_`` in a config: merging with a base would have removed it."""
+    """A message for each ``_delete_`` left in a config; merging with a base would remove it."""
     return (f'{place}: {LEFT_OVER}' for place, settings in _dicts(node, path) if DELETE in settings)
 
 
 def _dicts(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The dicts in a part of a config, and what options name them."""
+    """The dicts in a part of a config, each with its option."""
     if isinstance(node, Mapping):
         yield path, node
     items = node.items() if isinstance(node, Mapping) else enumerate(node)
@@ -126,12 +126,12 @@ def _dicts(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _said(error: Exception) -> str:
-    """What an error says, in a line, with its class where it is not this package's."""
+    """An error's message as one line, preceded by its class unless it is one of this package's."""
     if isinstance(error, ArgumentError | CheckpointError):
         return str(error)
     # The text of a KeyError is its argument's repr.
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
-    first = text.partition('\n')[0].partition('. Please check whether')[0]  # mmengine's advice
+    first = text.partition('\n')[0].partition('. Please check whether')[0]  # advice by mmengine
     if not first and (frames := traceback.extract_tb(error.__traceback__)):
         first = frames[-1].line or ''  # an assertion without a message
     first = first if len(first) <= _LONGEST else f'{first[:_LONGEST]}…'
@@ -142,9 +142,9 @@ def _said(error: Exception) -> str:
 
 
 def explain(error: Exception) -> str:
-    """What an error says, in a line, and which part of the model or pipeline it comes from.
+    """An error as one line, with the part of the model or pipeline that raised it.
 
-    The part is the module, or the transform, that was running: the traceback has it.
+    The part is the module or transform that was running according to the traceback.
     """
     said = _said(error)
     found = failing_part(error)
@@ -164,9 +164,9 @@ def explain(error: Exception) -> str:
 
 
 def failing_part(error: BaseException) -> tuple[nn.Module, str] | None:
-    """The model that an error comes from, and the name in it of the module that was running.
+    """The model that raised an error, and the name of its module that was running.
 
-    The name is ``''`` where the model itself was. None where no model was running.
+    The name is ``''`` for the model itself. Returns None if no model was running.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     running = [f.f_locals.get('self') for f in frames]
@@ -175,13 +175,13 @@ def failing_part(error: BaseException) -> tuple[nn.Module, str] | None:
         names = {id(module): name for name, module in model.named_modules()}
         inner = [names[id(one)] for one in reversed(running) if id(one) in names]
         if inner:
-            # The innermost; a part's own methods may call the model's.
+            # The innermost one: methods of a part may call methods of the model.
             return model, inner[0]
     return None
 
 
 def _on_what(error: BaseException, model: nn.Module) -> str:
-    """The shape of the images that a model was given, if a variable of its methods holds them."""
+    """The shape of the model's input, if a local variable of its methods has it."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_locals.get('self') is model:
             for value in frame.f_locals.values():
@@ -191,7 +191,7 @@ def _on_what(error: BaseException, model: nn.Module) -> str:
 
 
 def _models_in(variables: Mapping[str, Any]) -> Iterator[nn.Module]:
-    """Whole models among a function's variables, and among the attributes of its ``self``."""
+    """Whole models among a function's variables and the attributes of its ``self``."""
     own = variables.get('self')
     attributes = {} if isinstance(own, nn.Module) else getattr(own, '__dict__', {})
     for value in (*variables.values(), *attributes.values()):
@@ -200,7 +200,7 @@ def _models_in(variables: Mapping[str, Any]) -> Iterator[nn.Module]:
 
 
 def _option(model: nn.Module, path: str) -> str:
-    """The option that describes a module: what stands in a config below ``model``."""
+    """The option of a config, below ``model``, that describes a module."""
     first, *rest = path.split('.')
     option = first
     for name in rest:
@@ -211,23 +211,23 @@ def _option(model: nn.Module, path: str) -> str:
 
 
 def _failing_transform(error: BaseException) -> str | None:
-    """The innermost transform of a pipeline that was running."""
+    """The innermost running transform of a pipeline."""
     running = [f.f_locals.get('self') for f, _ in traceback.walk_tb(error.__traceback__)]
     named = [type(step).__name__ for step in running if callable(getattr(step, 'transform', None))]
     return named[-1] if named else None
 
 
 def channel_mismatch(model: nn.Module, part: str, given: Sequence[int] = ()) -> str:
-    """Where a neck or head is set to other channels than it is given: both, and the option.
+    """A message if a neck or head is configured for other channels than its inputs have.
 
     Args:
         model: A detector, segmentor or classifier.
         part: The name of its neck or head.
-        given: Channels of the maps that the part gets. If empty they are told from the neck's
-            ``out_channels``, or from the backbone, if that is a Swin.
+        given: Channels of the part's inputs. If empty, they are derived from the neck's
+            ``out_channels``, or from the backbone if that is a Swin.
 
     Returns:
-        ``''`` where there is no telling, or no mismatch.
+        The message, or ``''`` if there is no mismatch or the channels are unknown.
     """
     module = model.get_submodule(part)
     taken = getattr(module, 'in_channels', None)
@@ -247,7 +247,7 @@ def channel_mismatch(model: nn.Module, part: str, given: Sequence[int] = ()) -> 
 
 
 def _channels_before(model: nn.Module, part: str) -> list[int]:
-    """Channels of the maps of what comes before a part, where its settings tell."""
+    """Channels of a part's inputs according to the settings of what comes before it."""
     neck, backbone = model._modules.get('neck'), model._modules.get('backbone')
     if neck is not None and part != 'neck':
         width = getattr(neck, 'out_channels', None)
@@ -259,7 +259,7 @@ def _channels_before(model: nn.Module, part: str) -> list[int]:
 
 
 def _chosen(head: nn.Module, maps: list[int]) -> list[int]:
-    """Those of the maps' channels that a head of mmseg picks, as it puts them together."""
+    """Channels of the maps that a head of mmseg selects, after it combines them."""
     index = getattr(head, 'in_index', None)
     if isinstance(index, int):
         maps = maps[index:][:1]

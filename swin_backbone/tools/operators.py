@@ -1,4 +1,4 @@
-"""Small problems for mmcv's operators: whether what they give is right, and how long they take."""
+"""Small tests of mmcv's operators: whether their results are right, and how long they take."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# A function to time, and whether what it gave is right.
+# A function to time, and a check of its result.
 Problem = tuple[Callable[[], Any], Callable[[Any], bool]]
 
 
 def boxes() -> Problem:
-    """Non-maximum suppression of 500 boxes, each there twice."""
+    """Non-maximum suppression of 500 pairs of almost equal boxes."""
     import torch
     from mmcv.ops import nms
 
@@ -54,7 +54,7 @@ def losses() -> Problem:
     return lambda: sigmoid_focal_loss(logits, target), lambda mean: torch.allclose(mean, wanted)
 
 
-# By operator: the problem's size, torchvision's operator that may solve it, and the problem.
+# For each operator: the size of the problem, torchvision's equivalent if any, and the problem.
 PROBLEMS: dict[str, tuple[str, str | None, Callable[[], Problem]]] = {
     'nms': ('1000 boxes', 'nms', boxes),
     'roi_align': ('100 regions of 16 channels', 'roi_align', regions),
@@ -64,7 +64,7 @@ PROBLEMS: dict[str, tuple[str, str | None, Callable[[], Problem]]] = {
 
 
 def try_out(problem: Callable[[], Problem]) -> tuple[bool, float]:
-    """Whether a problem is solved right, and the milliseconds that it takes, the best of three."""
+    """Whether the result is right, and the time in milliseconds, the best of three."""
     run, is_right = problem()
     right, taken = is_right(run()), []
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Whole models of configs, with their weights, that say what they see in an image."""
+"""Builds a config's model, loads its weights, and predicts on images."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ from ..weights.state_dicts import whole_model
 from .configs import quietly, read
 from .faults import why_not_built, written_for_former
 
-_GOLDEN = 0.618033988749895  # of a circle: the turn whose multiples never come close
+_GOLDEN = 0.618033988749895  # golden ratio: its multiples, modulo 1, are evenly spread hues
 
 
 @quietly()
 def build(content: Config, name: str | Path) -> nn.Module:
-    """A config's model, with the weights that its constructor draws.
+    """Builds a config's model, with randomly initialised weights.
 
     Args:
         content: The config, its bases merged.
         name: What errors call it.
 
     Raises:
-        ArgumentError: It has no model, one that cannot be built, or one of test-time augmentation.
+        ArgumentError: The config has no model, it cannot be built, or it is one of test-time
+            augmentation.
     """
     if not isinstance(content.get('model'), Mapping):
         raise ArgumentError(f'{name} has no model')
@@ -45,7 +46,7 @@ def build(content: Config, name: str | Path) -> nn.Module:
     enter_scope(scope)
     try:
         model = MODELS.build(content.model)
-    except Exception as error:  # whatever a model's constructor may raise
+    except Exception as error:  # a model's constructor may raise anything
         raise ArgumentError(why_not_built(content, name, error)) from error
     if isinstance(model, BaseTTAModel):
         raise ArgumentError(
@@ -57,18 +58,18 @@ def build(content: Config, name: str | Path) -> nn.Module:
 
 
 def enter_scope(scope: str) -> None:
-    """As mmengine's ``init_default_scope``, without its warning that there was another before."""
+    """Like mmengine's ``init_default_scope``, without a warning if there was another scope."""
     current = DefaultScope.get_current_instance()
     if current is None or current.scope_name != scope:
-        # The newest instance is the current one, and only a new name makes one.
+        # The newest instance is the current one; only a new name creates one.
         DefaultScope.get_instance(f'{scope}-{time.time_ns()}', scope_name=scope)
 
 
 def build_on_meta(content: Config, name: str | Path) -> nn.Module:
-    """As :func:`build`, with shapes alone: no memory, no weights."""
+    """Like :func:`build`, on the meta device: tensors have only shapes."""
     with torch.device('meta'):
         model = build(content, name)
-    return model.to('meta')  # torch.Tensor(…) in a constructor, as mmdet's DINO has it, is not
+    return model.to('meta')  # torch.Tensor(…), as in mmdet's DINO, ignores torch.device
 
 
 def usable_device(device: str | torch.device, name: str | None = None) -> torch.device:
@@ -95,17 +96,17 @@ def usable_device(device: str | torch.device, name: str | None = None) -> torch.
 
 
 def load_weights(model: nn.Module, checkpoint: str | Path) -> dict[str, Any]:
-    """Loads a whole model's weights, each and all.
+    """Loads the weights of a whole model.
 
     Args:
         model: The model.
-        checkpoint: A path, a name of the catalog or a URL.
+        checkpoint: A path, a name in the catalog or a URL.
 
     Returns:
-        What the file says of itself: its ``meta``, empty where it has none.
+        The checkpoint's ``meta``; empty if it has none.
 
     Raises:
-        CheckpointError: The file cannot be read, or does not fit.
+        CheckpointError: The file cannot be read, or its keys or shapes do not match the model.
     """
     content = read_checkpoint(checkpoint)
     if not isinstance(content, Mapping):
@@ -127,9 +128,9 @@ def load_weights(model: nn.Module, checkpoint: str | Path) -> dict[str, Any]:
 
 @quietly()
 def classes_of(content: Config) -> dict[str, list]:
-    """``classes``, names, and ``palette``, RGB from 0 to 255, of a config's test data.
+    """``classes``, names, and ``palette``, RGB from 0 to 255, of a config's test dataset.
 
-    They are those of the data set's ``metainfo``, or of its class; empty where nothing says so.
+    They are from the dataset's ``metainfo`` or its class; empty if neither has them.
     """
     settings = _test_data(content)
     known = dict(settings.get('metainfo') or {})
@@ -142,14 +143,15 @@ def classes_of(content: Config) -> dict[str, list]:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model sees in an image of H × W pixels; what its task has not is None.
+    """A prediction for an image of H × W pixels; fields that do not apply to the task are None.
 
     Attributes:
-        boxes: Of a detector, float32 (N, 4): left, top, right, bottom in pixels; best first.
-        scores: Of each box, float32 (N,), or of a classifier's classes, (classes,): from 0 to 1.
-        labels: Index of each box's class, int64 (N,).
-        masks: Of each box, bool (N, H, W); None of detectors without.
-        segments: Of a segmentor, the class of each pixel, int64 (H, W).
+        boxes: float32 (N, 4): left, top, right, bottom in pixels; best first (detectors).
+        scores: Scores from 0 to 1 of the boxes, float32 (N,), or of the classes, (classes,)
+            (classifiers).
+        labels: The class of each box, int64 (N,).
+        masks: The mask of each box, bool (N, H, W); None for detectors without masks.
+        segments: The class of each pixel, int64 (H, W) (segmentors).
     """
 
     boxes: np.ndarray | None = None
@@ -160,23 +162,23 @@ class Prediction:
 
 
 class Predictor:
-    """A config's detector, segmentor or classifier, with weights, as a function of an image.
+    """A config's detector, segmentor or classifier, with weights; maps an image to a prediction.
 
     Args:
         config: A path or the name of a shipped config.
-        checkpoint: The whole model's: a path, a name of the catalog or a URL.
-        device: Where it runs.
+        checkpoint: The whole model's checkpoint: a path, a name in the catalog or a URL.
+        device: The device of the model.
 
     Attributes:
         task: ``'detection'``, ``'segmentation'`` or ``'classification'``.
-        model: In evaluation mode.
-        classes: Their names: the checkpoint's, else the config's; ``'class 3'`` where none says.
-        palette: A colour for each, RGB from 0 to 255, uint8 (classes, 3).
+        model: The model, in evaluation mode.
+        classes: The names of the classes, from the checkpoint or else the config.
+        palette: A colour for each class, RGB from 0 to 255, uint8 (classes, 3).
 
     Raises:
-        ArgumentError: The config has no model that can be built, none of a known task, no test
-            pipeline, or a backbone that takes other channels than the pipeline loads.
-        CheckpointError: The checkpoint cannot be read, or does not fit.
+        ArgumentError: The model cannot be built or has an unknown task, there is no test pipeline,
+            or the pipeline loads other channels than the backbone expects.
+        CheckpointError: The checkpoint cannot be read, or does not match the model.
     """
 
     def __init__(
@@ -199,13 +201,13 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray) -> Prediction:
-        """What the model sees.
+        """Predicts on an image.
 
         Args:
-            image: uint8 (H, W, 3), RGB; a pipeline that loads grey images gets it grey.
+            image: uint8 (H, W, 3), RGB; converted to grey if the test pipeline loads grey images.
 
         Raises:
-            ArgumentError: It is no such array.
+            ArgumentError: The array has another dtype or shape.
         """
         inputs, samples = self.prepare(image)
         sample = self.model(inputs, samples, mode='predict')[0]
@@ -213,7 +215,7 @@ class Predictor:
 
     @torch.no_grad()
     def features(self, image: np.ndarray) -> list[Tensor]:
-        """The maps of the backbone's ``out_indices``, (1, C, h, w) each, of an image as above."""
+        """The backbone's feature maps, (1, C, h, w) for each of ``out_indices``."""
         inputs, _ = self.prepare(image)
         return list(self.model.backbone(inputs))
 
@@ -232,7 +234,7 @@ class Predictor:
         return prepared['inputs'], prepared['data_samples']
 
     def name(self, label: int) -> str:
-        """A class's name."""
+        """The name of a class; ``'class 3'`` if it has none."""
         return self.classes[label] if label < len(self.classes) else f'class {label}'
 
     def _detection(self, sample: Any) -> Prediction:
@@ -267,7 +269,7 @@ def _task(model: nn.Module, config: str | Path) -> str:
 
 @dataclass(frozen=True)
 class _Loader:
-    """What a test pipeline loads an image as: the settings of its ``LoadImageFromFile``."""
+    """How a test pipeline loads images: the dtype and channels of its ``LoadImageFromFile``."""
 
     pixels: str
     grey: bool
@@ -284,7 +286,7 @@ class _Loader:
 
 @quietly()
 def _pipeline(content: Config, config: str | Path) -> tuple[_Loader, Compose]:
-    """What the test pipeline loads an image as, and its steps after that."""
+    """How the test pipeline loads images, and its other steps."""
     steps = _test_data(content).get('pipeline') or content.get('test_pipeline')
     if not steps:
         former = written_for_former(content)
@@ -300,7 +302,7 @@ def _pipeline(content: Config, config: str | Path) -> tuple[_Loader, Compose]:
 
 
 def _check_channels(model: nn.Module, loader: _Loader, config: str | Path) -> None:
-    """Raises where a backbone of this package takes other images than the test pipeline loads."""
+    """Raises if the backbone expects other channels than the test pipeline loads."""
     embedding = getattr(getattr(model, 'backbone', None), 'patch_embed', None)
     wanted = getattr(embedding, 'in_channels', loader.channels)
     if wanted == loader.channels:
@@ -320,7 +322,7 @@ def _kind(step: Mapping) -> str:
 
 
 def _test_data(content: Config) -> Mapping:
-    """The settings of the test data set, within whatever wraps it."""
+    """The settings of the test dataset, without wrappers."""
     loader = content.get('test_dataloader') or content.get('val_dataloader') or {}
     settings = loader.get('dataset') or {}
     while isinstance(settings.get('dataset'), Mapping):
@@ -339,12 +341,12 @@ def _named(known: Mapping[str, Any]) -> dict[str, list]:
 
 
 def palette_of(metainfo: Mapping[str, Any], count: int) -> np.ndarray:
-    """Colours for a data set's classes, RGB from 0 to 255, uint8 (at least ``count``, 3)."""
+    """Colours for a dataset's classes, RGB from 0 to 255, uint8 (at least ``count``, 3)."""
     return _palette(_named(metainfo).get('palette', ()), count)
 
 
 def _palette(colours: Sequence, count: int) -> np.ndarray:
-    """The given colours, and for classes beyond them hues that lie as far apart as can be."""
+    """The given colours, followed by distinct hues for the remaining classes."""
     rest = [colorsys.hsv_to_rgb(i * _GOLDEN % 1, 0.7, 0.95) for i in range(len(colours), count)]
     given = np.array(colours, dtype=np.float64).reshape(-1, 3)
     return np.concatenate([given, 255 * np.array(rest).reshape(-1, 3)]).round().astype(np.uint8)

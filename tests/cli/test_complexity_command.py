@@ -1,4 +1,4 @@
-"""``swin-backbone complexity``: its JSON, its table and its errors."""
+"""``swin-backbone complexity``: JSON, table and errors."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_errors(tmp_path):
 
 
 def test_the_script_registers_the_backbone():
-    """Nobody but the script imports the package."""
+    """Only the script imports the package."""
     script = 'from swin_backbone.cli import main; main()'
     command = [sys.executable, '-W', 'ignore', '-c', script, 'complexity', 'upernet_swin_t_ade20k']
     done = subprocess.run([*command, '--json'], capture_output=True, text=True, timeout=120)

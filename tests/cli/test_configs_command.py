@@ -1,4 +1,4 @@
-"""``swin-backbone configs``: what is listed, shown and copied is what mmengine reads."""
+"""``swin-backbone configs`` lists, shows and copies what mmengine reads."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_copy_does_not_overwrite(tmp_path):
 
 
 def test_copy_onto_the_config_itself(monkeypatch, tmp_path):
-    """A loop of a config that is its own base, and the config lost."""
+    """The config would become its own base."""
     own = tmp_path / 'own.py'
     own.write_text('# A title.\nmodel = dict()\n')
     monkeypatch.setattr('swin_backbone.tools.configs.configs_dir', lambda: tmp_path)

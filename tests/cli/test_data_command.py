@@ -1,4 +1,4 @@
-"""``swin-backbone data``: its tables, its JSON, its pictures and its exit codes."""
+"""``swin-backbone data``: tables, JSON, pictures and exit codes."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_many_classes_are_cut_short(tmp_path):
 
 
 def test_without_the_extra(tmp_path, monkeypatch):
-    """Everything but pictures is told."""
+    """Everything but pictures works."""
     for name in [name for name in sys.modules if name.startswith('swin_backbone.tools.pictures')]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, 'matplotlib', None)

@@ -1,4 +1,4 @@
-"""``swin-backbone doctor`` in sound and in broken installations."""
+"""``swin-backbone doctor`` in working and broken installations."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_plugins_are_imported(monkeypatch):
 
 
 def test_mmcv_for_another_torch(tmp_path):
-    """The real mmcv, but for its compiled library, which fails as one for another torch does."""
+    """The real mmcv, with a compiled library that fails like one for another torch."""
     fake, real = tmp_path / 'mmcv', Path(mmcv.__file__).parent
     fake.mkdir()
     (fake / '__init__.py').write_text(
@@ -91,7 +91,7 @@ def test_mmcv_for_another_torch(tmp_path):
 
 
 def test_without_mmcv():
-    """Without it no model can be built; the doctor is there, and what needs no model works."""
+    """No model can be built, but the doctor and commands without models work."""
     script = without('mmcv')
     found = findings(in_a_process(script, 'doctor', '--json'), 1)
     assert found['versions', 'mmcv']['fix'] == doctor._install('mmcv')

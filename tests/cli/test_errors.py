@@ -1,4 +1,4 @@
-"""What the command line makes of errors: a line, the documented exit code, and ``--debug``."""
+"""Errors of commands: one line, the documented exit code, and ``--debug``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(*arguments: str, code: int = 3) -> Result:
 
 @pytest.fixture
 def broken(monkeypatch):
-    """Every command that reads a config fails in a way that nobody foresaw."""
+    """Every command that reads a config raises an unexpected error."""
 
     def fail(*_):
         raise LookupError('no such thing\nin two lines')

@@ -1,4 +1,4 @@
-"""``swin-backbone serve``: what it listens on, what it says, and its errors."""
+"""``swin-backbone serve``: its address, output and errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(*arguments: object, code: int = 0) -> Result:
 
 @pytest.fixture
 def served(monkeypatch) -> list:
-    """No model is built and nothing is served; it is noted what would have been, and where."""
+    """The applications and addresses that would be served; no model is built."""
     model = SimpleNamespace(task='detection', classes=['a'], palette=np.zeros((1, 3), np.uint8))
     found: list = []
     monkeypatch.setattr(predictor, 'Predictor', lambda *_: model)
@@ -51,7 +51,7 @@ def test_loopback_alone_by_default(served):
 
 def test_other_addresses_are_warned_of(served):
     result = run('--port', 0, '--host', '0.0.0.0')
-    assert 'Warning: whoever reaches 0.0.0.0' in result.stderr
+    assert 'Warning: other machines that reach 0.0.0.0 can use it' in result.stderr
     assert 'http://localhost:' in result.stdout
     app = served[0][0]
     assert TestClient(app, base_url='http://192.168.0.7').get('/model').status_code == 200
@@ -72,7 +72,7 @@ def test_ctrl_c_is_no_error(served, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(page, 'serve', interrupted)
-    assert run('--port', 0).stdout.endswith('ended\n')
+    assert run('--port', 0).stdout.endswith('stopped\n')
 
 
 def test_a_port_that_is_taken():
@@ -82,7 +82,7 @@ def test_a_port_that_is_taken():
     assert (
         f'Error: cannot listen on 127.0.0.1, port {port}: Address already in use' in result.stderr
     )
-    assert '0 takes one that is free' in result.stderr and result.stderr.count('\n') == 1
+    assert '--port 0 selects a free one' in result.stderr and result.stderr.count('\n') == 1
 
 
 def test_devices_that_are_not_there():

@@ -1,4 +1,4 @@
-"""``swin-backbone show`` and ``plot``: their files, their JSON, their errors."""
+"""``swin-backbone show`` and ``plot``: files, JSON and errors."""
 
 from __future__ import annotations
 

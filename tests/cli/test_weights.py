@@ -1,4 +1,4 @@
-"""The commands' results, their JSON and their exit codes."""
+"""``swin-backbone weights``: results, JSON and exit codes."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_info_names_what_was_not_read(tmp_path, small_model):
 
 
 def test_commands_on_pickles_of_arrays(tmp_path, small_model):
-    """As detectron2 and Mask2Former publish them."""
+    """The format of detectron2's and Mask2Former's files."""
     weights = convert(small_model.state_dict(), 'microsoft')
     arrays = {f'backbone.{key}': value.numpy() for key, value in weights.items()}
     path = tmp_path / 'model_final.pkl'
@@ -150,7 +150,7 @@ def test_verify_names_what_was_not_read(tmp_path, small_model):
 
 
 def test_info_tells_the_resolution(tmp_path, small_model, small):
-    """Of a position embedding, of the official masks, of the catalog; and else nothing."""
+    """From a position embedding, the official masks or the catalog; else unknown."""
     weights = convert(small_model.state_dict(), 'microsoft')
     torch.save({'model': weights}, tmp_path / 'plain.pth')
     assert as_json('info', tmp_path / 'plain.pth')['resolution'] is None
@@ -347,7 +347,7 @@ SCRIPT = 'import sys; from swin_backbone.cli import main; main()'
 
 @pytest.fixture
 def official_v2(tmp_path) -> str:
-    """A file of V2 in the official layout, fine-tuned with larger windows than it began with."""
+    """A V2 file in the official layout, fine-tuned with larger windows than in pretraining."""
     path = tmp_path / 'official_v2.pth'
     torch.save({'model': v2_files.random_state_dict((6, 6, 6, 3), (4, 4, 4, 2))}, path)
     return str(path)

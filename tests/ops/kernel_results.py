@@ -1,4 +1,4 @@
-"""What the checks of kernels that stand in for modules have in common."""
+"""Helpers for the checks of fused kernels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOLERANCE = {
     torch.bfloat16: 6e-2,
 }
 DTYPES = [dtype for dtype in TOLERANCE if DEVICE == 'cpu' or dtype != torch.float64]
-# Of a map and of its products, as GPUs have them: by themselves, and under autocast.
+# Dtypes of the map and of its matrix products that occur on GPUs, without and with autocast.
 ON_GPUS = [
     (torch.float32, torch.float32),
     (torch.float32, torch.float16),
@@ -33,7 +33,7 @@ def results(function, inputs, products=None):
 
 
 def assert_near(ours, theirs, tolerance):
-    """Of each tensor, relative to its largest element (or to 1)."""
+    """Compares tensors, relative to the largest element of each (or to 1)."""
     for i, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
         assert mine.shape == other.shape
         if mine.numel():

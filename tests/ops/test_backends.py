@@ -1,4 +1,4 @@
-"""Every backend of window attention against the reference, and how one is chosen."""
+"""Compares every backend of window attention with the reference, and tests the selection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from swin_backbone.ops.window_attention import (
 from swin_backbone.ops.window_attention.operator import IMPLEMENTATIONS, attention_op
 
 BACKENDS = ('sdpa', 'cpu')
-# In plain operators like the reference, and never a choice but an exporter's.
+# `indexed` uses plain operators like the reference; only exporters select it.
 ALL = (*BACKENDS, 'indexed')
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
@@ -38,7 +38,7 @@ def draw(B, H, W, heads, dim, window, dtype=torch.float64, padding=True):
 
 
 def results(backend, qkv, bias, padding, **options):
-    """The output and the gradients of all inputs, zero where there is none."""
+    """The output and the gradients of all inputs; unused inputs get zeros."""
     out = shifted_window_attention(qkv, bias, padding=padding, backend=backend, **options)
     torch.manual_seed(1)
     inputs = [t for t in (qkv, bias, padding) if t is not None]

@@ -1,4 +1,4 @@
-"""The block in one piece against its definition."""
+"""Compares the fused block with its definition."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_agrees_with_the_reference(data):
     B, H, W = (data.draw(st.integers(low, high)) for low, high in ((0, 3), (1, 17), (1, 17)))
     window, heads, dim, hidden = (data.draw(st.integers(1, high)) for high in (8, 3, 5, 9))
     dtype = data.draw(st.sampled_from([torch.float64, torch.float32]))
-    # A width of 1 would be normalised to zero, where rounding is all there is.
+    # The norm of a width of 1 is zero up to rounding errors.
     C = heads * (dim + 1)
     parameters = draw(dtype, C, heads, window, hidden, data.draw(st.booleans()))
     x = torch.randn(B, W, H, C, dtype=dtype).transpose(1, 2).requires_grad_()
@@ -134,7 +134,7 @@ def test_linear_layers_with_either_library(sizes, enabled):
 
 
 def test_numbers_of_rows_are_few():
-    """oneDNN keeps a program for each: of maps of 400 sizes they are a few dozen, not hundreds."""
+    """oneDNN caches a program for each: 400 sizes of maps need a few dozen, not hundreds."""
     exact, rounded = set(), set()
     for height in range(20, 40):
         for width in range(20, 40):

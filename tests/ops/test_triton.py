@@ -1,4 +1,4 @@
-"""The Triton kernels: on a GPU where there is one, else under Triton's interpreter.
+"""Runs the Triton kernels on a GPU if there is one, else under Triton's interpreter.
 
 Triton decides when it is imported whether it interprets: what needs it gets a process of its own.
 """
@@ -25,7 +25,7 @@ needs_triton = pytest.mark.skipif(
 
 
 def run(*command: str, **environment: str) -> str:
-    """Output of a Python process, from which Triton's settings of this one are kept away."""
+    """Output of a Python process that does not inherit Triton's environment variables."""
     inherited = {name: value for name, value in os.environ.items() if 'TRITON' not in name}
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', *command],
@@ -46,7 +46,7 @@ def run_checks(*arguments: str) -> None:
     assert ' passed' in output and 'skipped' not in output
 
 
-# A process for each: as few as two workers can share evenly.
+# One process for each, so that two workers have about equal work.
 CHECKS = {
     'attention': ('triton_checks', 'triton_merging_checks'),
     'block': ('triton_block_checks', 'triton_operator_checks', 'triton_post_norm_checks'),
@@ -59,7 +59,7 @@ CHECKS = {
 )
 @pytest.mark.parametrize('kernels', CHECKS)
 def test_kernels(kernels, marks):
-    """Everything in the files named ``triton_…_checks.py``."""
+    """Runs all files named ``triton_…_checks.py``."""
     run_checks('-m', marks, *(str(HERE / f'{name}.py') for name in CHECKS[kernels]))
 
 
@@ -76,7 +76,7 @@ def test_backbone_fused_is_openmmlabs():
 
 
 def test_says_that_triton_is_absent():
-    """The package must import without it; so the module is imported where it cannot be found."""
+    """The package must be importable without triton."""
     script = (
         'import sys; sys.modules["triton"] = None; import torch;'
         'from swin_backbone.ops.window_attention import explain_backend;'
@@ -99,7 +99,7 @@ def test_says_what_else_it_needs(monkeypatch):
 
 
 def test_tf32_follows_either_setting_of_torch():
-    """PyTorch's older getter raises an error after the newer setting, which is for the process."""
+    """In a process of its own, because the settings are global."""
     script = (
         'import torch; from swin_backbone.ops.gpu import allows_tf32;'
         'matmul, allowed = torch.backends.cuda.matmul, [allows_tf32()];'

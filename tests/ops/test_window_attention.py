@@ -1,4 +1,4 @@
-"""The definition of window attention against a token-by-token count of who sees whom."""
+"""Compares the definition of window attention with loops over pairs of tokens."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from swin_backbone.ops.window_attention.reference import shifted_window_attentio
 def token_by_token(
     qkv: Tensor, bias: Tensor, window: int, shift: int, padding: Tensor, scale: float
 ) -> Tensor:
-    """Every token's attention by loops over tokens: positions, not rolls, say who shares a window.
+    """Attention by loops over tokens, with windows from positions instead of a rolled map.
 
-    A token at (r, c) of the padded map (Hp, Wp) lands, shifted, at ((r - s) mod Hp,
-    (c - s) mod Wp). It sees the tokens of that window that did not wrap around where it did not
-    (official mask: minus 100 otherwise), and nothing of the mask's inner cuts changes that.
+    The shift moves a token at (r, c) of the padded map (Hp, Wp) to ((r - s) mod Hp, (c - s) mod
+    Wp). It attends to the tokens of that window that wrapped around along the same axes; the
+    official mask adds -100 to the scores of all others.
     """
     B, H, W, channels = qkv.shape
     heads = bias.shape[0]

@@ -95,7 +95,7 @@ def test_widths_that_fill_no_tile(C, heads):
 
 @pytest.mark.parametrize('programs', [1, 3, 1000])
 def test_sums_over_groups_of_rows(programs, monkeypatch):
-    """One group, some, the last of them not full, and as many as there may be."""
+    """One group, a few groups with an incomplete last one, and as many as possible."""
     monkeypatch.setattr(tokenwise, 'PROGRAMS', dict.fromkeys(tokenwise.PROGRAMS, programs))
     monkeypatch.setattr(tokenwise, 'TILE', 64)
     parameters = draw(torch.float32, 16, 2, 4, 40)
@@ -133,7 +133,7 @@ def test_frozen_parameters_get_no_gradient():
     ],
 )
 def test_keeps_no_more_than_it_says(recompute, C, bytes_an_element):
-    """Under autocast to bfloat16, besides the input of 4 bytes an element and the parameters."""
+    """Under autocast to bfloat16; the input (4 bytes an element) and parameters do not count."""
     parameters = draw(torch.float32, C, 2 if C == 64 else 17, 4, 4 * C)
     x = torch.randn(2, 4, 4, C, device=DEVICE, requires_grad=True)
     kept = {}
@@ -195,7 +195,7 @@ def test_autocast_is_as_near_to_float32_as_the_modules_are():
             ours = block(x, (9, 10))
             modules = block._unfused(x, (9, 10))
     assert ours.dtype == modules.dtype == torch.float32
-    # Triton's interpreter cuts bfloat16 off where GPUs round: twice the error, squared.
+    # Triton's interpreter truncates bfloat16 where GPUs round: twice the error, squared.
     factor = 1.2 if DEVICE == 'cuda' else 4
     assert F.mse_loss(ours, expected) <= factor * F.mse_loss(modules, expected)
 
@@ -238,7 +238,7 @@ def test_says_why_it_cannot_run():
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_gelu_of_every_half(dtype):
-    """Output and gradient, within a last place (Triton's interpreter cuts bfloat16 off)."""
+    """Output and gradient, to one unit in the last place (the interpreter truncates bfloat16)."""
     every = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
     h = every[every.isfinite()].view(-1, 256).to(DEVICE)
     wide = h.double().requires_grad_()
@@ -250,7 +250,7 @@ def test_gelu_of_every_half(dtype):
     overwritten = tokenwise.gelu(kept, keep=False)
     assert overwritten is kept
     assert torch.equal(again, active) and torch.equal(overwritten, active)
-    # The gradient is a difference of two terms, and small where they are not.
+    # The gradient is a difference of two terms, which cancel where it is small.
     for mine, other, difference in ((active, exact, 1e-7), (d_h, d_exact, 3e-6)):
         off = (mine.double() - other).abs()
         assert (off <= torch.finfo(dtype).eps * other.abs() + difference).all()

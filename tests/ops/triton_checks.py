@@ -28,7 +28,7 @@ DTYPES = [dtype for dtype in TOLERANCE if DEVICE == 'cpu' or dtype != torch.floa
 def draw(
     B: int, H: int, W: int, heads: int, head_dim: int, window: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """qkv, bias and padding. As under autocast, the latter two stay float32 for halves."""
+    """qkv, bias and padding. For 16-bit qkv, the other two are float32, as under autocast."""
     width = 3 * heads * head_dim
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     qkv = torch.randn(B, H, W, width).to(DEVICE, dtype)
@@ -37,7 +37,7 @@ def draw(
 
 
 def out_and_gradients(op, inputs: tuple, weight: Tensor, **options) -> list[Tensor]:
-    """The output, and the gradients of qkv, bias and, if there is one, padding."""
+    """The output, and the gradients of qkv, bias and padding (if any)."""
     inputs = [x if x is None else x.detach().requires_grad_() for x in inputs]
     out = op(*inputs[:2], padding=inputs[2], **options)
     given = [x for x in inputs if x is not None]
@@ -50,7 +50,7 @@ def out_and_gradients(op, inputs: tuple, weight: Tensor, **options) -> list[Tens
 
 
 def assert_agrees(inputs: tuple, tolerance: float | None = None, **options) -> None:
-    """Output and gradients against the reference in float64 on the same numbers."""
+    """Compares output and gradients with the reference in float64 on the same inputs."""
     qkv = inputs[0]
     weight = torch.randn(*qkv.shape[:3], qkv.shape[3] // 3).to(DEVICE, qkv.dtype)
     ours = out_and_gradients(triton.shifted_window_attention, inputs, weight, **options)
@@ -104,7 +104,7 @@ test_agrees_on_more_problems = pytest.mark.slow(
     ],
 )
 def test_every_window_of_the_field(window, shift):
-    """One window and, but for the largest, one row of a second that is mostly padding."""
+    """One window and, except for the largest, one row of a second one that is mostly padding."""
     H = window + 1 if window < 24 else window - 1
     inputs = draw(1, H, window - 2, 1, 32, window, torch.float32)
     assert_agrees(inputs, window_size=window, shift_size=shift)
@@ -137,7 +137,7 @@ def test_strided_input(layout, window):
 @pytest.mark.parametrize('window', [4, 9])
 @pytest.mark.parametrize('apart', ['images', 'rows'])
 def test_offsets_beyond_32_bits(window, apart):
-    """Images lie 2³¹ elements apart, or rows 2³⁰; only pages that are touched exist."""
+    """Images are 2³¹ elements apart, or rows 2³⁰; the system allocates only accessed pages."""
     near, bias, _ = draw(2, 3, 4, 1, 16, window, torch.float16)
     _, _, *of_token = near.stride()
     strides = (2**31 + 64, near.stride(1)) if apart == 'images' else (192, 2**30 + 63)
@@ -164,7 +164,7 @@ def test_maps_of_no_tokens():
 
 @pytest.mark.parametrize('window', [4, 9])
 def test_large_scores_neither_overflow_nor_let_regions_mix(window):
-    """Scores in the thousands, where the finite mask no longer hides anything."""
+    """With scores in the thousands, the finite mask hides nothing."""
     qkv, bias, padding = draw(1, 10, 9, 2, 16, window, torch.float32)
     inputs = (30 * qkv, 100 * bias, 30 * padding)
     assert_agrees(inputs, tolerance=5e-4, window_size=window, shift_size=window // 2)
@@ -193,10 +193,10 @@ def test_equal_bits_twice_and_the_same_sums_in_any_grid(window):
 def dropped(
     seed: Tensor, shape: tuple[int, int, int], heads: int, window: int, **options
 ) -> Tensor:
-    """Factors that forward puts on the weights of an unshifted map, (windows, heads, M², M²).
+    """Dropout factors of the weights of an unshifted map, (windows, heads, M², M²).
 
-    With equal scores every weight is 1 / M² times its factor; values that are unit vectors hand
-    the weights of 64 keys at a time out.
+    With equal scores every weight is 1 / M² times its factor. With unit vectors as values, the
+    output consists of the weights of 64 keys.
     """
     B, H, W = shape
     tokens = window**2
@@ -221,12 +221,12 @@ def test_dropout_drops_its_share_everywhere_anew():
     kept = factors > 0
     torch.testing.assert_close(factors[kept], torch.full_like(factors[kept], 1 / 0.7))
     deviation = (0.3 * 0.7) ** 0.5
-    # Five deviations of the mean: over all, and over every query, key, head and window.
+    # Five standard deviations of the mean: over all, and for each query, key, head and window.
     assert abs(kept.double().mean() - 0.7) < 5 * deviation / kept.numel() ** 0.5
     for axes in ([0, 1, 2], [0, 1, 3], [0, 2, 3], [1, 2, 3]):
         means = kept.double().mean(axes)
         assert (means - 0.7).abs().max() < 5 * deviation / (kept.numel() / len(means)) ** 0.5
-    # Of two independent draws 0.7² + 0.3² agree: windows, heads and seeds share nothing.
+    # Independent draws agree with probability 0.7² + 0.3²: windows, heads and seeds differ.
     for a, b in (
         (kept[0], kept[1]),
         (kept[:, 0], kept[:, 1]),
@@ -239,7 +239,7 @@ def test_dropout_drops_its_share_everywhere_anew():
 
 @pytest.mark.parametrize('window', [4, 9])
 def test_backward_drops_what_forward_dropped(window, monkeypatch):
-    """Against the reference, its dropout replaced by the factors that the seed gives."""
+    """Compares with a reference whose dropout uses the factors of the seed."""
     shape, heads = (1, window, 2 * window), 2
     qkv, bias, _ = draw(*shape, heads, 16, window, torch.float32)
     weight = torch.randn(*shape, heads * 16).to(DEVICE)
@@ -271,7 +271,7 @@ def test_dropout_follows_the_generator_and_is_off_at_zero():
 
 @pytest.mark.parametrize('window', [4, 9])
 def test_gradients_from_the_inputs_alone(window):
-    """What an operator that keeps its inputs only calls gives what the autograd function gives."""
+    """``forward`` and ``backward`` agree with the autograd function."""
     inputs = draw(1, 5, 6, 2, 16, window, torch.float32)
     grad = torch.randn(1, 5, 6, 32).to(DEVICE)
     options = dict(window_size=window, shift_size=1, scale=0.2)

@@ -1,4 +1,4 @@
-"""The kernels as users reach them: through the operator, and under a backbone.
+"""The kernels as users call them: through the operator, and in a backbone.
 
 test_triton.py runs this in a process of its own, on the GPU or under Triton's interpreter.
 """
@@ -30,7 +30,7 @@ def draw(padding: bool) -> list[torch.Tensor | None]:
 
 
 def results(function, inputs: list, weights: list) -> list[torch.Tensor]:
-    """Outputs, and gradients of the inputs that there are."""
+    """Outputs, and gradients of the inputs that are not None."""
     outs = function()
     loss = sum((out * weight).sum() for out, weight in zip(outs, weights, strict=True))
     given = [x for x in inputs if x is not None]

@@ -78,7 +78,7 @@ def test_sums_over_groups_of_rows(programs, monkeypatch):
 
 @pytest.mark.parametrize('C, bytes_an_element', [(64, 2), (272, 10)])
 def test_feed_forward_keeps_its_output_and_a_wide_hidden_layer(C, bytes_an_element):
-    """Besides its input and the parameters, under autocast to bfloat16."""
+    """Under autocast to bfloat16; its input and parameters are not counted."""
     shapes = (2, 16, C), (4 * C, C), (4 * C,), (C, 4 * C), (C,), (C,), (C,)
     inputs = [torch.randn(s, device=DEVICE, requires_grad=True) for s in shapes]
     kept = {}

@@ -1,4 +1,4 @@
-"""Counts of parameters and FLOPs, against real runs, mmdet's own backbone and the paper."""
+"""Parameters and FLOPs are those of real runs, of mmdet's own backbone and of the paper."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_executed_is_what_runs(small, small_model):
 
 @pytest.mark.parametrize('shape', [SHAPE, (3, 128, 64), (3, 800, 1280)])
 def test_flops_are_those_of_code_that_projects_padded_tokens(small, shape):
-    """mmdet's backbone works as the official one: every part is as much work as there."""
+    """mmdet's backbone computes what the official one does: the counts of all parts agree."""
     ours = complexity(on_meta(SwinTransformer, **small), shape)
     stock = complexity(StockSwin(**small).to('meta'), shape)
     assert [(p.name, p.params, p.flops) for p in ours.parts] == [
@@ -101,7 +101,7 @@ def stock(name: str) -> nn.Module:
 
 
 def test_hybrid_task_cascade_hands_its_masks_features_on():
-    """Each mask head after the first has a 1×1 convolution for the features of the one before."""
+    """Each mask head after the first has a 1×1 convolution for the previous head's features."""
     found = complexity(stock('htc/htc-without-semantic_r50_fpn_1x_coco.py'), (3, 64, 64))
     masks = [flops_of(found, f'roi_head.mask_head.{i}') for i in range(3)]
     assert masks[1] == masks[2] == masks[0] + 100 * 14 * 14 * 256 * 256

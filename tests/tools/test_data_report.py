@@ -1,4 +1,4 @@
-"""What is told of a config's data; how it is printed is in tests/cli."""
+"""Reports on a config's datasets; tests/cli tests how they are printed."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_images_that_are_not_as_they_are_said_to_be(tmp_path):
 
 
 def test_images_that_lie_on_their_side(tmp_path):
-    """A camera's rotation is undone before annotations are compared."""
+    """EXIF rotation is applied before sizes are compared with annotations."""
     file = coco(tmp_path, images=1)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -160,7 +160,7 @@ def test_pixels(tmp_path):
 
 
 def test_maps_of_0_and_255(tmp_path):
-    """Of 255 is mmseg's ignored label: all would be background."""
+    """255 is mmseg's ignored label, so that all other pixels are background."""
     maps = segmented(label_maps(tmp_path, inside=255))
     text = "the maps hold 0 and 255 alone, and 255 is ignored: all that can be learned is 'ground'"
     assert_wrong(looked(segmentation(maps)), text)
@@ -239,7 +239,7 @@ def test_data_that_cannot_be_had(tmp_path):
 
 
 class Tensors(torch.utils.data.Dataset):
-    """A data set that says nothing of itself."""
+    """A dataset without metadata."""
 
     def __getitem__(self, index: int) -> int:
         return index

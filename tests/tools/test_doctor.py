@@ -1,4 +1,4 @@
-"""The checks of ``swin-backbone doctor``, each with what it looks at made wrong."""
+"""The checks of ``swin-backbone doctor``, each with a broken part of the installation."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_missing_framework_is_not_wrong_and_a_missing_dependency_is(monkeypatc
 
 @pytest.fixture
 def distributed(monkeypatch) -> dict[str, str]:
-    """What is installed, by the distributions' names: to be changed by a test."""
+    """The installed distributions and versions; tests modify them."""
     names = {'torch': '2.13.0', 'mmengine': '0.10.7', 'mmcv': '2.1.0'}
     monkeypatch.setattr(doctor, '_distributed', names.get)
     return names
@@ -157,7 +157,7 @@ def operators() -> dict[str, Finding]:
 
 
 def as_ours(monkeypatch):
-    """Our operators in the place of mmcv's, as the start-up hook finds them."""
+    """This package's operators instead of mmcv's, as imported by the start-up hook."""
     monkeypatch.setitem(sys.modules, 'mmcv._ext', mmcv_ext)
     monkeypatch.setitem(sys.modules, 'mmcv._ext.torchvision_ops', torchvision_ops)
     for name, module in list(sys.modules.items()):
@@ -167,7 +167,7 @@ def as_ours(monkeypatch):
 
 
 def as_compiled(monkeypatch):
-    """A compiled module in mmcv's place, whatever its functions are."""
+    """A compiled module instead of mmcv's operators."""
     monkeypatch.setitem(sys.modules, 'mmcv._ext', ModuleType('mmcv._ext'))
     sys.modules['mmcv._ext'].__file__ = '/somewhere/_ext.so'
 
@@ -269,7 +269,7 @@ def test_mmcv_lite_is_mmcv(distributed):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU that is there, and of which nothing else works here."""
+    """A GPU that is reported but cannot compute."""
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda i: 'A GPU')
@@ -303,8 +303,8 @@ def test_no_gpu(monkeypatch):
 
 def test_backends(monkeypatch):
     found = by_name(doctor.backends())
-    assert found['cpu, float32'].detail == 'cpu: the fastest for cpu tensors; blocks in one piece'
-    assert 'blocks module by module: for float32' in found['cpu, bfloat16'].detail
+    assert found['cpu, float32'].detail == 'cpu: the fastest for cpu tensors; blocks are fused'
+    assert 'blocks are unfused: for float32' in found['cpu, bfloat16'].detail
     monkeypatch.setenv('SWIN_BACKEND', 'quickest')
     wrong = by_name(doctor.backends())['cpu, float32']
     assert wrong.ok is False and wrong.fix == 'unset SWIN_BACKEND'

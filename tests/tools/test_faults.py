@@ -1,4 +1,4 @@
-"""What is said of configs and models that fail: the cause, and the option that mends it."""
+"""Errors of configs and models name the cause and the option to change."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FORMER = 'data = dict(samples_per_gpu=2)\nrunner = dict(type="EpochBasedRunner",
 
 
 def failure(tmp_path, text: str) -> str:
-    """What is said of the model of a config that is written so."""
+    """The error for a config with this text."""
     (tmp_path / 'mine.py').write_text(text)
     with pytest.raises(ArgumentError) as error:
         build_on_meta(read(tmp_path / 'mine.py'), 'mine')
@@ -137,7 +137,7 @@ def test_the_part_that_cannot_be_built_is_named(tmp_path):
 
 
 def little(**more) -> nn.Module:
-    """A detector, or with other settings of some parts, on the meta device."""
+    """A detector on the meta device, with other settings of some parts."""
     content = Config.fromstring(DETECTOR, '.py')
     content.merge_from_dict({f'model.{key.replace("__", ".")}': v for key, v in more.items()})
     return build_on_meta(content, 'mine')

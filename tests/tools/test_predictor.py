@@ -1,4 +1,4 @@
-"""Models of configs say of an image what the frameworks' own inferencers say."""
+"""Predictions agree with those of the frameworks' own inferencers."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ PACKS = {DETECTOR: 'PackDetInputs', SEGMENTOR: 'PackSegInputs'}
 
 
 def of_channels(folder, name, channels, color):
-    """The config of a demo model that takes so many channels, and its random weights."""
+    """The config of a demo model with so many input channels, and its random weights."""
     config, base = folder / f'{channels}_{color}.py', configs_dir() / name
     config.write_text(GREY.format(base=base, channels=channels, color=color, pack=PACKS[name]))
     torch.manual_seed(0)

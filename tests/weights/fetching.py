@@ -1,4 +1,4 @@
-"""A process of its own that fetches a file; a member of a distributed job, if it is told its rank.
+"""Fetches a file, as a process of a distributed job if a rank is given.
 
 fetching.py URL [RANK PORT]
 """

@@ -1,4 +1,4 @@
-"""A server on the loopback interface that misbehaves on request."""
+"""A server on the loopback interface that can simulate faults."""
 
 from __future__ import annotations
 

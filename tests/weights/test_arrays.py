@@ -1,4 +1,4 @@
-"""Weights as NumPy arrays, in the pickles of detectron2 and Mask2Former and wherever else."""
+"""Weights as NumPy arrays, as in the pickles of detectron2 and Mask2Former."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def arrays(weights: dict[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 def renamed(pickled: bytes) -> bytes:
-    """As NumPy before 2 pickles, or from 2 on: whichever this one is not."""
+    """Pickled by NumPy 1 if this is NumPy 2, and the other way round."""
     old, new = b'numpy.core.', b'numpy._core.'
     old, new = (new, old) if new in pickled else (old, new)
     if pickled[1] == 2 or pickled[1] == 3:  # names are lines
@@ -92,7 +92,7 @@ def test_both_spellings_of_numpys_names(tmp_path, protocol):
 
 @pytest.mark.parametrize('protocol', PROTOCOLS)
 def test_any_dtype_and_order(protocol):
-    """Whatever NumPy pickles without objects is what NumPy would unpickle."""
+    """Arrays without objects are read as NumPy unpickles them."""
     base = np.arange(24).reshape(2, 3, 4)
     codes = ('? i1 i2 i4 i8 u1 u2 u4 u8', 'f2 f4 f8 c8 c16 >f4 >i8', 'S3 U5 >U5 f4 f4')
     arrays = [base.astype(code) for code in ' '.join(codes).split()]
@@ -129,7 +129,7 @@ def test_any_dtype_and_order(protocol):
     ],
     ids=lambda value: str(getattr(value, 'dtype', value)),
 )
-def test_arrays_of_anything_else_are_not_read(tmp_path, protocol, array):
+def test_arrays_of_other_dtypes_are_not_read(tmp_path, protocol, array):
     content = published(arrays(official_weights())) | {'other': array, 'more': [array]}
     (tmp_path / 'a.pkl').write_bytes(pickle.dumps(content, protocol))
     assert loaded(tmp_path / 'a.pkl').shape == (24, 8)
@@ -181,7 +181,7 @@ def test_doubles_of_the_other_byte_order_and_shared_arrays(tmp_path):
     assert model['layers.0.blocks.0.norm2.weight'] is model['layers.0.blocks.0.norm1.weight']
 
 
-def test_arrays_that_are_no_weights_stay(tmp_path):
+def test_arrays_that_are_not_weights_stay_arrays(tmp_path):
     content = {
         'state_dict': official_weights(),
         'meta': {'palette': np.arange(6), 'bias': np.ones(2)},
@@ -194,8 +194,8 @@ def test_arrays_that_are_no_weights_stay(tmp_path):
     assert isinstance(read['anchors']['a.scores'], np.ndarray)
 
 
-def test_arrays_that_were_not_in_the_file(tmp_path):
-    """Eight GiB that NumPy set aside for three hundred bytes are no weights."""
+def test_arrays_larger_than_the_file_are_rejected(tmp_path):
+    """An array of eight GiB in a file of 300 bytes is not a weight."""
 
     class Reserving:
         def __reduce__(self):
@@ -206,7 +206,7 @@ def test_arrays_that_were_not_in_the_file(tmp_path):
         read_checkpoint(tmp_path / 'a.pth')
 
 
-def test_numbers_that_torch_has_not(tmp_path):
+def test_dtypes_without_a_torch_equivalent(tmp_path):
     weights = arrays(official_weights())
     weights[KEY] = weights[KEY].astype(np.longdouble)
     (tmp_path / 'a.pkl').write_bytes(pickle.dumps(published(weights)))
@@ -241,7 +241,7 @@ def test_a_whole_detector_converts(tmp_path):
 
 @pytest.mark.parametrize('protocol', PROTOCOLS)
 @pytest.mark.parametrize('keep', [0.01, 0.3, 0.6, 0.99])
-def test_cut_pickles(tmp_path, protocol, keep):
+def test_truncated_pickles(tmp_path, protocol, keep):
     whole = pickle.dumps(published(arrays(official_weights())), protocol)
     (tmp_path / 'a.pkl').write_bytes(whole[: int(len(whole) * keep)])
     with pytest.raises(CheckpointError, match='cut short'):

@@ -1,4 +1,4 @@
-"""Whole classifiers' files of any layout for a model of ``backbone`` and ``head``."""
+"""Loading classifiers of any layout into a model of ``backbone`` and ``head``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files from layout to layout, resizing on request, and other numbers of input channels."""
+"""Conversion of files, resizing, and adapting the number of input channels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_files_go_there_and_back(name, to, tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted({'in.pth', name, 'back.pth'})
 
 
-def test_containers_are_the_owners(tmp_path):
+def test_weights_are_under_the_owners_key(tmp_path):
     torch.save(official.random_state_dict(), tmp_path / 'in.pth')
     names = {'openmmlab': 'state_dict', 'detectron2': 'model', 'microsoft': 'model'}
     for to, name in names.items():
@@ -57,7 +57,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ['in.pth', 'out.pth']
 
 
-def test_conversion_of_other_networks_says_so():
+def test_other_networks_are_an_error():
     with pytest.raises(CheckpointError, match=r'known Swin layout; it holds conv1\.weight'):
         convert({'conv1.weight': torch.zeros(1)}, 'timm')
 
@@ -89,7 +89,7 @@ def test_window_7_loads_into_12(name):
     torch.testing.assert_close(ours, expected)
 
 
-def test_grids_that_are_no_square(tmp_path):
+def test_grids_that_are_not_square(tmp_path):
     state_dict = official.random_state_dict(ape_grid=(6, 10))
     image = dict(use_abs_pos_embed=True, pretrain_img_size=(32, 64))
     expected = F.interpolate(state_dict['absolute_pos_embed'], (8, 16), mode='bicubic')
@@ -122,7 +122,7 @@ def embed(weight, x):
     return F.conv2d(x, weight, stride=4)
 
 
-def test_rules_for_input_channels_mean_what_they_say():
+def test_rules_for_input_channels_match_their_formulas():
     weight, grey = torch.randn(8, 3, 4, 4).double(), torch.randn(1, 1, 16, 16).double()
     colour, four = torch.randn(1, 3, 16, 16).double(), torch.randn(1, 4, 16, 16).double()
     for channels in (1, 2, 13):
@@ -144,7 +144,7 @@ def test_rules_for_input_channels_mean_what_they_say():
 
 
 @pytest.mark.parametrize('channels', [1, 4, 13])
-def test_other_input_channels_load_by_a_named_rule_only(channels, tmp_path):
+def test_other_input_channels_require_a_rule(channels, tmp_path):
     state_dict = official.random_state_dict()
     torch.save(state_dict, tmp_path / 'file.pth')
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'file.pth'))

@@ -1,4 +1,4 @@
-"""Checkpoints of one file a process: split, joined by any number of processes, checked."""
+"""Checkpoints with one file per process: splitting, joining by any number of processes, checks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHOLE = {
 
 
 def saved(folder: Path, ranks: int, iteration: int = 4) -> Path:
-    """What processes save of ``WHOLE`` and of its optimizer's state; ``running`` differs."""
+    """The files of all processes for ``WHOLE`` and its optimizer state; ``running`` differs."""
     folder.mkdir(parents=True, exist_ok=True)
     for rank in range(ranks):
 
@@ -55,7 +55,7 @@ def assert_whole(content: dict) -> None:
 
 
 @pytest.mark.parametrize('ranks', [1, 2, 3, 8])
-def test_joined_it_is_whole(tmp_path, ranks):
+def test_joined_files_are_the_whole_checkpoint(tmp_path, ranks):
     folder = saved(tmp_path / 'iter_4.pth', ranks)
     assert_whole(join(folder))
     assert_whole(read_checkpoint(folder))
@@ -63,7 +63,7 @@ def test_joined_it_is_whole(tmp_path, ranks):
 
 
 @pytest.mark.parametrize('now', [1, 2, 3, 4])
-def test_any_number_of_processes_takes_its_rows(tmp_path, now):
+def test_any_number_of_processes_reads_its_rows(tmp_path, now):
     folder = saved(tmp_path, 3)
     for rank in range(now):
         content = join(folder, lambda rows, rank=rank: rows.read(2 * rank, 2), rank, now)
@@ -113,7 +113,7 @@ def changed(folder: Path, change) -> Path:
         (lambda c: c['shards'].update(ranks=7), 'not of one checkpoint'),
     ],
 )
-def test_files_that_do_not_go_together_are_refused(tmp_path, change, message):
+def test_files_that_do_not_match_are_refused(tmp_path, change, message):
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(changed(saved(tmp_path, 2), change))
 
@@ -125,7 +125,7 @@ def test_no_code_is_run(tmp_path):
         read_checkpoint(folder)
 
 
-def test_ranks_of_others_are_not_guessed_at(tmp_path):
+def test_folders_of_other_programs_are_refused(tmp_path):
     torch.save(dict(meta={}, state_dict={}), rank_file(tmp_path, 0))
     with pytest.raises(CheckpointError, match='do not say how they go together'):
         read_checkpoint(tmp_path)

@@ -1,4 +1,4 @@
-"""Whatever the server, the line or the disk do: a file arrives whole and checked, or not at all."""
+"""Downloads are complete and checked or leave nothing, whatever the server, network or disk do."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def server():
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
-    """The folder of downloads; a failed download is not repeated unless a test says so."""
+    """The folder of downloads. Failed downloads are not repeated by default."""
     for name in ('SWIN_OFFLINE', 'SWIN_MIRROR'):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('SWIN_CHECKPOINTS', str(tmp_path / 'cache'))
@@ -51,12 +51,12 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 def left(cache: Path) -> list[str]:
-    """The files in the folder, less locks."""
+    """The files in the folder without lock files."""
     return sorted(p.name for p in cache.rglob('*') if p.is_file() and p.suffix != '.lock')
 
 
 def assert_refused(url: str, cache: Path, message: str) -> None:
-    """The download fails, says why and where the file could be placed, and leaves nothing."""
+    """Asserts that a download fails with the reason and the file's place, and leaves nothing."""
     with pytest.raises(CheckpointError, match=message) as caught:
         read_checkpoint(url)
     assert str(target(url).path) in str(caught.value)
@@ -96,7 +96,7 @@ def test_cut_connection(server, cache):
     assert fetch(f'{server.url}/a.pth').read_bytes() == WHOLE
 
 
-def test_a_cut_download_starts_anew_by_itself(server, cache, monkeypatch):
+def test_an_interrupted_download_is_repeated(server, cache, monkeypatch):
     monkeypatch.setattr(download, 'RETRIES', 1)
     server.files['/a.pth'] = WHOLE
     server.cuts['/a.pth'] = 1
@@ -104,7 +104,7 @@ def test_a_cut_download_starts_anew_by_itself(server, cache, monkeypatch):
     assert server.hits['/a.pth'] == 2
 
 
-def test_cut_where_the_server_did_not_say_how_long_the_file_is(server, cache):
+def test_cut_connection_without_a_content_length(server, cache):
     server.files['/unmeasured/a.pth'] = WHOLE
     server.cuts['/unmeasured/a.pth'] = 1
     assert_refused(f'{server.url}/unmeasured/a.pth', cache, 'cut short')
@@ -129,7 +129,7 @@ def test_hash_of_a_catalog_entry(server, cache, monkeypatch):
     assert left(cache) == []
 
 
-def test_an_unverified_file_is_held_against_its_first_download(server, cache, monkeypatch):
+def test_an_unverified_file_is_compared_with_its_first_download(server, cache, monkeypatch):
     monkeypatch.setenv('SWIN_MIRROR', f'{server.url}/')
     entry = find('swin_tiny_in1k')
     server.files[f'/{entry.url.removeprefix("https://")}'] = WHOLE
@@ -174,7 +174,7 @@ def test_an_error_page_is_no_checkpoint(server, cache):
 
 @contextlib.contextmanager
 def small_disk(folder: Path):
-    """A file system of 64 KiB; where mounting is not allowed, files of at most so much."""
+    """A file system of 64 KiB, or a limit of the file size if mounting is not allowed."""
     folder.mkdir()
     mount = ['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', str(folder)]
     if subprocess.run(mount, capture_output=True).returncode == 0:
@@ -220,7 +220,7 @@ def test_a_folder_that_cannot_be_written(cache, monkeypatch):
     assert read_checkpoint('swin_tiny_in1k')['a'].sum() == 1000
 
 
-def test_what_is_offered_on_a_web_page_only(cache):
+def test_files_that_require_a_browser(cache):
     with pytest.raises(CheckpointError, match=r'page only: fetch https://drive\.google\.com'):
         fetch('simmim_swin_base_100ep_192')
 
@@ -247,7 +247,7 @@ def test_names_cannot_leave_the_folder(cache):
 
 
 def run_two(*jobs: list[str]) -> list[str]:
-    """The last lines that two processes of fetching.py print."""
+    """The last lines of the output of two processes of fetching.py."""
     script = str(Path(__file__).parent / 'fetching.py')
     processes = [
         subprocess.Popen(
@@ -269,7 +269,7 @@ def test_two_processes_at_once(server, cache):
 
 @pytest.mark.parametrize('there', [True, False])
 def test_two_ranks(server, cache, there):
-    """Rank 0 downloads; where it fails, the other fails with it and does not hang."""
+    """Rank 0 downloads. If it fails, the other rank fails as well and does not hang."""
     if there:
         server.files['/a.pth'] = WHOLE
     with socket.socket() as probe:

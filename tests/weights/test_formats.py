@@ -1,4 +1,4 @@
-"""Layouts: told by their keys, translated there and back without a bit lost."""
+"""Layouts are detected from their keys, and conversions are lossless."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ HAVE_NO_EMBEDDING = ('timm', 'torchvision')
 
 
 def recorded(name):
-    """Random weights with the names and shapes that a project's own code gives them."""
+    """Random weights with the names and shapes of a project's own code."""
     shapes = RECORDED[name]['shapes'].items()
     return {key: 0.2 * torch.randn(shape, dtype=torch.float64) for key, shape in shapes}
 
 
 def informative(state_dict):
-    """Without buffers that follow from the configuration."""
+    """The weights without derived buffers."""
     derived = re.compile(r'attn_mask$|relative_position_index$')
     return {key: value for key, value in state_dict.items() if not derived.search(key)}
 
@@ -71,7 +71,7 @@ def test_detection_backbones_survive_any_two_conversions(first, second):
 
 
 @pytest.mark.parametrize('name', [n for n in NAMES if n not in CLASSIFIERS])
-def test_what_has_no_place_is_reported(name):
+def test_dropped_weights_are_reported(name):
     dropped = []
     converted = convert(official.random_state_dict(classification=True), name, dropped=dropped)
     assert dropped == ['norm.weight', 'norm.bias', 'head.fc.weight', 'head.fc.bias']
@@ -79,7 +79,7 @@ def test_what_has_no_place_is_reported(name):
 
 
 @pytest.mark.parametrize('name', HAVE_NO_EMBEDDING)
-def test_what_features_depend_on_is_never_dropped(name):
+def test_weights_of_the_features_are_never_dropped(name):
     with pytest.raises(CheckpointError, match=f"absolute_pos_embed has no place in .*'{name}'"):
         convert(official.random_state_dict(ape_grid=(8, 8)), name)
 
@@ -87,7 +87,7 @@ def test_what_features_depend_on_is_never_dropped(name):
 @pytest.mark.parametrize(
     ('name', 'shape'), [('microsoft', (16, 16)), ('torchvision', (256,)), ('openmmlab', (16, 16))]
 )
-def test_position_indices_are_made_anew(name, shape):
+def test_position_indices_are_computed(name, shape):
     converted = convert(official.random_state_dict(), name)
     indices = [v for k, v in converted.items() if k.endswith('relative_position_index')]
     expected = SwinTransformer(**GEOMETRY).stages[0].blocks[0].attn.w_msa.relative_position_index
@@ -106,7 +106,7 @@ def test_an_unknown_format_is_named():
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_layouts_are_told_from_their_keys(name):
+def test_layouts_are_detected_from_their_keys(name):
     converted = convert(official.random_state_dict(), name)
     assert describe(converted).format == name or name == 'mmpretrain'
     classifier = convert(official.random_state_dict(classification=True), name)
@@ -208,7 +208,7 @@ def test_recorded_files_survive_a_round_trip(name):
     }
 
 
-def test_other_networks_are_none():
+def test_other_networks_have_no_layout():
     assert locate({'conv1.weight': 0, 'layer1.0.conv1.weight': 0}) == {}
     assert locate({'blocks.0.attn.qkv.weight': 0}) == {}  # a ViT
     assert detect({'backbone.layers.0.blocks.0.attn.qkv.weight': 0}) is None

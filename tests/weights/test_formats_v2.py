@@ -1,4 +1,4 @@
-"""Swin Transformer V2 in every layout: told by its keys, there and back without a bit lost."""
+"""Swin Transformer V2 in every layout: detection from the keys, lossless conversions."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_other_layouts_hold_no_buffers(name):
 # --- what is V2's own ----------------------------------------------------------------------------
 
 
-def test_mergings_norm_follows_the_projection_and_keeps_its_order():
+def test_norms_of_mergings_are_not_reordered():
     original = v2_files.random_state_dict()
     neutral = convert(original, 'openmmlab')
     norm, reduction = 'downsample.norm.weight', 'downsample.reduction.weight'
@@ -94,7 +94,7 @@ def test_mergings_norm_follows_the_projection_and_keeps_its_order():
 
 
 def as_before(state_dict: dict) -> dict:
-    """As version 0.2.0 of this package wrote it: mergings closed stages, and no buffers."""
+    """Weights as written by version 0.2.0: mergings before their stages, no buffers."""
     return {
         re.sub(
             r'(.*stages\.)(\d)(\.downsample)', lambda m: f'{m[1]}{int(m[2]) - 1}{m[3]}', key
@@ -103,7 +103,7 @@ def as_before(state_dict: dict) -> dict:
     }
 
 
-def test_merging_opens_a_stage_in_mmpretrain_and_here_and_closed_one_before():
+def test_mergings_of_mmpretrain_and_of_version_0_2():
     original = v2_files.random_state_dict()
     neutral = convert(original, 'openmmlab')
     theirs = convert(original, 'mmpretrain')
@@ -126,7 +126,7 @@ def test_merging_opens_a_stage_in_mmpretrain_and_here_and_closed_one_before():
         assert_identical({k: v for k, v in found.items() if k in neutral}, neutral)
 
 
-def test_torchvisions_bias_is_one_and_the_keys_part_of_it_is_nothing():
+def test_torchvision_has_one_bias_with_zeros_for_the_key():
     original = v2_files.random_state_dict()
     theirs = convert(original, 'torchvision')
     query, key, value = theirs['features.3.0.attn.qkv.bias'].chunk(3)
@@ -137,7 +137,7 @@ def test_torchvisions_bias_is_one_and_the_keys_part_of_it_is_nothing():
     assert_identical(convert(theirs, 'microsoft'), original)
 
 
-def test_transformers_query_and_value_have_a_bias_and_key_has_none():
+def test_transformers_has_biases_of_query_and_value():
     original = v2_files.random_state_dict()
     theirs = convert(original, 'transformers')
     at = 'swinv2.encoder.layers.1.blocks.0.attention.self'
@@ -148,7 +148,7 @@ def test_transformers_query_and_value_have_a_bias_and_key_has_none():
     assert torch.equal(theirs[f'{at}.key.weight'], key)
 
 
-def test_transformers_has_no_norms_of_outputs():
+def test_transformers_has_no_output_norms():
     dropped = []
     original = v2_files.random_state_dict(classification=False)
     theirs = convert(original, 'transformers', dropped=dropped)
@@ -156,7 +156,7 @@ def test_transformers_has_no_norms_of_outputs():
     assert torch.equal(theirs['layernorm.weight'], original['norm3.weight'])
 
 
-def test_the_older_name_of_the_biases_network_is_read():
+def test_the_older_name_of_the_position_network_is_read():
     original = v2_files.random_state_dict()
     older = {k.replace('cpb_mlp', 'rpe_mlp'): v for k, v in original.items()}
     assert describe(older).version == 2
@@ -170,7 +170,7 @@ def test_biases_are_optional():
         assert_identical(convert(convert(without, name), 'microsoft'), without)
 
 
-def test_extra_norms_have_a_place_where_their_owners_have_them():
+def test_extra_norms_have_no_place_in_other_layouts():
     original = v2_files.random_state_dict(extra_norms=2)
     for name in ('openmmlab', 'mmpretrain', 'microsoft'):
         theirs = convert(original, name)
@@ -194,7 +194,7 @@ def test_position_embeddings_without_a_place_are_an_error(name):
 
 
 @pytest.mark.parametrize(('window', 'pretrained'), [(8, 0), (16, 12), (24, 12), (12, 6), (2, 24)])
-def test_tables_of_coordinates_tell_both_windows(window, pretrained):
+def test_coords_tables_tell_both_windows(window, pretrained):
     table = v2_files.coordinates(window, pretrained)
     torch.testing.assert_close(table_of(window, pretrained), table)
     assert window_of(table) == window
@@ -214,7 +214,7 @@ def test_tables_of_coordinates_tell_both_windows(window, pretrained):
     ],
     ids=str,
 )
-def test_what_is_no_table_of_coordinates_tells_nothing(table):
+def test_invalid_coords_tables_tell_nothing(table):
     assert window_of(table) is None
     assert pretrained_window_of(table) is None
 
@@ -232,13 +232,13 @@ def test_what_is_no_table_of_coordinates_tells_nothing(table):
     ],
     ids=['nan', 'inf', 'huge', 'tiny', 'integers', 'meta', 'one token'],
 )
-def test_tables_of_nonsense_tell_the_window_alone(table):
+def test_coords_tables_with_invalid_values_only_tell_the_window(table):
     assert window_of(table) == (table.shape[1] + 1) // 2
     assert pretrained_window_of(table) is None
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_what_a_file_is_said_to_be(name):
+def test_descriptions(name):
     windows, pretrained = (8, 8, 8, 4), (6, 6, 6, 3)
     original = v2_files.random_state_dict(windows, pretrained)
     found = describe(convert(original, name))
@@ -261,7 +261,7 @@ def test_buffers_are_not_counted():
     assert found == sum(v.numel() for k, v in weights if not k.startswith(outside))
 
 
-def test_torchvision_needs_to_know_the_window():
+def test_torchvision_requires_the_window():
     original = v2_files.random_state_dict()
     weights = informative(original)
     with pytest.raises(CheckpointError, match=r'depend on the window.*window_size='):
@@ -274,7 +274,7 @@ def test_torchvision_needs_to_know_the_window():
     assert_identical(convert(theirs, 'microsoft'), weights)
 
 
-def test_another_window_keeps_the_windows_of_the_pretraining():
+def test_resizing_keeps_the_windows_of_the_pretraining():
     original = v2_files.random_state_dict()
     theirs = convert(original, 'torchvision', window_size=7)
     table = theirs['features.1.0.attn.relative_coords_table']
@@ -283,7 +283,7 @@ def test_another_window_keeps_the_windows_of_the_pretraining():
     assert_identical(convert(theirs, 'microsoft'), original)
 
 
-def test_buffers_are_no_difference():
+def test_buffers_are_not_compared():
     original = v2_files.random_state_dict()
     ours = convert(informative(original), 'openmmlab')
     assert compare(original, convert(original, 'timm')).same

@@ -1,4 +1,4 @@
-"""Files that mean harm, or came to harm: a clear error each, no code run, memory bounded."""
+"""Malicious and damaged files: each gives a clear error, without running code or filling memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Call:
 
 
 class Late(Call):
-    """Has an innocent constructor and harms through its state."""
+    """Has a harmless constructor and calls a function by its state."""
 
     def __reduce__(self):
         return collections.OrderedDict, (), self.call[0], None
@@ -135,7 +135,7 @@ def deflated_pickle(path: Path) -> None:
 
 
 def lying(path: Path) -> None:
-    """Stored, but the table of contents says that the data are 4 GiB."""
+    """Uncompressed, with 4 GiB of data according to the table of contents."""
     torch.save({KEY: torch.ones(1)}, path)
     content = bytearray(path.read_bytes())
     start = content.rindex(b'PK\x01\x02', 0, content.rindex(b'data/0'))
@@ -144,7 +144,7 @@ def lying(path: Path) -> None:
 
 
 def overlapping(path: Path) -> None:
-    """A thousand entries that are all the same megabyte."""
+    """A thousand entries that share one megabyte."""
     with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr('archive/data.pkl', pickle.dumps({}, 2))
         archive.writestr('archive/data/0', bytes(1 << 20))
@@ -174,12 +174,12 @@ def reserving_array(path: Path) -> None:
 
 
 def expanded(path: Path) -> None:
-    """A weight of four terabytes, of one value."""
+    """A weight of four terabytes, expanded from one value."""
     torch.save({KEY: torch.ones(1).expand(1 << 20, 1 << 20)}, path)
 
 
 def expanded_coordinates(path: Path) -> None:
-    """V2's table for windows of 65536 tokens a side, of one value: indices would be of 2⁶⁴."""
+    """V2's table for windows of side 65536, expanded from one value; its index would be huge."""
     torch.save({TABLE: torch.ones(1).expand(1, 131071, 131071, 2)}, path)
 
 
@@ -219,7 +219,7 @@ for path in sys.argv[1:]:
 
 @pytest.fixture(scope='module')
 def outcomes(tmp_path_factory) -> dict[str, tuple[int, str]]:
-    """What a process of its own needed at most, in MiB, up to each bomb, and what it said."""
+    """Peak memory in MiB of a process after each bomb, and the error."""
     folder = tmp_path_factory.mktemp('bombs')
     for bomb in BOMBS:
         bomb(folder / f'{bomb.__name__}.pth')

@@ -1,4 +1,4 @@
-"""Stand-ins under attack: whatever a pickle does with them, nothing is run, imported or filled."""
+"""Attacks on placeholders: no pickle runs code, imports modules or fills memory."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ FIRED: list[tuple] = []
 
 
 def fire(*arguments, **named):
-    """What must never be called."""
+    """Must never be called."""
     FIRED.append((arguments, named))
     return fire
 
 
 class Trap:
-    """Whose methods must never be called either."""
+    """Its methods must never be called."""
 
     __new__ = __init__ = __setstate__ = __reduce__ = __call__ = append = extend = fire
     __setitem__ = __hash__ = __eq__ = update = add = fire
@@ -86,7 +86,7 @@ def state(name: str, value: bytes) -> bytes:
     return b'}' + text(name) + value + b's'
 
 
-# Each leaves a stand-in, or something harmless with stand-ins in it.
+# Each results in a placeholder, or in something harmless that contains placeholders.
 INERT = {
     'called': FIRE + CALL,
     'called with arguments': FIRE + text('a') + b'\x85R',
@@ -153,7 +153,7 @@ INERT = {
     'dropped to the mark': b'(' + FIRE + CALL + FIRE + b'1N',
     'twice': FIRE + CALL + b'2\x86',
 }
-# Each is refused, as it cannot be what anybody's weights need.
+# Each is refused: no weights need it.
 REFUSED = {
     'an attribute': named('builtins', 'getattr') + HISTORY + text('__init__') + b'\x86R',
     'an extension': b'\x82\x01',
@@ -183,7 +183,7 @@ WAYS = ('plain', 'zip', 'legacy')
 
 
 class Raw:
-    """Is pickled as opcodes that are given."""
+    """Is pickled as the given opcodes."""
 
     def __init__(self, code: bytes) -> None:
         self.code = code
@@ -202,7 +202,7 @@ MODULE = types.SimpleNamespace(__name__='raw', Pickler=Pickler, dump=pickle.dump
 
 
 def write(path: Path, code: bytes, way: str) -> Path:
-    """A file with one weight, of one number, and beside it a stand-in and what the opcodes make."""
+    """A file with one weight of one value, a placeholder, and the object of the opcodes."""
     content = {'x': Raw(b'](' + FIRE + code + b'e'), 'model': {'a.weight': torch.full((1,), 3.0)}}
     return dump(path, content, way)
 
@@ -225,7 +225,7 @@ HARMLESS = (
 
 
 def check_harmless(content: object) -> None:
-    """Plain containers of what is allowed; functions are those of the table."""
+    """Asserts that content consists of plain containers and allowed values."""
     known = [*allowed_globals().values(), *allowed_classes()]
     waiting, seen = [content], set()
     while waiting:
@@ -248,7 +248,7 @@ def check_harmless(content: object) -> None:
     # Plain pickles have no storages, and legacy files others.
     [(a, way) for a, code in INERT.items() for way in WAYS if way == 'zip' or b'Q' not in code],
 )
-def test_stand_ins_do_nothing(tmp_path, attack, way):
+def test_placeholders_do_nothing(tmp_path, attack, way):
     content = load(write(tmp_path / 'a.pth', INERT[attack], way))
     assert content['model']['a.weight'].tolist() == [3.0]
     check_harmless(content)
@@ -256,7 +256,7 @@ def test_stand_ins_do_nothing(tmp_path, attack, way):
 
 @pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('attack', REFUSED)
-def test_what_is_no_stand_in_is_refused(tmp_path, attack, way):
+def test_other_operations_are_refused(tmp_path, attack, way):
     path = write(tmp_path / 'a.pth', REFUSED[attack], way)
     with pytest.raises(CheckpointError, match=r'refused') as caught:
         read_checkpoint(path)
@@ -312,7 +312,7 @@ def test_storages_keep_to_the_file(tmp_path, key, count):
 
 @pytest.mark.parametrize('keep', range(0, 100, 7))
 @pytest.mark.parametrize('way', WAYS)
-def test_cut_files(tmp_path, way, keep):
+def test_truncated_files(tmp_path, way, keep):
     whole = write(tmp_path / 'a.pth', FIRE + CALL, way).read_bytes()
     (tmp_path / 'cut.pth').write_bytes(whole[: len(whole) * keep // 100])
     with pytest.raises(CheckpointError):
@@ -320,7 +320,7 @@ def test_cut_files(tmp_path, way, keep):
 
 
 def test_bytes_in_a_plain_pickle_are_storages_alone(tmp_path):
-    """`_load_from_bytes` is torch.load of a file within the file, which is read like any other."""
+    """`_load_from_bytes` loads a nested file, which is read like any other."""
     for inner in (FIRE + CALL, pickle.dumps(1)[2:-1], TRAP + b')\x81' + state('a', FIRE) + b'b'):
         data = b'\x80\x02' + inner + b'.'
         code = named('torch.storage', '_load_from_bytes') + b'B' + struct.pack('<I', len(data))
@@ -428,7 +428,7 @@ def test_no_order_of_opcodes_runs_anything(pieces):
     code = b'\x80\x02' + b''.join(pieces) + b'.'
     try:
         content = Unpickler(io.BytesIO(code), allowed_globals(), allowed_classes, persistent).load()
-    except Exception:  # of any kind; read_checkpoint makes a CheckpointError of it
+    except Exception:  # any type; read_checkpoint turns it into a CheckpointError
         return
     finally:
         assert not FIRED

@@ -1,4 +1,4 @@
-"""What a checkpoint is said to be, and what loading it would resize."""
+"""Descriptions of checkpoints, and predictions of what loading resizes."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def test_a_file_is_described_without_its_classifier_counted():
     assert str(description).startswith('embed_dims=16, depths=(2, 2, 2, 2), window_size=4')
 
 
-def test_what_is_no_swin_is_an_error():
+def test_other_networks_are_an_error():
     with pytest.raises(CheckpointError, match=r'known Swin layout; it holds conv1\.weight'):
         describe({'state_dict': {'conv1.weight': torch.zeros(1)}})
     with pytest.raises(CheckpointError, match='it holds nothing'):
         describe({})
 
 
-def test_resizing_is_foretold():
+def test_resizing_is_predicted():
     description = describe(official.random_state_dict(ape_grid=(8, 8)))
     ape = dict(use_abs_pos_embed=True, pretrain_img_size=32)
     assert what_would_be_resized(description, dict(**GEOMETRY, **ape)) == []
@@ -68,7 +68,7 @@ def test_resizing_is_foretold():
     ]
 
 
-def test_another_architecture_is_said_to_be_one():
+def test_other_architectures_are_an_error():
     description = describe(official.random_state_dict())
     with pytest.raises(CheckpointError, match=r'embed_dims: found 16, wanted 24'):
         what_would_be_resized(description, dict(SMALL))

@@ -1,4 +1,4 @@
-"""Foreign layouts, other windows, and files that do not fit."""
+"""Loading of foreign layouts, other windows, and files that do not fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GEOMETRY = dict(embed_dims=16, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), wind
 
 
 class Detector(BaseModule):
-    """A backbone under the name that every framework gives it, and something behind it."""
+    """A model with a backbone under the usual name, and a head."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -222,14 +222,12 @@ def load_file(content, tmp_path, **arguments):
     ],
     ids=lambda value: str(value)[:30] if isinstance(value, str | dict) else '',
 )
-def test_a_file_that_does_not_fit_is_an_error_with_both_sides(
-    content, arguments, message, tmp_path
-):
+def test_errors_name_the_architectures_of_file_and_model(content, arguments, message, tmp_path):
     with pytest.raises(CheckpointError, match=message):
         load_file(content(), tmp_path, **arguments)
 
 
-def test_even_a_lax_load_is_never_a_silent_random_start():
+def test_non_strict_loading_is_never_a_silent_random_start():
     with pytest.raises(CheckpointError, match='known Swin layout'):
         model().load_state_dict({'conv1.weight': torch.zeros(1)}, strict=False)
     with pytest.raises(CheckpointError, match='another shape'):
@@ -243,7 +241,7 @@ def test_even_a_lax_load_is_never_a_silent_random_start():
 
 @pytest.mark.parametrize('wrap', ['bare', 'model', 'module.'])
 @pytest.mark.parametrize('layout', ['openmmlab', 'microsoft'])
-def test_a_backbones_file_as_load_from_is_an_error_with_the_way_out(layout, wrap, tmp_path):
+def test_a_backbones_file_in_load_from_is_an_error_that_names_init_cfg(layout, wrap, tmp_path):
     state_dict = convert(model().state_dict(), to=layout)
     torch.save(WRAPPINGS[wrap](state_dict), tmp_path / 'backbone.pth')
     with pytest.raises(CheckpointError, match=r"nothing is under 'backbone\.'(.|\n)*init_cfg"):

@@ -1,4 +1,4 @@
-"""Files of Swin V2 into a model: layouts, versions, windows, and what does not fit."""
+"""Loading files of Swin V2: layouts, versions, windows, and files that do not fit."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_every_layout_loads_strictly_from_memory_and_file(name, tmp_path, warned
 
 @torch.no_grad()
 def test_files_of_version_0_2_load(tmp_path, warned):
-    """In them the mergings close stages, and there are no buffers."""
+    """They have mergings before their stages, and no buffers."""
     original = v2_files.random_state_dict(classification=False)
     before = {
         re.sub(r'^stages\.(\d)\.down', lambda m: f'stages.{int(m[1]) - 1}.down', key): value
@@ -104,7 +104,7 @@ def test_files_of_version_0_2_load(tmp_path, warned):
 
 
 def test_an_optimizers_state_of_version_0_2_is_of_the_same_weights():
-    """It goes by the order of the parameters: mergings are between the stages, as before."""
+    """It depends on the order of the parameters: mergings are between the stages, as before."""
     names = [name for name, _ in model().named_parameters() if name.startswith('stages.')]
     stages = [int(name.split('.')[1]) for name in names]
     assert stages == sorted(stages)
@@ -152,7 +152,7 @@ def test_position_embeddings_are_resized():
 
 
 @pytest.mark.parametrize('strict', [True, False])
-def test_weights_of_the_other_version_are_an_error_with_the_way_out(strict, tmp_path):
+def test_weights_of_the_other_version_are_an_error_that_names_the_type(strict, tmp_path):
     second, first = v2_files.random_state_dict(), official.random_state_dict()
     message = (
         r"Swin Transformer V2, and the model, SwinTransformer, is V1; type='SwinTransformerV2'"
@@ -194,7 +194,7 @@ def test_what_does_not_fit_is_listed(tmp_path):
     [((4, 4, 4, 4), (0, 0, 0, 0), (4, 4, 4, 4)), ((6, 6, 6, 3), (6, 6, 6, 4), (6, 6, 6, 4))],
 )
 @pytest.mark.parametrize('name', ['microsoft', 'torchvision'])
-def test_another_window_is_warned_of_once_and_put_right_by_an_option(
+def test_another_window_is_warned_of_once_and_an_option_corrects_it(
     windows, pretrained, told, name, tmp_path, warned
 ):
     original = v2_files.random_state_dict(windows, pretrained)
@@ -218,7 +218,7 @@ def test_another_window_is_warned_of_once_and_put_right_by_an_option(
 @torch.no_grad()
 @pytest.mark.parametrize('name', ['microsoft', 'openmmlab'])
 def test_windows_that_shrank_to_their_maps_are_not_warned_of(name, warned):
-    """As those of the official files for 256 pixels and windows of 16: (16, 16, 16, 8)."""
+    """Like those of the official files for 256 pixels and windows of 16: (16, 16, 16, 8)."""
     windows = (6, 6, 6, 3)
     weights = convert(v2_files.random_state_dict(windows), name)
     alike, other = model(window_size=6), model(window_size=windows)
@@ -256,7 +256,7 @@ def test_each_stage_may_have_its_window(warned):
     assert not warned
 
 
-# --- what is told --------------------------------------------------------------------------------
+# --- descriptions --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('arch', ['tiny', 'small', 'base', 'large', 'huge', 'giant'])
@@ -270,7 +270,7 @@ def test_variants_are_known_and_counted(arch):
     assert description.parameters == sum(p.numel() for p in variant.parameters())
 
 
-def test_no_window_is_resized_and_other_architectures_are_told():
+def test_windows_are_not_resized_and_other_architectures_are_an_error():
     description = describe(v2_files.random_state_dict(ape=torch.randn(1, 64, 24)))
     config = dict(type='SwinTransformerV2', **{**v2_files.GEOMETRY, 'window_size': 8})
     config |= dict(use_abs_pos_embed=True, pretrain_img_size=64)

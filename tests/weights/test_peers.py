@@ -1,4 +1,4 @@
-"""Peers as judges: their own models' weights give their features here, and ours give ours there.
+"""Comparison with peers: converted weights give the same features in both models.
 
 In float64, to 1e-10 of the features' size; in float32 to 1e-5. The peers run in processes of their
 own (``tests/peers.py``, which also says where definitions differ). detectron2, the official code
@@ -58,7 +58,7 @@ def test_a_peer_and_this_package_agree_on_each_others_weights(name, tmp_path):
 
 
 def write_converted(name, folder):
-    """Random weights in the official layout, and, converted to the peer's, in a file for it."""
+    """Random weights in the official layout, and a file with them in the peer's."""
     weights = random_state_dict(name)
     converted = convert(weights, FORMATS[name])
     if name.startswith('transformers'):

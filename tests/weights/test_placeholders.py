@@ -1,4 +1,4 @@
-"""Files that hold more than weights: what is known is read, the rest is named and never built."""
+"""Files with objects of unknown classes: they become placeholders, all else is read."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Slotted:
 
 
 class Arguments(dict):
-    """As yacs' CfgNode, addict's Dict and EasyDict are: with attributes beside the items."""
+    """A dict with attributes, like yacs' CfgNode, addict's Dict and EasyDict."""
 
     def __init__(self, **items) -> None:
         super().__init__(**items)
@@ -65,7 +65,7 @@ class Arguments(dict):
 
 
 class Keyword:
-    """Is made with keywords alone, which protocols from 2 on write differently."""
+    """Is created with keywords only, which protocols from 2 on write differently."""
 
     def __new__(cls, *, size):
         return super().__new__(cls)
@@ -114,7 +114,7 @@ WRITERS = {
 
 
 def made_by_partial(name: str, writer: str) -> bool:
-    """Protocols before 4 have no other way of giving keywords."""
+    """Protocols before 4 pass keywords by ``partial``."""
     return name == 'Keyword' and writer in ('zip', 'legacy', 'pickle 2', 'pickle 3')
 
 
@@ -124,7 +124,7 @@ def official_weights() -> dict[str, torch.Tensor]:
 
 
 def loaded(path, **options) -> torch.Tensor:
-    """The first attention's weight of a model with the file in it."""
+    """The weight of the first attention after loading a file."""
     init_cfg = dict(type='Pretrained', checkpoint=str(path), **options)
     model = SwinTransformer(**GEOMETRY, init_cfg=init_cfg)
     model.init_weights()
@@ -136,7 +136,7 @@ def loaded(path, **options) -> torch.Tensor:
 
 @pytest.mark.parametrize('writer', WRITERS)
 @pytest.mark.parametrize('name', OBJECTS)
-def test_objects_become_stand_ins(tmp_path, writer, name):
+def test_objects_become_placeholders(tmp_path, writer, name):
     weights = {'a.weight': torch.arange(6.0).view(2, 3).t(), 'a.bias': torch.ones(2)}
     WRITERS[writer]({'model': weights, 'args': OBJECTS[name], 'epoch': 7}, tmp_path / 'a.pth')
     content = read_checkpoint(tmp_path / 'a.pth')
@@ -150,7 +150,7 @@ def test_objects_become_stand_ins(tmp_path, writer, name):
     assert list(placeholders_in(content)) == ['args']
 
 
-def test_stand_ins_wherever_they_are(tmp_path):
+def test_placeholders_in_all_containers(tmp_path):
     space = argparse.Namespace()
     content = {
         'model': {'a.weight': torch.ones(1)},
@@ -171,8 +171,8 @@ def test_stand_ins_wherever_they_are(tmp_path):
     }
 
 
-def test_what_is_allowed_is_read_beside_what_is_not(tmp_path):
-    """By torch's reader and by this package's alike."""
+def test_allowed_objects_are_read_beside_placeholders(tmp_path):
+    """As by torch's reader."""
     content = {
         'state_dict': nn.BatchNorm2d(3).state_dict(),
         'parameter': nn.Parameter(torch.ones(2), requires_grad=False),
@@ -276,7 +276,7 @@ def test_files_of_the_other_byte_order(tmp_path, monkeypatch):
     ]
 
 
-def test_folders_of_one_file_a_process(tmp_path):
+def test_folders_of_one_file_per_process(tmp_path):
     folder = tmp_path / 'iter_1.pth'
     folder.mkdir()
     for rank in range(2):
@@ -323,7 +323,7 @@ def test_weights_in_objects_are_refused_and_named(tmp_path, writer, content):
         assert str(tmp_path / 'a.pth') in str(caught.value)
 
 
-def test_what_is_no_weight_in_a_state_dict_may_be_an_object(tmp_path):
+def test_extra_state_may_be_an_object(tmp_path):
     weights = {'a.weight': torch.ones(2), 'a._extra_state': argparse.Namespace()}
     torch.save({'model': weights, 'ema': {'updates': 3, 'model': nn.Linear(2, 2)}}, tmp_path / 'a')
     content = read_checkpoint(tmp_path / 'a')
@@ -341,7 +341,7 @@ def test_an_average_that_is_an_object(tmp_path):
 
 
 def timms(path) -> tuple[dict, dict]:
-    """A training checkpoint with all that timm's saver writes; weights, and their average."""
+    """Writes a training checkpoint like timm's; returns weights and average."""
     weights, average = official_weights(), official_weights()
     content = {
         'epoch': 300,
@@ -370,7 +370,7 @@ def test_timms_training_checkpoints(tmp_path):
 
 
 def test_a_detector_loads_it_by_load_from(tmp_path):
-    """Through mmengine, as ``load_from`` and ``--resume`` do."""
+    """By mmengine, like ``load_from`` and ``--resume``."""
     from mmengine.runner import load_checkpoint
 
     detector = nn.Module()
@@ -382,7 +382,7 @@ def test_a_detector_loads_it_by_load_from(tmp_path):
     assert (detector.backbone.stages[0].blocks[0].attn.w_msa.qkv.weight == 2).all()
 
 
-def test_a_stand_in_does_nothing(tmp_path):
+def test_a_placeholder_does_nothing(tmp_path):
     found = Placeholder('argparse', 'Namespace')
     assert (str(found), repr(found)) == ('argparse.Namespace', '<argparse.Namespace, not read>')
     assert not callable(found) and found != Placeholder('argparse', 'Namespace')
@@ -394,7 +394,7 @@ def test_a_stand_in_does_nothing(tmp_path):
     for use in (iter, len, int):
         with pytest.raises(TypeError):
             use(found)
-    # Whatever reads the file that it is saved in needs no class for it.
+    # Reading a file that contains it requires no class.
     torch.save({'args': found}, tmp_path / 'again.pth')
     assert torch.load(tmp_path / 'again.pth', weights_only=True) == {
         'args': {'not_read': 'argparse.Namespace'}
@@ -403,5 +403,5 @@ def test_a_stand_in_does_nothing(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['a\x1b[2J', 'a\nb', 'a' * 10**6])
-def test_names_are_fit_to_be_printed(name):
+def test_names_are_printable(name):
     assert str(Placeholder('m', name)).isprintable() and len(str(Placeholder('m', name))) < 200

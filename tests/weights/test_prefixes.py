@@ -1,4 +1,4 @@
-"""Weights under any names: which backbone of a file is taken, and what the others are called."""
+"""Weights under any keys: which backbone of a file is taken, and how prefixes select others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def below(prefix: str, weights: dict) -> dict:
 
 
 def taken(content: dict, **options) -> float:
-    """Whose weights are taken: 1 of WEIGHTS, 2 of OTHER."""
+    """The weights that are taken: 1 for WEIGHTS, 2 for OTHER."""
     contents = find_backbone(content, **options)
     return contents.layout.to_openmmlab(contents.weights)[
         'stages.0.blocks.0.attn.w_msa.qkv.weight'
@@ -89,7 +89,7 @@ WRAPPERS = (
     st.sampled_from(['', 'backbone.', 'model.backbone.']),
 )
 def test_wrappers_anywhere_in_the_names(layout, wrappers, places, prefix):
-    """As compiling, DDP, FSDP and checkpointing leave them, around the whole or around blocks."""
+    """Of torch.compile, DDP, FSDP and checkpointing, around the model or around blocks."""
 
     def wrapped(key: str) -> str:
         parts = key.split('.')
@@ -117,7 +117,7 @@ def test_a_model_takes_wrapped_names(wrapper):
 
 
 def test_a_whole_detector_of_any_name(tmp_path):
-    """As the demo page and ``show`` load it."""
+    """Like the demo page and ``show`` load it."""
     detector = nn.Module()
     detector.backbone, detector.head = SwinTransformer(**GEOMETRY), nn.Linear(2, 2)
     state_dict = {k: torch.full_like(v, 2) for k, v in detector.state_dict().items()}
@@ -177,7 +177,7 @@ def test_a_prefix_may_name_the_dict_as_well(prefix):
     assert taken(SEVERAL['one dict'], prefix=prefix) == 1
 
 
-def test_the_usual_place_goes_before_others():
+def test_the_usual_place_takes_precedence():
     for name in ('state_dict', 'model', 'model_state_dict', 'net', 'params'):
         assert taken({'teacher': OTHER, name: WEIGHTS}) == 1
         assert taken({'teacher': OTHER, name: WEIGHTS}, prefix='teacher') == 2
@@ -195,7 +195,7 @@ def test_networks_beside_their_averages_in_lightnings_files():
 
 
 @pytest.mark.parametrize('name', ['state_dict_ema', 'model_ema', 'ema', 'params_ema'])
-def test_averages_are_no_second_backbone(name):
+def test_averages_are_not_a_second_backbone(name):
     content = {'generator': below('backbone.', WEIGHTS), name: below('backbone.', OTHER)}
     for ema, value in ((None, 1), (False, 1), (True, 2)):
         assert taken(content, ema=ema) == value
@@ -212,7 +212,7 @@ def test_mmengines_averages_in_dicts():
         assert taken(content, ema=ema) == value
 
 
-def test_an_optimizer_with_the_weights_names_is_no_backbone():
+def test_an_optimizer_with_the_weights_names_is_not_a_backbone():
     states = {key: {'exp_avg': value} for key, value in WEIGHTS.items()}
     content = {'net_g': WEIGHTS, 'optimizer': {'state': states}, 'optim_states': WEIGHTS}
     assert taken(content) == 1

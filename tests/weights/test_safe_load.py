@@ -28,7 +28,7 @@ class Evil:
 
 
 class Sneaky(Evil):
-    """Looks for a way out through the one attribute look-up that is allowed."""
+    """Tries to access other attributes by the allowed attribute look-up."""
 
     def __reduce__(self):
         return getattr, (HistoryBuffer, '__init__')

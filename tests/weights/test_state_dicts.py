@@ -1,4 +1,4 @@
-"""Where weights are in a file: wrappers, averages, several backbones, safetensors, shards."""
+"""Containers of weights: wrappers, averages, several backbones, safetensors, shards."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_wrapped_backbones_of_any_layout_load(layout, prefix, tmp_path):
     assert (description.container, description.iteration) == ('model', 7)
 
 
-def test_several_backbones_must_be_told_apart(tmp_path):
+def test_several_backbones_need_a_prefix(tmp_path):
     first, second = official.random_state_dict(), official.random_state_dict()
     both = {f'teacher.backbone.{k}': v for k, v in first.items()}
     both |= {f'student.backbone.{k}': v for k, v in second.items()}
@@ -62,7 +62,7 @@ def test_several_backbones_must_be_told_apart(tmp_path):
         assert torch.equal(qkv(load_file(tmp_path / 'both.pth', prefix=prefix)), expected[KEY])
 
 
-def test_a_detectors_own_place_for_the_backbone_counts():
+def test_a_detectors_backbone_takes_precedence():
     class Detector(BaseModule):
         def __init__(self) -> None:
             super().__init__()
@@ -95,7 +95,7 @@ def test_averages_are_taken_on_request(name, tmp_path):
         assert torch.equal(qkv(load_file(tmp_path / 'file.pth', ema=ema)), expected[KEY])
 
 
-def test_mmengine_swaps_average_and_weights_as_it_writes(tmp_path):
+def test_mmengine_swaps_average_and_weights(tmp_path):
     class Network(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -130,7 +130,7 @@ def test_an_average_that_is_not_there_is_an_error(tmp_path):
 
 
 def write_shards(folder, state_dict, kind='safetensors'):
-    """As transformers writes a model in two shards."""
+    """Writes a model in two shards, like transformers."""
     keys = list(state_dict)
     parts = {f'model-0000{i + 1}-of-00002.{kind}': keys[i::2] for i in range(2)}
     for name, part in parts.items():
@@ -143,7 +143,7 @@ def write_shards(folder, state_dict, kind='safetensors'):
 
 
 @pytest.mark.parametrize('name', ['weights.safetensors', 'weights.pth'])
-def test_safetensors_are_told_from_their_content(name, tmp_path):
+def test_safetensors_are_detected_from_their_content(name, tmp_path):
     state_dict = official.random_state_dict()
     tensors = {k: v.contiguous() for k, v in convert(state_dict, 'transformers').items()}
     save_file(tensors, tmp_path / name)
@@ -151,7 +151,7 @@ def test_safetensors_are_told_from_their_content(name, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['safetensors', 'bin'])
-def test_shards_are_put_together(kind, tmp_path):
+def test_shards_are_merged(kind, tmp_path):
     state_dict = official.random_state_dict(classification=True)
     index = write_shards(tmp_path, convert(state_dict, 'transformers'), kind)
     assert torch.equal(qkv(load_file(index)), state_dict[KEY])
@@ -183,13 +183,13 @@ def test_damaged_safetensors_and_shards(tmp_path):
         ('{"weight_map"', 'no index of shards'),
     ],
 )
-def test_what_is_no_index_is_refused(content, message, tmp_path):
+def test_invalid_indices_are_refused(content, message, tmp_path):
     (tmp_path / 'model.safetensors.index.json').write_text(content)
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(tmp_path / 'model.safetensors.index.json')
 
 
-def test_find_backbone_takes_no_other_things():
+def test_find_backbone_rejects_other_values():
     with pytest.raises(CheckpointError, match='expected a dict of tensors, found a list'):
         find_backbone([1])
     with pytest.raises(CheckpointError, match='expected a dict of tensors'):

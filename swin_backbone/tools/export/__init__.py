@@ -1,4 +1,4 @@
-"""Models as files that run without this package: ONNX, and PyTorch's own export format."""
+"""Exports models to files that run without this package: ONNX and ``torch.export``."""
 
 from .check import Check, check_file
 from .formats import FORMATS, Exported, export

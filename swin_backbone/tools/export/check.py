@@ -1,4 +1,4 @@
-"""Whether an exported file gives what PyTorch gives."""
+"""Compares the outputs of an exported file with those of PyTorch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Check:
-    """How far a file is from PyTorch at one size.
+    """The difference between a file's outputs and PyTorch's for one input size.
 
     Attributes:
-        shape: Batch, height and width.
-        difference: Of the outputs, the largest difference, relative to the output's largest value
-            where that is above 1; for classes, the share of pixels that differ.
+        shape: Batch size, height and width.
+        difference: The largest absolute difference, divided by the output's largest value if that
+            is above 1; for classes, the share of pixels that differ.
     """
 
     shape: Shape
@@ -31,12 +31,12 @@ class Check:
 
 
 def check_file(path: str | Path, part: Part, shapes: Iterable[Shape]) -> list[Check]:
-    """Runs a file, in ONNX Runtime or by ``torch.export.load``, and the part on the same noise.
+    """Runs a file, in ONNX Runtime or by ``torch.export.load``, and the part on the same input.
 
     Args:
         path: The file.
-        part: What it was made from.
-        shapes: Batch, height and width of the inputs.
+        part: What was exported.
+        shapes: Batch size, height and width of the inputs.
     """
     call = open_file(path)
     checks = []
@@ -48,7 +48,7 @@ def check_file(path: str | Path, part: Part, shapes: Iterable[Shape]) -> list[Ch
 
 
 def shapes_to_check(exported: Exported, part: Part, batch: int, size: tuple[int, int]) -> list:
-    """Where the command checks what it wrote: three sizes of a dynamic file, one of another."""
+    """The input sizes that the command checks: three for a dynamic file, else one."""
     if not exported.dynamic:
         return [(batch, *size)]
     height, width = part.least
@@ -56,7 +56,7 @@ def shapes_to_check(exported: Exported, part: Part, batch: int, size: tuple[int,
 
 
 def open_file(path: str | Path, threads: int = 0) -> Callable[[Tensor], Sequence[Tensor]]:
-    """A file as a function of an image batch; ``threads`` of ONNX Runtime, 0 for its own choice."""
+    """A file as a function of a batch; ``threads`` is for ONNX Runtime, 0 for its default."""
     if Path(path).suffix != '.onnx':
         module = torch.export.load(path).module()
 

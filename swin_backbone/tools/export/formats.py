@@ -1,4 +1,4 @@
-"""Writing a part as a file."""
+"""Writes a part of a model to a file."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ...version import __version__
 from .parts import Part
 from .program import record, recording_settings
 
-# Formats, and how the names of their files end: by that they are told apart when they are read.
+# The suffix of each format's files; it tells them apart when they are read.
 SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2'}
 FORMATS = tuple(SUFFIXES)
 OPSET = 18
-# Protocol buffers, which ONNX files are, end at 2 GiB: weights beyond that go to a file beside it.
+# ONNX files are protocol buffers, which are limited to 2 GiB; larger weights need a second file.
 _ONE_FILE = 2**31 - 2**24
 _METADATA = 'metadata.json'
 
@@ -36,10 +36,10 @@ class Exported:
     """A file that was written.
 
     Attributes:
-        path: Where it is.
-        dynamic: Whether it takes any batch, height and width.
-        metadata: The text that it carries.
-        quantised: The same model with int8 weights, or None.
+        path: Its path.
+        dynamic: Whether it accepts any batch size, height and width.
+        metadata: The metadata in it.
+        quantised: The path of the same model with int8 weights, or None.
     """
 
     path: Path
@@ -58,21 +58,21 @@ def export(
     size: tuple[int, int] = (224, 224),
     int8: bool = False,
 ) -> Exported:
-    """Writes a part as a file.
+    """Writes a part of a model to a file.
 
     Args:
-        part: What :func:`load_part` returned.
-        path: File to write, ``*.onnx`` or ``*.pt2``; replaced only once the new one is whole.
-        to: ``'onnx'``, for ONNX Runtime and what else reads operator set 18; or ``'torch-export'``,
-            which ``torch.export.load`` opens without this package.
-        dynamic: Whether the file takes any batch, height and width.
-        batch: Images of a batch, if not dynamic.
+        part: The result of :func:`load_part`.
+        path: The file to write, ``*.onnx`` or ``*.pt2``. It is replaced atomically.
+        to: ``'onnx'``, for ONNX Runtime and other runtimes of operator set 18, or
+            ``'torch-export'``, which ``torch.export.load`` opens without this package.
+        dynamic: Whether the file accepts any batch size, height and width.
+        batch: The batch size, if not dynamic.
         size: Height and width in pixels, if not dynamic.
-        int8: Whether to write ``<name>.int8.onnx``, too: weights of linear layers in eight bits,
-            their inputs quantised as they come. Convolutions stay as they are.
+        int8: Whether to write ``<name>.int8.onnx`` as well, with int8 weights of linear layers and
+            dynamic quantisation of their inputs. Convolutions are not quantised.
 
     Raises:
-        ArgumentError: Arguments that contradict each other or the model; a package that is missing.
+        ArgumentError: Arguments contradict each other or the model, or a package is missing.
         OSError: The file cannot be written.
     """
     if to not in FORMATS:
@@ -102,7 +102,7 @@ def export(
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """What a file says of itself: normalisation, channel order, classes, sizes."""
+    """The metadata of a file: normalisation, channel order, classes, sizes."""
     path = Path(path)
     if path.suffix == '.onnx':
         model = _needed('onnx').load(path, load_external_data=False)
@@ -132,7 +132,7 @@ def _write_onnx(
             opset_version=OPSET,
             verbose=False,
         )
-    assert onnx_program is not None  # which it is of torch's older exporter alone
+    assert onnx_program is not None  # only torch's older exporter returns None
     onnx_program.model.metadata_props.update(metadata)
     weights = sum(value.nbytes for value in program.state_dict.values())
     if weights >= _ONE_FILE:  # the first file contains the name of the second
@@ -143,7 +143,7 @@ def _write_onnx(
 
 
 def _quantise(path: Path) -> Path:
-    """Writes the file again with int8 weights of its linear layers; where that is."""
+    """Writes the model with int8 weights of linear layers to a second file; returns its path."""
     quantisation = _needed('onnxruntime.quantization')
     out = path.with_suffix('.int8.onnx')
     with _quiet(), replacing(out) as unfinished:
@@ -168,7 +168,7 @@ def _needed(name: str) -> ModuleType:
 
 
 def _check_writable(path: Path) -> None:
-    """Raises before minutes of work, not after."""
+    """Raises before the export, which takes minutes."""
     if path.is_dir():
         raise IsADirectoryError(f'{path} is a folder; name a file in it')
     if not path.parent.is_dir():
@@ -179,7 +179,7 @@ def _check_writable(path: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what exporter and quantiser say of themselves: warnings of theirs, and log lines."""
+    """Suppresses warnings and log lines of the exporter and the quantiser."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

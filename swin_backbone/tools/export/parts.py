@@ -1,4 +1,4 @@
-"""What of a config's model is exported: the backbone, or all of it that is dense."""
+"""The parts of a config's model that can be exported: the backbone, or all that is dense."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PARTS = ('backbone', 'model')
 
 
 class Part(nn.Module):
-    """A model or a part of it as a function of one normalised image to a tuple of tensors.
+    """A model or a part of it: maps a normalised image (B, C, H, W) to a tuple of tensors.
 
     Attributes:
-        outputs: Names of the tensors.
-        metadata: Text for the file: what its numbers mean.
-        in_channels: Channels of the image.
-        least: The smallest (height, width) that it takes, in pixels.
+        outputs: The names of the tensors.
+        metadata: Metadata for the file.
+        in_channels: The number of channels of the image.
+        least: The smallest (height, width) in pixels that it accepts.
     """
 
     model: BaseModule
@@ -44,7 +44,7 @@ class Part(nn.Module):
 
 
 class Backbone(Part):
-    """Maps ``stage0``, ``stage1``, … of ``out_indices``: (B, C, ⌈H / stride⌉, ⌈W / stride⌉)."""
+    """Feature maps ``stage{i}`` for each of ``out_indices``: (B, C, ⌈H/stride⌉, ⌈W/stride⌉)."""
 
     def __init__(self, backbone: BaseModule) -> None:
         super().__init__(backbone, backbone)
@@ -55,9 +55,9 @@ class Backbone(Part):
 
 
 class Segmentor(Part):
-    """A segmentor's scores at the image's size: ``logits`` (B, classes, H, W).
+    """A segmentor's ``logits`` at the image's size, (B, classes, H, W).
 
-    With ``class_map`` the class of each pixel instead: ``classes``, int64 (B, H, W).
+    With ``class_map``, the output is ``classes``, the class of each pixel, int64 (B, H, W).
     """
 
     def __init__(self, model: BaseModel, class_map: bool) -> None:
@@ -74,10 +74,10 @@ class Segmentor(Part):
 
 
 class Detector(Part):
-    """A two-stage detector up to its proposals' scores, before anything is sorted or cropped.
+    """A two-stage detector up to the RPN's outputs, before sorting and NMS.
 
-    For each level i of the neck: ``feature{i}`` (B, C, h, w), ``score{i}`` (B, anchors, h, w), the
-    RPN's objectness before the sigmoid, and ``delta{i}`` (B, 4 * anchors, h, w), its box deltas.
+    For each level i of the neck: ``feature{i}`` (B, C, h, w); ``score{i}`` (B, anchors, h, w), the
+    RPN's objectness before the sigmoid; and ``delta{i}`` (B, 4 * anchors, h, w), its box deltas.
     """
 
     def __init__(self, model: BaseModel) -> None:
@@ -94,14 +94,14 @@ class Detector(Part):
 def load_part(
     config: str | Path, checkpoint: str | Path, part: str = 'backbone', class_map: bool = False
 ) -> Part:
-    """Builds a config's model, loads a checkpoint into it, and cuts out what is to be exported.
+    """Builds a config's model, loads a checkpoint, and selects the part to export.
 
     Args:
         config: A config whose model has this package's backbone.
-        checkpoint: A path, a name of the catalog or a URL. For the backbone, in any layout that
-            its ``init_cfg`` takes, alone or within a whole model; for a model, that model's own.
+        checkpoint: A path, a name in the catalog or a URL. For the backbone, in any layout that
+            its ``init_cfg`` accepts, alone or within a whole model; for a model, that model's own.
         part: ``'backbone'``, or ``'model'``: see :class:`Segmentor` and :class:`Detector`.
-        class_map: Whether a segmentor gives classes instead of logits.
+        class_map: Whether a segmentor outputs classes instead of logits.
 
     Raises:
         ArgumentError: The config has another backbone, its framework is not installed, or its
@@ -154,7 +154,7 @@ def _dense(model: nn.Module, class_map: bool, config: str | Path) -> Part:
 
 
 def _takes_features_alone(head: nn.Module) -> bool:
-    """Whether a head is called with feature maps and nothing else; Mask2Former's is not."""
+    """Whether feature maps are a head's only input; Mask2Former's head needs more."""
     if isinstance(head, nn.ModuleList):
         return False
     parameters = inspect.signature(head.forward).parameters.values()
@@ -169,7 +169,7 @@ def _heads(model: nn.Module) -> str:
 
 
 def _least(backbone: BaseModule) -> tuple[int, int]:
-    """One patch; where windows would shrink on small maps, the least image on which none does."""
+    """The size of a patch; or, if windows shrink on small maps, the smallest size without that."""
     height, width = backbone.patch_embed.patch_size
     tokens = 1
     last = max(backbone.out_indices)
@@ -181,7 +181,7 @@ def _least(backbone: BaseModule) -> tuple[int, int]:
 
 
 def _metadata(content: Config, checkpoint: str | Path, part: str) -> dict[str, str]:
-    """What the user of the file must know: how to prepare an image, what the classes are."""
+    """What the file's user needs to know: the preparation of images, and the classes."""
     known = {'part': part, 'checkpoint': Path(checkpoint).name}
     before = content.model.get('data_preprocessor') or content.get('data_preprocessor') or {}
     for name in ('mean', 'std', 'bgr_to_rgb'):
@@ -195,7 +195,7 @@ def _metadata(content: Config, checkpoint: str | Path, part: str) -> dict[str, s
 
 
 def example(part: Part, batch: int, size: tuple[int, int]) -> Tensor:
-    """An image batch of noise, the same for the same arguments."""
+    """A random batch, the same for the same arguments."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(batch, part.in_channels, *size, generator=generator)
 

@@ -1,4 +1,4 @@
-"""Adaptive average pooling that holds for every size once it is recorded."""
+"""Adaptive average pooling that can be exported for dynamic sizes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ...ops.sizes import ceil_div
 
 
 class AnySizePool(nn.Module):
-    """``nn.AdaptiveAvgPool2d`` as two products with matrices that are made from the map's size.
+    """``nn.AdaptiveAvgPool2d`` as products with two matrices that are computed from the map's size.
 
-    ONNX has no adaptive pooling: exporters make it one of a fixed kernel, which is another
-    function at any other size.
+    ONNX has no adaptive pooling. Exporters replace it by pooling with a fixed kernel, which gives
+    other results at other sizes.
 
     Args:
         output_size: (rows, columns) of the output.
@@ -42,7 +42,7 @@ def any_size_pooling(model: nn.Module) -> None:
 
 
 def _bins(length: int, bins: int, like: Tensor) -> Tensor:
-    """(bins, length): the weight of each element in each mean, of elements ⌊iL/b⌋ to ⌈(i+1)L/b⌉."""
+    """(bins, length): the weight of each element in each mean, over ⌊iL/b⌋ ≤ j < ⌈(i+1)L/b⌉."""
     edges = [(i * length // bins, ceil_div((i + 1) * length, bins)) for i in range(bins)]
     position = torch.arange(length, device=like.device)
     rows = [

@@ -1,4 +1,4 @@
-"""A part as a ``torch.export`` program that holds for every size."""
+"""Traces a part with ``torch.export``, for one size or for all."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ...errors import ArgumentError
 from ...ops.backends import use_backend
 from .parts import Part, example
 
-# Of no importance but that no two sizes within a model are equal by chance.
+# Any size for which no two sizes within a model are equal by chance.
 TRACED = (2, (453, 331))
 _LAYOUT = re.compile(r'for expression Ne\(.*on node')
 
 
 def record(part: Part, dynamic: bool, batch: int, size: tuple[int, int]) -> ExportedProgram:
-    """Records the part in plain ATen operators.
+    """Traces a part into plain ATen operators.
 
     Args:
-        part: What to record.
-        dynamic: Whether batch, height and width may be any; else they are ``batch`` and ``size``.
-        batch: Images of a batch.
-        size: Height and width, in pixels.
+        part: What to trace.
+        dynamic: Whether the program accepts any batch size, height and width.
+        batch: The batch size, if not dynamic.
+        size: Height and width in pixels, if not dynamic.
 
     Raises:
-        ArgumentError: The model compares sizes, so that no graph holds for all of them.
+        ArgumentError: The model's operations depend on sizes, so that no graph is valid for all.
     """
     shapes = None
     if dynamic:
@@ -53,9 +53,9 @@ def record(part: Part, dynamic: bool, batch: int, size: tuple[int, int]) -> Expo
 
 @contextlib.contextmanager
 def recording_settings() -> Iterator[None]:
-    """Sizes of 0 and 1 are no special cases, and the window attention is in plain operators.
+    """Does not specialise on sizes of 0 and 1, and runs window attention in plain operators.
 
-    The cache of fake tensors is off: with symbolic sizes it costs five times what it saves.
+    The cache of fake tensors is off: with symbolic sizes, it costs five times what it saves.
     """
     if not hasattr(symbolic_shapes, 'backed_size_oblivious'):
         raise ArgumentError(f'export needs torch 2.9 or newer, this is {torch.__version__}')
@@ -69,10 +69,10 @@ def recording_settings() -> Iterator[None]:
 
 
 def _forget_layouts(program: ExportedProgram) -> None:
-    """Removes what was assumed of layouts, and raises on what was assumed of sizes.
+    """Removes assumptions about memory layouts, and raises on assumptions about sizes.
 
-    Where a tensor's layout depends on whether an axis has one element, the recorder assumes that
-    it has several, copies, and asserts ``Ne(size, 1)``. A copy is right for one element too.
+    If a tensor's layout depends on whether an axis has one element, the tracer assumes that it has
+    several, makes a copy, and asserts ``Ne(size, 1)``. The copy is also right for one element.
     """
     graph = program.graph_module.graph
     assumed = []

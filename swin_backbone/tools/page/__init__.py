@@ -1,4 +1,4 @@
-"""A local web page that shows what a config's model sees in an image."""
+"""A local web page that shows a model's predictions."""
 
 from ..images import MAX_PIXELS
 from .app import MAX_UPLOAD, application

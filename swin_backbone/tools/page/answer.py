@@ -10,14 +10,14 @@ from ..predictor import Prediction
 
 
 def answer(prediction: Prediction) -> dict[str, Any]:
-    """What a prediction holds, as JSON can hold it; keys of what the task has not are missing.
+    """A prediction for JSON, with only the keys that apply to the task.
 
-    - ``boxes``: left, top, right, bottom of each, in pixels; best first
-    - ``scores``: of each box, or of each class of a classifier
-    - ``labels``: the index of each box's class
-    - ``masks``: of each box ``left``, ``top``, ``width`` and ``height`` of a rectangle around its
-      mask, and ``lengths`` of the runs of 0 and 1 in turn, 0 first, along the rectangle's rows
-    - ``segments``: ``labels`` and ``lengths`` of the runs along the image's rows
+    - ``boxes``: left, top, right, bottom of each box in pixels; best first
+    - ``scores``: the score of each box, or of each class (classifiers)
+    - ``labels``: the class of each box
+    - ``masks``: for each box, ``left``, ``top``, ``width`` and ``height`` of a rectangle around its
+      mask, and ``lengths`` of the alternating runs of 0 and 1, 0 first, in the rectangle's rows
+    - ``segments``: ``labels`` and ``lengths`` of the runs in the image's rows
     """
     found: dict[str, Any] = {}
     if prediction.boxes is not None:
@@ -50,6 +50,6 @@ def _mask(mask: np.ndarray) -> dict[str, Any]:
 
 
 def _runs(values: np.ndarray) -> tuple[list, list[int]]:
-    """The value and the length of each run of equal values."""
+    """The values and lengths of runs of equal values."""
     starts = np.concatenate([[0], 1 + np.flatnonzero(values[1:] != values[:-1])])
     return values[starts].tolist(), np.diff(starts, append=len(values)).tolist()

@@ -1,4 +1,4 @@
-"""The page's application: what it answers to which request."""
+"""The ASGI application of the page."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from .guard import Guard
 from .images import Refused, decode, encode
 
 MAX_UPLOAD = 20 * 2**20  # bytes
-_WAITING = 8  # uploads at a time; each is held in memory
-_PATIENCE = 120  # seconds that an upload may take
+_WAITING = 8  # limit of simultaneous uploads, which are kept in memory
+_PATIENCE = 120  # time limit of an upload in seconds
 _FILES = {
     '/': ('page.html', 'text/html'),
     '/page.css': ('page.css', 'text/css'),
@@ -43,21 +43,21 @@ def application(
     max_upload: int = MAX_UPLOAD,
     max_pixels: int = MAX_PIXELS,
 ) -> Starlette:
-    """The page of a model, as an ASGI application.
+    """The ASGI application of a model's page.
 
-    ``GET /`` is the page, ``GET /model`` what it needs to know of the model. ``POST /predict``
-    takes an image file as its body and gives :func:`~.answer.answer`'s keys, ``width`` and
-    ``height`` of the image that they are of, that image as a JPEG in ``picture``, a data URL, and
-    the ``seconds`` that the model took. The model runs in a thread, on one image at a time. Errors
-    are JSON, too: a sentence in ``error``.
+    ``GET /`` returns the page, and ``GET /model`` the data that it needs about the model. ``POST
+    /predict`` takes an image file as its body, and returns JSON: the keys of
+    :func:`~.answer.answer`, ``width`` and ``height`` of the image, the image as a data URL of a
+    JPEG file in ``picture``, and the model's run time in ``seconds``. The model runs in a thread,
+    on one image at a time. Errors are JSON with a sentence in ``error``.
 
     Args:
         predictor: The model.
-        title: What the page calls it.
-        device: Where it runs, for the page to say.
-        host: The address or name that the server is bound to: requests to others are refused.
-        max_upload: Bytes of a file.
-        max_pixels: Of an image that is decoded.
+        title: The title of the page.
+        device: The name of the model's device, shown on the page.
+        host: The address or name of the server; requests to other names are refused.
+        max_upload: Limit of the size of a file in bytes.
+        max_pixels: Limit of the number of pixels of an image.
     """
     served = _Served(predictor, title, device, max_upload, max_pixels)
     return Starlette(
@@ -101,7 +101,7 @@ class _Served:
                 content = await self._content(request)
             async with self._turn:
                 if await request.is_disconnected():
-                    return Response(status_code=499)  # nobody is left to read it
+                    return Response(status_code=499)
                 return JSONResponse(await run_in_threadpool(self._answer, content))
         except ClientDisconnect:
             return Response(status_code=499)
@@ -127,7 +127,7 @@ class _Served:
         start = time.perf_counter()
         try:
             found = answer(self._predictor(image))
-        except Exception as error:  # the server outlives what a model may raise
+        except Exception as error:  # the server continues after any error of the model
             logging.getLogger(__name__).exception('the model failed')
             raise Refused(500, f'The model failed on this image: {explain(error)}.') from error
         seconds = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""What keeps other web pages away from a local server."""
+"""Protects a local server from requests by other web pages."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware: refuses requests that other sites make, and has the page load nothing else.
+    """ASGI middleware that refuses requests by other sites, and keeps the page from loading others.
 
-    A name that an attacker's DNS server points at this machine is not among the hosts that are
-    served, so its page cannot read here (DNS rebinding); and a request to change or compute
-    something must not come from another origin.
+    Requests must be addressed to a known host name, so that a name that an attacker's DNS server
+    resolves to this machine is refused (DNS rebinding). Requests other than GET and HEAD must come
+    from the page's own origin.
 
     Args:
-        app: What is guarded.
-        host: The address or name that the server is bound to.
+        app: The protected application.
+        host: The address or name of the server.
     """
 
     def __init__(self, app: ASGIApp, host: str) -> None:

@@ -1,14 +1,14 @@
-// Sends an image to the server that this page came from, and draws what the model saw in it.
+// Sends an image to the page's server, and draws the model's prediction.
 
 const at = (id) => document.getElementById(id);
 const canvas = at('canvas');
 const context = canvas.getContext('2d');
 
-let model = null; // what GET /model says
-let megabytes = 0; // of the largest file that the server takes
+let model = null; // the response of GET /model
+let megabytes = 0; // the server's limit of the size of a file, in MiB
 let shown = null; // {name, picture, answer, layers, hidden}: the image on the canvas
-let pointed = null; // index of the detection that is pointed at in the list
-let running = null; // AbortController of the request under way
+let pointed = null; // index of the detection under the pointer in the list
+let running = null; // AbortController of the current request
 
 start();
 
@@ -124,9 +124,9 @@ function show(next) {
   const { width, height } = shown.answer ?? shown.picture;
   const longest = Math.max(width, height);
   shown.size = [width, height];
-  // Small pictures are enlarged, so that lines and letters on them are sharp.
+  // Small pictures are enlarged, so that lines and text on them are sharp.
   shown.scale = Math.max(1, Math.ceil(1000 / longest));
-  if (!shown.answer) shown.scale = Math.min(shown.scale, 2000 / longest); // as it came: any size
+  if (!shown.answer) shown.scale = Math.min(shown.scale, 2000 / longest); // previews have any size
   canvas.width = Math.max(1, Math.round(width * shown.scale));
   canvas.height = Math.max(1, Math.round(height * shown.scale));
   at('drop').hidden = true;
@@ -134,7 +134,7 @@ function show(next) {
   draw();
 }
 
-// --- what the server sent, as layers of colour ---
+// --- the response as coloured layers ---
 
 function layersOf(answer) {
   if (answer.segments) return [segmentsLayer(answer, new Set())];
@@ -171,7 +171,7 @@ function layer(width, height, paint) {
   return made;
 }
 
-// RGBA of an opaque pixel as the machine's integer.
+// RGBA of an opaque pixel as an integer in the machine's byte order.
 function packed(...rgb) {
   return new Uint32Array(new Uint8ClampedArray([...rgb, 255]).buffer)[0];
 }
@@ -186,7 +186,7 @@ function percent(part) {
   return `${(100 * part).toFixed(part > 0 && part < 0.0995 ? 1 : 0)}%`;
 }
 
-// --- what is shown of it ---
+// --- selection by score and class ---
 
 function threshold() {
   return Number(at('score').value);
@@ -212,7 +212,7 @@ function shares() {
   return [...sums].map(([label, sum]) => [label, sum / (width * height)]).sort((a, b) => b[1] - a[1]);
 }
 
-// Everything that depends on sliders and boxes; no request.
+// Redraws everything that depends on sliders and checkboxes; sends no request.
 function update() {
   at('score-value').textContent = threshold().toFixed(2);
   at('opacity-value').textContent = percent(Number(at('opacity').value));
@@ -265,7 +265,7 @@ function listLikely() {
   return found.length ? `${nameOf(found[0][0])}, ${percent(found[0][1])}` : 'nothing certain';
 }
 
-// Boxes to tick for the classes that are there.
+// Checkboxes for the classes in the response.
 function listClasses() {
   const { labels, segments } = shown.answer;
   if (model.task === 'classification') return;
@@ -328,7 +328,7 @@ function draw() {
   if (!answer) return;
   context.scale(scale, scale);
   const opacity = Number(at('opacity').value);
-  // Lines and letters are as large on the screen for every picture: a screen's pixel in the image's.
+  // Lines and text have the same size on the screen for every picture: a screen pixel in the image's.
   const unit = canvas.clientWidth ? size[0] / canvas.clientWidth : 1 / scale;
   if (answer.segments) {
     context.globalAlpha = opacity;
@@ -365,7 +365,7 @@ function drawDetections(opacity, unit) {
   context.globalAlpha = 1;
 }
 
-// The masks as one layer, so that where they overlap the best one's colour stays as it is.
+// The masks as one layer, so that overlapping masks show the colour of the best one.
 function together(indices, faint) {
   const { layers, size, answer } = shown;
   const whole = new OffscreenCanvas(...size);
@@ -378,7 +378,7 @@ function together(indices, faint) {
   return whole;
 }
 
-// A name on its class's colour, moved to lie within the picture.
+// Draws a name on its class's colour, within the picture.
 function tag(text, label, left, top, unit) {
   const [width, height] = shown.size;
   context.font = `600 ${12 * unit}px system-ui, 'DejaVu Sans', sans-serif`;

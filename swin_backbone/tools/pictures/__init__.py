@@ -1,4 +1,4 @@
-"""Pictures: what a model sees in an image, and how it got there; training curves; a report."""
+"""Pictures of predictions, features and attention; training curves; reports."""
 
 from ...errors import ArgumentError
 

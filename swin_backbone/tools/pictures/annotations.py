@@ -1,4 +1,4 @@
-"""Samples of a data set, with their annotations drawn."""
+"""Draws samples of a dataset with their annotations."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def draw_sample(dataset: Any, index: int) -> Image.Image:
     """A sample's image with its boxes, masks, segments or classes.
 
     Args:
-        dataset: Without wrappers.
-        index: Of the sample.
+        dataset: A dataset, without wrappers.
+        index: The index of the sample.
 
     Raises:
         ArgumentError: The image cannot be read.

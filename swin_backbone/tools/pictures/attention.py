@@ -1,7 +1,7 @@
-"""The attention of a block's windows, from what really went into the block.
+"""Attention weights within the windows of a block, computed from the block's input.
 
-The weights are softmax(q·k·scale + bias + mask), the definition that
-:mod:`swin_backbone.ops.window_attention.reference` has, for the windows that are asked for alone.
+The weights are softmax(q·k·scale + bias + mask), as defined in
+:mod:`swin_backbone.ops.window_attention.reference`, but only for the requested windows.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class TokenAttention:
-    """What one token attends to.
+    """The attention of one token.
 
     Attributes:
-        weights: For each head, of the tokens of its window: float32 (heads, M, M); a head's sum is
-            1.
-        rows: Where the window's rows lie on the padded map, (M,): a shifted window at the map's
-            end goes on at its beginning, as the cyclic shift has it.
-        columns: The same of its columns.
+        weights: The weights of the tokens of its window, float32 (heads, M, M); they sum to 1 for
+            each head.
+        rows: The rows of the padded map in the window, (M,). Because of the cyclic shift, a window
+            at the end of the map continues at its beginning.
+        columns: The columns of the padded map in the window, (M,).
         grid: (H, W) of the map; rows from H and columns from W on are padding.
         query: (row, column) of the token.
-        shift: How far the windows are shifted, in tokens.
+        shift: The shift of the windows in tokens.
     """
 
     weights: np.ndarray
@@ -47,21 +47,21 @@ class TokenAttention:
 
     @property
     def padded(self) -> float:
-        """Share of the attention, over all heads, that goes to padding."""
+        """The share of attention on padding, as a mean over heads."""
         height, width = self.grid
         outside = (self.rows[:, None] >= height) | (self.columns >= width)
         return float(self.mean[outside].sum())
 
     @property
     def size(self) -> int:
-        """Side M of the window."""
+        """The side M of the window."""
         return len(self.rows)
 
     def pieces(self) -> list[Box]:
-        """The window's parts on the padded map, up to four, that with the token first.
+        """The connected parts of the window on the padded map, up to four; the token's own first.
 
-        Each as first row, row after the last, first column, column after the last. A token sees
-        its own part alone: the others have come in by the cyclic shift, and are masked.
+        Each is (first row, row after the last, first column, column after the last). The mask of
+        the cyclic shift limits the attention of a token to its own part.
         """
         found = [(*down, *across) for down in _runs(self.rows) for across in _runs(self.columns)]
         row, column = self.query
@@ -75,13 +75,13 @@ class BlockAttention:
 
     Args:
         block: A block of V1 or V2.
-        tokens: What goes into it, (1, H * W, C).
+        tokens: The input of the block, (1, H * W, C).
         grid: (H, W).
 
     Attributes:
-        window_size: Side M of the windows on this map, in tokens.
-        shift: Their shift.
-        values: Of the padded map, (H', W', heads, C / heads).
+        window_size: The side M of the windows on this map, in tokens.
+        shift: The shift of the windows in tokens.
+        values: The values of the padded map, (H', W', heads, C / heads).
     """
 
     @torch.no_grad()
@@ -119,7 +119,7 @@ class BlockAttention:
         )
 
     def window_of(self, row: int, column: int) -> tuple[tuple[int, int], int]:
-        """The window of a token, by row and column among the windows; the token's index in it."""
+        """The window of a token, as (row, column) among windows, and the token's index in it."""
         down, across = (
             (place - self.shift) % length
             for place, length in zip((row, column), self.padded_grid, strict=True)
@@ -137,7 +137,7 @@ class BlockAttention:
 
     @torch.no_grad()
     def weights(self, window: tuple[int, int]) -> Tensor:
-        """Of a window's tokens on each other: (heads, M², M²), queries before keys."""
+        """The weights of a window, (heads, queries M², keys M²)."""
         rows, columns = self.places(window)
         queries, keys = (
             # (M, M, heads, d) -> (heads, M², d)
@@ -152,13 +152,13 @@ class BlockAttention:
         return scores.softmax(-1)
 
     def _region(self, window: tuple[int, int], axis: int) -> Tensor:
-        """Which of the three regions of the shifted map's axis a window's tokens are in."""
+        """The region, 0 to 2, of a window's tokens along an axis; the mask separates regions."""
         position = torch.arange(self.window_size) + window[axis] * self.window_size
         length = self.padded_grid[axis]
         return (position >= length - self.window_size).long() + (position >= length - self.shift)
 
 
 def _runs(places: np.ndarray) -> list[tuple[int, int]]:
-    """Consecutive numbers as (first, after the last)."""
+    """Runs of consecutive numbers, each as (first, last + 1)."""
     cuts = np.flatnonzero(np.diff(places) != 1) + 1
     return [(int(run[0]), int(run[-1]) + 1) for run in np.split(places, cuts)]

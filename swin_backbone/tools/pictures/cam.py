@@ -1,4 +1,4 @@
-"""Grad-CAM: what of a feature map speaks for a class or a box, through the model's own heads.
+"""Grad-CAM: which parts of a feature map support a class or a box, through the model's heads.
 
 Source: Selvaraju et al., Grad-CAM (arXiv:1610.02391), equations 1 and 2.
 """
@@ -21,7 +21,7 @@ from ...patches import scores_keep_gradients
 from ..predictor import Predictor
 from .subject import Subject
 
-# The method of this module, and others by the class of the package grad-cam that has them.
+# This module's own method, and the classes of the package grad-cam for the others.
 METHODS = {
     'grad-cam': '',
     'grad-cam++': 'GradCAMPlusPlus',
@@ -33,14 +33,14 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Target:
-    """What a score is of.
+    """The explained class or box.
 
     Attributes:
         name: The class.
-        measure: What ``score`` is: of a classifier, the class's ``'probability'``; of a detector,
-            the box's ``'score'``; of a segmentor, the class's ``'share'`` of the pixels.
+        measure: The meaning of ``score``: the class's ``'probability'`` (classifiers), the box's
+            ``'score'`` (detectors), or the class's ``'share'`` of the pixels (segmentors).
         score: From 0 to 1.
-        box: Of a detector, left, top, right, bottom in pixels of the image; else None.
+        box: (left, top, right, bottom) in pixels of the image for detectors; else None.
     """
 
     name: str
@@ -54,10 +54,10 @@ class Cam:
     """A class activation map.
 
     Attributes:
-        heat: For each token of the stage's map, how much it speaks for the target: float32
-            (H, W), at least 0; its scale means nothing.
-        target: What it speaks for.
-        stage: Of the backbone, whose map it is.
+        heat: How much each token of the stage's map supports the target: float32 (H, W), at least
+            0, of arbitrary scale.
+        target: The explained class or box.
+        stage: The stage of the backbone.
         method: One of :data:`METHODS`.
     """
 
@@ -77,22 +77,22 @@ def explain(
 ) -> Cam:
     """The class activation map of a class or a box.
 
-    The score that is differentiated is: of a classifier, the class's before the softmax; of a
-    segmentor, the mean of the class's scores over the pixels where it is predicted, or over all
-    if there is none; of a detector, the score that the box comes with.
+    The differentiated score is the class's logit for classifiers; the mean of the class's logits
+    over the pixels where it is predicted, or over all pixels if there are none, for segmentors; and
+    the box's score for detectors.
 
     Args:
         image: uint8 (H, W, 3), RGB.
         subject: A whole model with this package's backbone.
-        target: The name of a class; of a detector, that class's best box. Or a number, counted
-            from the best, which is 0: of a classifier's classes by their score, a segmentor's by
-            the pixels that they have, a detector's boxes by theirs.
-        stage: Whose map; the last that the heads take if None.
+        target: The name of a class; for detectors, the best box of that class. Or a rank, where 0
+            is the best: of classes by score (classifiers) or number of pixels (segmentors), or of
+            boxes by score (detectors).
+        stage: The stage of the map; None for the last one that the heads use.
         method: One of :data:`METHODS`; all but the first need the package grad-cam.
 
     Raises:
-        ArgumentError: There is no such class, box, stage or method, the model is no whole one, or
-            its score does not follow from the map by what can be differentiated.
+        ArgumentError: There is no such class, box, stage or method, the model has no heads, or its
+            score is not differentiable with respect to the map.
     """
     if subject.predictor is None or subject.backbone is None:
         raise ArgumentError(f'{subject.name}: there are no heads whose score could be explained')
@@ -107,14 +107,14 @@ def explain(
                 heat = _by_grad_cam(heads, of_package)
             else:
                 heat = grad_cam(heads.feature.detach(), gradient).float().cpu().numpy()
-        except NotImplementedError as error:  # of an operator without a backward pass
+        except NotImplementedError as error:  # an operator without a backward pass
             raise ArgumentError(f'the heads of {subject.name} have no gradient: {error}') from error
     assert heads.target is not None
     return Cam(heat, heads.target, heads.stage, method)
 
 
 class Heads(nn.Module):
-    """All that follows a map of the backbone, as a function of that map to the score.
+    """The part of a model after a feature map: maps the feature map to the score.
 
     The backbone itself runs once, without gradients.
 
@@ -122,12 +122,12 @@ class Heads(nn.Module):
         predictor: The model.
         image: uint8 (H, W, 3), RGB.
         wanted: The target, as for :func:`explain`.
-        stage: Whose map is the argument.
+        stage: The stage of the map.
 
     Attributes:
         feature: The map (1, C, h, w), which requires a gradient.
-        tap: What the map goes through first.
-        target: What the last score was of.
+        tap: An identity that the map passes through first, as a target layer for hooks.
+        target: The class or box of the last score.
     """
 
     def __init__(self, predictor: Predictor, image: np.ndarray, wanted: str, stage: int) -> None:
@@ -142,7 +142,7 @@ class Heads(nn.Module):
         self.target: Target | None = None
 
     def forward(self, feature: Tensor) -> Tensor:
-        """A map (1, C, h, w) to the score, (1,)."""
+        """Maps a feature map (1, C, h, w) to the score, (1,)."""
         maps = list(self.maps)
         maps[self.index] = self.tap(feature)
         score_of = _SCORES[self.predictor.task]
@@ -152,13 +152,13 @@ class Heads(nn.Module):
 
 
 def grad_cam(feature: Tensor, gradient: Tensor) -> Tensor:
-    """Grad-CAM, (H, W), of a map (1, C, H, W) and the gradient of a score in it."""
+    """Grad-CAM, (H, W), of a map (1, C, H, W) and the score's gradient with respect to it."""
     weights = gradient.mean((2, 3), keepdim=True)  # equation 1
     return (weights * feature).sum(1)[0].relu()  # equation 2
 
 
 def _gradient(heads: Heads) -> Tensor:
-    """Of the score in the map."""
+    """The gradient of the score with respect to the map."""
     score = heads(heads.feature)
     gradient = None
     if score.requires_grad:
@@ -183,7 +183,7 @@ def _of_package(method: str) -> Any:
 
 
 def _by_grad_cam(heads: Heads, kind: Any) -> np.ndarray:
-    """By a class of the package grad-cam, for which the map itself is the image."""
+    """The map of a class of the package grad-cam, whose input image is the feature map."""
     try:
         cam = kind(model=heads, target_layers=[heads.tap])
         heat = cam(input_tensor=heads.feature, targets=[lambda score: score])[0]
@@ -205,7 +205,7 @@ def _checked(subject: Subject, stage: int | None) -> int:
 
 @contextlib.contextmanager
 def _giving(backbone: nn.Module, maps: Any) -> Iterator[None]:
-    """The backbone gives these maps, whatever the image."""
+    """Within the context, the backbone returns these maps for any image."""
     before = backbone.__dict__.get('forward')
     backbone.forward = lambda *_, **__: maps
     try:
@@ -235,8 +235,8 @@ def _segment_score(
     metas = [sample.metainfo for sample in samples]
     logits = predictor.model.encode_decode(inputs, metas)[0]
     height, width = metas[0]['img_shape'][:2]
-    logits = logits[:, :height, :width]  # not what pads the image
-    if len(logits) == 1:  # of the foreground against all else
+    logits = logits[:, :height, :width]  # without the image's padding
+    if len(logits) == 1:  # foreground against background
         threshold = predictor.model.decode_head.threshold
         segments = (logits[0].sigmoid() > threshold).long()
         logits = torch.cat([-logits, logits])
@@ -276,9 +276,9 @@ _SCORES = {
 def _chosen(
     wanted: str, ranked: Sequence[int], predictor: Predictor, numbers: int | None = None
 ) -> int:
-    """The place of a class, or of a number, among labels from the best.
+    """The index in ``ranked``, labels from the best, of the class or rank that ``wanted`` names.
 
-    Numbers go up to ``numbers``; to the last of the labels if None.
+    Ranks are below ``numbers``, by default the number of labels.
     """
     numbers = len(ranked) if numbers is None else numbers
     names = [predictor.name(label) for label in ranked]

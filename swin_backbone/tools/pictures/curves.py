@@ -1,4 +1,4 @@
-"""Logs of mmengine as curves: loss, metrics, throughput, memory, of one or several runs."""
+"""Curves from mmengine's logs of one or several runs: loss, metrics, throughput, memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from ...errors import ArgumentError
 
-MOST_TOGETHER = 6  # parts of the loss in one panel
+MOST_TOGETHER = 6  # up to so many parts of the loss share a panel
 _LINE = re.compile(
     r'INFO - (?P<loop>Iter|Epoch)\((?P<mode>train|val)\)\s+'
     r'(?:\[\s*(?P<epoch>\d+)\])?\[\s*(?P<step>\d+)/\s*(?P<steps>\d+)\]\s(?P<rest>.*)'
@@ -27,13 +27,13 @@ Curve = tuple[list[float], list[float]]
 
 @dataclass
 class Run:
-    """What a run logged.
+    """The logged values of a run.
 
     Attributes:
-        name: What to call it.
-        train: Of each quantity, the iterations and its values.
-        val: Of each metric, where it was taken, as the log counts (see ``by_epoch``), and values.
-        by_epoch: Whether validations are counted in epochs, not in iterations.
+        name: The name in plots.
+        train: The iterations and values of each quantity.
+        val: The iterations or epochs, and values, of each metric.
+        by_epoch: Whether the steps in ``val`` are epochs.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Run:
     by_epoch: bool = False
 
     def add(self, entries: Iterable[Entry]) -> None:
-        """Goes on with a log; a run that was resumed replaces what it does again."""
+        """Appends the entries of a log; steps that a resumed run repeats are replaced."""
         entries = list(entries)
         for mode, curves in (('train', self.train), ('val', self.val)):
             mine = [e for e in entries if e.mode == mode]
@@ -71,14 +71,15 @@ class Entry:
 
 
 def read_runs(logs: Sequence[str | Path]) -> list[Run]:
-    """Runs, each from a work folder or a log in it.
+    """Reads runs, each from a work folder or a log in it.
 
     Args:
-        logs: A work folder, with what all its starts and resumptions logged; a folder of one
-            start; a file of scalars (``…/vis_data/scalars.json``); or a log as text (``….log``).
+        logs: For each run, a work folder, with the logs of all its starts and resumptions; the
+            folder of one start; a file of scalars (``…/vis_data/scalars.json``); or a text log
+            (``….log``).
 
     Raises:
-        ArgumentError: There is no such log, or it holds no numbers of a training.
+        ArgumentError: There is no such log, or it contains no numbers of a training.
     """
     paths = [Path(log).expanduser() for log in logs]
     names = _names(paths)
@@ -86,7 +87,7 @@ def read_runs(logs: Sequence[str | Path]) -> list[Run]:
 
 
 def read_run(log: str | Path, name: str | None = None) -> Run:
-    """One run: see :func:`read_runs`."""
+    """Reads one run; see :func:`read_runs`."""
     path = Path(log).expanduser()
     run = Run(name or path.stem)
     for file in _files(path):
@@ -101,7 +102,7 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ArgumentError(f'{path} is not there: a work folder, *.json or *.log is needed')
-    # Starts are named after their time, so their order is that of their names.
+    # The folders of starts are named after their time.
     found = [path / _SCALARS, path / 'scalars.json', *sorted(path.glob(f'*/{_SCALARS}'))]
     found = [file for file in found if file.is_file()]
     found = found or sorted([*path.glob('*/*.log'), *path.glob('[0-9]*.log')])
@@ -111,7 +112,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart, without what says nothing."""
+    """The shortest distinct ends of the paths, without the names that all logs have."""
     resolved = [path.resolve() for path in paths]
     parts = []
     for path in resolved:
@@ -135,18 +136,18 @@ def _json_entries(file: Path) -> Iterator[Entry]:
             found = json.loads(line)
         except json.JSONDecodeError as error:
             if number == len(lines) and not line.rstrip().endswith('}'):
-                return  # a run that was killed as it wrote
+                return  # the run was killed while writing
             raise ArgumentError(f'{file}, line {number}: no JSON of mmengine: {error}') from None
         if not isinstance(found, Mapping):
             raise ArgumentError(f'{file}, line {number}: a {type(found).__name__}, not an object')
         step = found.get('step')
         if not isinstance(step, int | float):
-            continue  # a test's metrics, which are of no moment of a training
+            continue  # metrics of a test, which belong to no step of a training
         mode = 'train' if 'iter' in found or 'loss' in found or 'lr' in found else 'val'
         if mode == 'train':
             last, by_epoch = step, by_epoch or 'epoch' in found
         elif not by_epoch:
-            # mmengine's default counts epochs here, also where there is none but the iterations'.
+            # By default, mmengine logs the epoch here, even for training by iterations.
             step = max(step, last)
         values = {
             str(key): float(value)
@@ -168,11 +169,11 @@ def _text_entries(file: Path) -> Iterator[Entry]:
         values = {key: float(value) for key, value in _VALUE.findall(found['rest'])}
         step, by_epoch = int(found['step']), found['loop'] == 'Epoch'
         if found['mode'] == 'train':
-            # Of epochs, the iteration within the epoch is logged.
+            # Training by epochs logs the iteration within the epoch.
             last = step + (int(found['epoch']) - 1) * int(found['steps']) if by_epoch else step
             yield Entry('train', last, values, by_epoch)
         elif any(key not in ('time', 'data_time', 'memory', 'eta') for key in values):
-            # The line of a validation by iterations has its own count alone.
+            # Validation in training by iterations logs only its own progress.
             yield Entry('val', int(found['epoch']) if by_epoch else last, values, by_epoch)
 
 
@@ -181,11 +182,11 @@ class Panel:
     """One plot of a figure.
 
     Attributes:
-        title: What it shows.
-        unit: Of its values.
+        title: Its title.
+        unit: The unit of its values.
         mode: ``'train'`` or ``'val'``.
-        keys: What of a run it shows, and what to call each where it is several.
-        logarithmic: Whether the values suit a logarithmic axis.
+        keys: The logged quantities that it shows, and their names in the legend.
+        logarithmic: Whether a logarithmic axis suits the values.
     """
 
     title: str
@@ -196,7 +197,7 @@ class Panel:
 
 
 def panels(runs: Sequence[Run]) -> list[Panel]:
-    """The panels for which there are data, in the order that they are drawn in."""
+    """The panels for which there is data, in drawing order."""
     train = _keys(run.train for run in runs)
     val = _keys(run.val for run in runs)
     alone = len(runs) == 1
@@ -223,12 +224,12 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
 
 
 def _keys(curves: Iterable[Mapping[str, Curve]]) -> list[str]:
-    """In the order in which the logs first have them."""
+    """The keys, in the order in which they first appear in the logs."""
     return list(dict.fromkeys(key for run in curves for key in run))
 
 
 def _metrics(val: Sequence[str], alone: bool) -> list[Panel]:
-    """COCO's box and mask AP, mIoU, accuracy and PQ, with their variants where there is room."""
+    """COCO's box and mask AP, mIoU, accuracy and PQ; their variants only for a single run."""
     found = []
     for title, end, unit, more in (
         ('box AP', 'bbox_mAP', '', {'_50': 'AP50', '_75': 'AP75'}),
@@ -309,7 +310,7 @@ def _draw(axis: Axes, panel: Panel, runs: Sequence[Run]) -> None:
         note = f'{len(everything) - len(finite)} values are not finite'
         axis.text(0.5, 0.97, note, transform=axis.transAxes, ha='center', va='top', color='#b00020')
     if len(runs) == 1 and len(panel.keys) > 1:
-        # Below, where it covers no curve.
+        # Below the panel, so that it does not cover curves.
         axis.legend(
             fontsize=8, frameon=False, ncols=3, loc='upper center', bbox_to_anchor=(0.5, -0.17)
         )
@@ -320,7 +321,7 @@ def _colour(i: int) -> str:
 
 
 def last_values(run: Run) -> dict[str, dict[str, float | None]]:
-    """The last value of everything that was logged, under ``train`` and ``val``; None for NaN."""
+    """The last logged value of each quantity, under ``train`` and ``val``; None if not finite."""
     return {
         mode: {
             key: values[-1] if np.isfinite(values[-1]) else None

@@ -1,4 +1,4 @@
-"""Predictions on their image: boxes, masks, labels, segments, and what the colours mean."""
+"""Draws predictions and annotations on their image, with a legend of the colours."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from PIL import Image, ImageDraw, ImageFont
 from ...errors import ArgumentError
 from ..predictor import Prediction
 
-# Pixels of a drawn image's longer side: small ones are enlarged, so that labels find room.
+# Range of the longer side of drawn images in pixels; small ones are enlarged to fit the labels.
 LONGER_SIDE = (768, 1600)
 PAPER, INK, FAINT = (255, 255, 255), (34, 34, 34), (120, 120, 120)
 MASK_OPACITY = 0.45
 SEGMENT_OPACITY = 0.6
-TOP = 5  # of a classifier's classes
+TOP = 5  # number of a classifier's classes to draw
 
 Colour = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]
@@ -32,19 +32,19 @@ def draw_prediction(
     palette: np.ndarray,
     score: float = 0.5,
 ) -> Image.Image:
-    """A prediction on its image, with a legend below (of a classifier, bars beside it).
+    """A prediction on its image, with a legend below it; for a classifier, with bars beside it.
 
-    The image's own pixels begin at the top left, enlarged or reduced by :func:`zoom`.
+    The image is at the top left, scaled by :func:`zoom`.
 
     Args:
         image: uint8 (H, W, 3), RGB.
-        prediction: What a model said of it.
-        name: Of a class, by its label.
+        prediction: The model's prediction.
+        name: Maps labels to names.
         palette: RGB of each class, uint8 (classes, 3).
-        score: The least of the boxes that are drawn, from 0 to 1.
+        score: Boxes with at least this score are drawn, from 0 to 1.
 
     Raises:
-        ArgumentError: The score is no probability.
+        ArgumentError: The score is not from 0 to 1.
     """
     if not 0 <= score <= 1:
         raise ArgumentError(f'score={score} must be from 0 to 1')
@@ -59,13 +59,14 @@ def draw_prediction(
 def draw_annotation(
     image: np.ndarray, annotation: Prediction, name: Name, palette: np.ndarray
 ) -> Image.Image:
-    """An annotation on its image, with a legend below: boxes, segments, or the image's classes.
+    """An annotation on its image, with a legend below it: boxes, segments, or the image's classes.
 
     Args:
         image: uint8 (H, W, 3), RGB.
-        annotation: Without scores. Its ``labels`` are of its boxes, or of the image without boxes.
-        name: As in :func:`draw_prediction`.
-        palette: As there.
+        annotation: The annotation, without scores. ``labels`` are those of the boxes, or of the
+            whole image if there are no boxes.
+        name: Maps labels to names.
+        palette: RGB of each class, uint8 (classes, 3).
     """
     if annotation.boxes is not None:
         return _detections(image, annotation, name, palette, 0.0)
@@ -77,7 +78,7 @@ def draw_annotation(
 
 
 def zoom(image: np.ndarray) -> float:
-    """Pixels of the drawn image for one of the image."""
+    """The scale of the drawn image."""
     longer = max(image.shape[:2])
     least, most = LONGER_SIDE
     return min(max(longer, least), most) / longer
@@ -89,7 +90,7 @@ def _detections(
     assert found.boxes is not None and found.labels is not None
     factor, scores = zoom(image), found.scores
     canvas = _enlarged(image, factor)
-    # The best last, so that they lie on top.
+    # The best boxes are drawn last, on top.
     shown = [i for i in range(len(found.boxes)) if scores is None or scores[i] >= score][::-1]
     if found.masks is not None:
         canvas = _with_masks(canvas, found.masks[shown], found.labels[shown], palette)
@@ -99,7 +100,7 @@ def _detections(
         box = tuple(float(side) * factor for side in found.boxes[i])
         _outline(draw, box, _colour(palette, found.labels[i]), width)
     placed: list[Rectangle] = []
-    for i in shown[::-1]:  # the best have the first choice of a place
+    for i in shown[::-1]:  # the labels of the best boxes are placed first
         text = name(int(found.labels[i])) + ('' if scores is None else f' {scores[i]:.2f}')
         box = tuple(float(side) * factor for side in found.boxes[i])
         _label(draw, canvas.size, text, box, _colour(palette, found.labels[i]), placed)
@@ -120,7 +121,7 @@ def _with_masks(
 ) -> Image.Image:
     pixels = np.asarray(canvas, dtype=np.float32).copy()
     for mask, label in zip(masks, labels, strict=True):
-        # Smooth edges, as pixels of the image may be many of the canvas.
+        # Interpolation gives smooth edges if the image is enlarged.
         grey = Image.fromarray((255 * mask).astype(np.uint8))
         cover = np.asarray(grey.resize(canvas.size, Image.Resampling.BILINEAR), np.float32) / 255
         inside = cover >= 0.5
@@ -162,7 +163,7 @@ def _percent(share: float) -> str:
 
 
 def _classes(image: np.ndarray, scores: np.ndarray, name: Name) -> Image.Image:
-    """The image, and its likeliest classes as bars."""
+    """The image, and its most probable classes as bars."""
     picture = _enlarged(image, zoom(image))
     best = np.argsort(-scores, kind='stable')[:TOP]
     margin, bar, row = 24, 260, 56
@@ -192,7 +193,7 @@ def _enlarged(image: np.ndarray, factor: float) -> Image.Image:
 
 
 def _edge(mask: np.ndarray, width: int = 2) -> np.ndarray:
-    """The pixels of a mask that are within so many pixels of its edge, not of the image's."""
+    """The pixels of a mask within ``width`` pixels of its edge; the image's edge does not count."""
     inner = mask
     for _ in range(width):
         around = np.pad(inner, 1, mode='edge')
@@ -201,7 +202,7 @@ def _edge(mask: np.ndarray, width: int = 2) -> np.ndarray:
 
 
 def _outline(draw: ImageDraw.ImageDraw, box: Sequence[float], colour: Colour, width: int) -> None:
-    """A rectangle with its line's middle on the box, a thin dark line around it for contrast."""
+    """Draws a rectangle centered on the box's edges, with a thin dark line around it."""
     left, top, right, bottom = (round(side) for side in box)
     right, bottom = max(right, left), max(bottom, top)
     half = width // 2
@@ -223,7 +224,7 @@ def _label(
     colour: Colour,
     placed: list[Rectangle],
 ) -> None:
-    """A label at its box, where it covers no other's, if there is such a place."""
+    """Draws a label at its box, where it overlaps others least."""
     font = _font(max(14, round(max(size) / 52)))
     pad = 3
     width = font.getlength(text) + 2 * pad
@@ -250,7 +251,7 @@ def _label(
 
 
 def _common(a: Sequence[float], b: Sequence[float]) -> float:
-    """The area that two rectangles share."""
+    """The area of the intersection of two rectangles."""
     across = min(a[2], b[2]) - max(a[0], b[0])
     down = min(a[3], b[3]) - max(a[1], b[1])
     return max(across, 0) * max(down, 0)
@@ -259,7 +260,7 @@ def _common(a: Sequence[float], b: Sequence[float]) -> float:
 def _with_legend(
     canvas: Image.Image, entries: Sequence[tuple[Colour, str]], note: str
 ) -> Image.Image:
-    """What the colours mean, in as many rows as it takes, below a picture."""
+    """Adds a legend of the colours below a picture, in as many rows as needed."""
     font, margin, square, gap = _font(18), 14, 16, 26
     items = [*entries, (None, note)]
     places, x, y = [], margin, margin
@@ -292,13 +293,13 @@ def _colour(palette: np.ndarray, label: int | np.integer) -> Colour:
 
 
 def _readable_on(colour: Colour) -> Colour:
-    """Black or white, whichever stands out more."""
+    """Black or white, whichever has more contrast."""
     red, green, blue = colour
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
 
 
 @functools.lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """matplotlib's own, which is there on every machine and has most alphabets."""
+    """DejaVu Sans, which matplotlib contains and which covers most alphabets."""
     folder = Path(matplotlib.get_data_path(), 'fonts', 'ttf')
     return ImageFont.truetype(folder / 'DejaVuSans.ttf', size)

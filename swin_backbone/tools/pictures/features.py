@@ -1,4 +1,4 @@
-"""A feature map as a picture: its three strongest directions as red, green and blue."""
+"""Feature maps as pictures: the first three principal components as red, green and blue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...errors import ArgumentError
 
-PERCENTILES = (1, 99)  # of a component's values: what becomes 0 and 1
+PERCENTILES = (1, 99)  # of a component's values; they are mapped to 0 and 1
 COMPONENTS = 3
 
 
@@ -19,8 +19,8 @@ class Colours:
     """A feature map as colours.
 
     Attributes:
-        rgb: From 0 to 1, float64 (H, W, 3).
-        explained: Share of the map's variance that the three directions have, from 0 to 1.
+        rgb: float64 (H, W, 3), from 0 to 1.
+        explained: The share of the map's variance in the three components, from 0 to 1.
     """
 
     rgb: np.ndarray
@@ -28,18 +28,18 @@ class Colours:
 
 
 def principal_colours(features: Tensor) -> Colours:
-    """The three principal components of a map's tokens as red, green and blue.
+    """The first three principal components of a map's tokens as red, green and blue.
 
-    Each component is stretched so that its 1st and 99th percentile become 0 and 1; its sign is
-    that for which its rare, far values are the bright ones (a third moment that is not negative).
-    So equal maps have equal colours, and a map whose channels are permuted or rotated has the
-    same. Where a component has no variance, its colour is 0.5 all over.
+    Each component is scaled so that its 1st and 99th percentiles become 0 and 1. Its sign is chosen
+    so that its third moment is not negative, which makes rare extreme values bright. Therefore the
+    colours are deterministic, and invariant to permutations and rotations of the channels. A
+    component without variance is 0.5 everywhere.
 
     Args:
         features: (C, H, W).
 
     Raises:
-        ArgumentError: Features that are not finite.
+        ArgumentError: Some features are not finite.
     """
     channels, height, width = features.shape
     if wrong := int((~features.isfinite()).sum()):
@@ -49,7 +49,7 @@ def principal_colours(features: Tensor) -> Colours:
         )
     tokens = features.detach().flatten(1).T.double().cpu()
     tokens = tokens - tokens.mean(0)
-    # The eigenvectors of the smaller of C × C and L × L; exact, unlike randomised methods.
+    # The eigenvectors of the smaller of the C × C and L × L matrices: exact and deterministic.
     if len(tokens) > channels:
         variances, directions = torch.linalg.eigh(tokens.T @ tokens)
         scores = tokens @ directions.flip(1)[:, :COMPONENTS]
@@ -71,6 +71,6 @@ def _stretched(score: np.ndarray) -> np.ndarray:
     if (score**3).sum() < 0:
         score = -score
     low, high = np.percentile(score, PERCENTILES)
-    if high - low <= 0:  # nearly all are alike
+    if high - low <= 0:  # almost all values are equal
         low, high = score.min(), score.max()
     return np.clip((score - low) / (high - low), 0, 1)

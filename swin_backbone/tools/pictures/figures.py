@@ -1,4 +1,4 @@
-"""Features and attention of an image as figures."""
+"""Figures of features, attention and class activation maps."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from .observation import Observation, token_sides
 from .rollout import Rollout
 from .subject import Subject, View
 
-# Of windows and of shifted ones: apart for colour-blind eyes too.
+# Of regular and shifted windows; distinct for colour-blind people.
 COLOURS = ('#e69f00', '#2f9be0')
 WORDS = ('windows', 'shifted windows')
 HEAT = 'inferno'
 SCALE = "colours: from black, no attention, to pale yellow, the panel's largest"
 PADDING = '#dcdcdc'
-MARGIN = 1.5  # tokens around what is zoomed to
+MARGIN = 1.5  # tokens around the windows in zoomed panels
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the tokens of a stage lie on an image.
+    """The positions of a stage's tokens on an image.
 
     Attributes:
-        view: How the image went into the model.
+        view: How the image was prepared for the model.
         side: (height, width) of a token in pixels of the input.
     """
 
@@ -47,35 +47,35 @@ class Grid:
     side: tuple[int, int]
 
     def extent(self, rows: int, columns: int) -> tuple[float, float, float, float]:
-        """Left, right, bottom and top, in pixels of the image, of a map of so many tokens."""
+        """(left, right, bottom, top) in pixels of the image of a map with so many tokens."""
         left, top = self.corner(0, 0)
         right, bottom = self.corner(rows, columns)
         return left, right, bottom, top
 
     def corner(self, row: float, column: float) -> tuple[float, float]:
-        """The top left corner of a token, (across, down), in pixels of the image."""
+        """The top left corner (x, y) of a token in pixels of the image."""
         return self.view.to_image(column * self.side[1], row * self.side[0])
 
     def token(self, x: float, y: float, grid: tuple[int, int]) -> tuple[int, int]:
-        """(row, column) of the token that shows a point of the image; the nearest of the map."""
+        """(row, column) of the token at a point of the image, or of the nearest one."""
         across, down = self.view.to_input(x, y)
         row, column = int(down // self.side[0]), int(across // self.side[1])
         return min(max(row, 0), grid[0] - 1), min(max(column, 0), grid[1] - 1)
 
     def shown(self) -> tuple[int, int]:
-        """Rows and columns of tokens that show some of the image."""
+        """The numbers of rows and columns of tokens that contain a part of the image."""
         height, width = (-(-size // s) for size, s in zip(self.view.size, self.side, strict=True))
         return height, width
 
 
 def grids(subject: Subject, view: View) -> list[Grid]:
-    """Each stage's."""
+    """The grid of each stage."""
     assert subject.backbone is not None
     return [Grid(view, side) for side in token_sides(subject.backbone)]
 
 
 def feature_colours(subject: Subject, view: View, maps: Mapping[int, Tensor]) -> dict[int, Colours]:
-    """The colours of each stage's map, of the tokens that show the image alone."""
+    """The colours of each stage's map, without tokens that contain only padding."""
     found = {}
     for stage, grid in enumerate(grids(subject, view)):
         if stage in maps:
@@ -91,14 +91,14 @@ def draw_features(
     maps: Mapping[int, Tensor],
     colours: Mapping[int, Colours] | None = None,
 ) -> Figure:
-    """The image, and each stage's map beside it: its principal components as colours.
+    """The image, and the principal components of each stage's map as colours.
 
     Args:
         image: uint8 (H, W, 3), RGB.
-        subject: What gave the maps.
-        view: How the image went into it.
-        maps: (1, C, h, w), by their stage.
-        colours: Theirs, where they have been computed already.
+        subject: The model.
+        view: How the image was prepared for the model.
+        maps: The map (1, C, h, w) of each stage.
+        colours: Their colours, if already computed.
     """
     colours = feature_colours(subject, view, maps) if colours is None else colours
     panels = 1 + len(colours)
@@ -126,7 +126,7 @@ def _wide(image: np.ndarray) -> float:
 
 
 def _panels(image: np.ndarray, count: int, columns: int) -> tuple[Figure, list[Axes]]:
-    """So many panels of the image's shape."""
+    """A figure with ``count`` panels of the image's aspect ratio."""
     rows = -(-count // columns)
     wide = _wide(image)
     width = min(3.4, 3.4 * wide**0.5)
@@ -139,7 +139,7 @@ def _panels(image: np.ndarray, count: int, columns: int) -> tuple[Figure, list[A
 
 
 def _show(axis: Axes, image: np.ndarray) -> None:
-    """An image whose left and top edge is at 0, as in boxes and tokens."""
+    """Draws an image with its top left corner at (0, 0), not at the center of the first pixel."""
     axis.imshow(image, extent=(0, image.shape[1], image.shape[0], 0))
 
 
@@ -149,7 +149,7 @@ def _frame(axis: Axes, image: np.ndarray) -> None:
 
 
 def _entitle(figure: FigureBase, what: str, subject: Subject) -> None:
-    """A title that hides nothing: features of untrained weights may look like something."""
+    """Sets a title, which warns of random weights: their features may look plausible."""
     weights = subject.weights if subject.random else Path(subject.weights).name
     figure.suptitle(
         f'{what} of {subject.name}, {weights}',
@@ -167,10 +167,10 @@ def attend(
     blocks: Sequence[int],
     point: tuple[float, float],
 ) -> list[TokenAttention]:
-    """For each of the blocks, what the token at a point of the image attends to.
+    """For each of the blocks, the attention of the token at a point of the image.
 
     Raises:
-        ArgumentError: The model does not see the point: it is outside the image, or cut off.
+        ArgumentError: The point is outside the image, or is cropped by the test pipeline.
     """
     assert subject.backbone is not None
     grid = grids(subject, view)[stage]
@@ -184,7 +184,7 @@ def attend(
 
 
 def check_point(view: View, point: tuple[float, float]) -> None:
-    """Raises where the model does not see a point of the image."""
+    """Raises if a point is not in the part of the image that the model sees."""
     across, down = view.to_input(*point)
     if not (0 <= across < view.size[1] and 0 <= down < view.size[0]):
         left, top = view.to_image(0, 0)
@@ -204,12 +204,12 @@ def draw_attention(
     found: Sequence[TokenAttention],
     point: tuple[float, float],
 ) -> Figure:
-    """What a token attends to, in its window and in the shifted one: the mean, then every head.
+    """The attention of a token in its regular and shifted windows: the mean, then each head.
 
     Args:
         image: uint8 (H, W, 3), RGB.
         subject, view, stage, blocks, point: As for :func:`attend`.
-        found: What that gave.
+        found: The result of :func:`attend`.
     """
     grid = grids(subject, view)[stage]
     heads = len(found[0].weights)
@@ -261,12 +261,12 @@ def draw_attention(
 
 
 def draw_cam(image: np.ndarray, subject: Subject, view: View, cam: Cam) -> Figure:
-    """The image, of a detector with its box, and what of it speaks for the target.
+    """The image, with the explained box if any, and the class activation map.
 
     Args:
         image: uint8 (H, W, 3), RGB.
         subject: The model.
-        view: How the image went into it.
+        view: How the image was prepared for the model.
         cam: The class activation map.
     """
     figure, axes = _panels(image, 2, 2)
@@ -300,16 +300,16 @@ def draw_rollout(
     found: Sequence[Rollout],
     point: tuple[float, float],
 ) -> Figure:
-    """The image with a token, where what it holds has come from, and the same of all tokens.
+    """The image with a token, the token's attention rollout, and the mean rollout of all tokens.
 
     Args:
         image: uint8 (H, W, 3), RGB.
         subject: The model.
-        view: How the image went into it.
-        place: Stage and block after which the tokens are followed.
+        view: How the image was prepared for the model.
+        place: The stage and block of the tokens.
         query: (row, column) of the token.
-        found: Of that token, and of the mean of all.
-        point: Of the image, (across, down), which chose the token.
+        found: The rollouts of that token and of the mean of all tokens.
+        point: The point (x, y) of the image that selected the token.
     """
     figure, axes = _panels(image, 3, 3)
     stage, block = place
@@ -335,7 +335,7 @@ def draw_rollout(
 def _tint(
     axis: Axes, image: np.ndarray, grid: Grid, values: np.ndarray, lowest: float = 0.0
 ) -> None:
-    """Values of tokens as colours, from the lowest to the largest, on the pale image."""
+    """Draws values of tokens as colours, from the lowest to the largest, on the pale image."""
     _show(axis, _pale(image))
     rows, columns = grid.shown()
     values = values[:rows, :columns]
@@ -347,7 +347,7 @@ def _tint(
 def _rectangle(
     axis: Axes, first: tuple[float, float], last: tuple[float, float], colour: str
 ) -> None:
-    """A rectangle by its top left and bottom right corner, that stands out on any colour."""
+    """Draws a rectangle, given two corners, that is visible on any colour."""
     (left, top), (right, bottom) = first, last
     for line, width in ((to_rgba('k', 0.5), 3.2), (to_rgba(colour), 2.0)):
         axis.add_patch(
@@ -356,7 +356,7 @@ def _rectangle(
 
 
 def _reach(axis: Axes, image: np.ndarray, grid: Grid, found: Sequence[TokenAttention]) -> None:
-    """Makes room for windows that go beyond the image, into padding."""
+    """Extends the axes to windows that contain padding beyond the image."""
     corners = [(0.0, 0.0), (float(image.shape[1]), float(image.shape[0]))]
     for one in found:
         for top, bottom, left, right in one.pieces():
@@ -394,7 +394,7 @@ def _legend(found: Sequence[TokenAttention]) -> list[Artist]:
 
 
 def _pale(image: np.ndarray) -> np.ndarray:
-    """Grey and lighter, for colours to stand out on."""
+    """The image in light grey, as a background for colours."""
     grey = image @ np.array([0.299, 0.587, 0.114])
     return np.repeat((255 - 0.65 * (255 - grey)).astype(np.uint8)[..., None], 3, 2)
 
@@ -409,12 +409,12 @@ def _heat(
     point: tuple[float, float],
     small: bool = False,
 ) -> None:
-    """Attention as colours on the part of the map that it is of; white where there is none."""
+    """Draws attention as colours on its part of the map."""
     _show(axis, pale)
     field = on_map(found, weights)
     colours = matplotlib.colormaps[HEAT](np.nan_to_num(field / max(weights.max(), 1e-30)))
     colours[..., 3] = np.where(np.isnan(field), 0, 0.85)
-    # Of the map, what is within the window; the rest has no opacity.
+    # Tokens outside the window are transparent.
     axis.imshow(colours, extent=grid.extent(*field.shape), interpolation='nearest')
     _outline(axis, grid, found, everywhere=False, width=1.2 if small else 2.5)
     _mark(axis, point, 6 if small else 11)
@@ -423,12 +423,12 @@ def _heat(
 
 
 def on_map(found: TokenAttention, weights: np.ndarray) -> np.ndarray:
-    """Weights of a window (M, M) on the map that holds all of it: NaN where the window is not."""
+    """The weights (M, M) of a window on the padded map, NaN outside the window."""
     height, width = found.grid
     height, width = max(height, found.rows.max() + 1), max(width, found.columns.max() + 1)
     field = np.full((height, width), np.nan)
     top, bottom, left, right = found.pieces()[0]
-    # The token's own part; on the others, which are masked, is next to nothing.
+    # Only the token's own part: the weights of the others are masked, and almost 0.
     rows = (found.rows >= top) & (found.rows < bottom)
     columns = (found.columns >= left) & (found.columns < right)
     field[top:bottom, left:right] = weights[np.ix_(rows, columns)]
@@ -436,9 +436,9 @@ def on_map(found: TokenAttention, weights: np.ndarray) -> np.ndarray:
 
 
 def _zoomed(grid: Grid, found: Sequence[TokenAttention]) -> tuple[float, float, float, float]:
-    """Left, right, top and bottom of a square with all the windows' own parts and a margin.
+    """(left, right, top, bottom) of a square around the windows' own parts, with a margin.
 
-    It stays on the map, as far as that is large enough.
+    It is within the map, if the map is large enough.
     """
     boxes = np.array([one.pieces()[0] for one in found])
     top, left = boxes[:, 0].min() - MARGIN, boxes[:, 2].min() - MARGIN
@@ -452,14 +452,14 @@ def _zoomed(grid: Grid, found: Sequence[TokenAttention]) -> tuple[float, float, 
 
 
 def _reached(found: Sequence[TokenAttention]) -> tuple[int, int]:
-    """Rows and columns up to the last of the windows."""
+    """The numbers of rows and columns up to the end of the windows."""
     return max(int(f.rows.max()) for f in found) + 1, max(int(f.columns.max()) for f in found) + 1
 
 
 def _outline(
     axis: Axes, grid: Grid, found: TokenAttention, everywhere: bool, width: float = 2.5
 ) -> None:
-    """A window's edge; dotted that of the parts which the shift has brought in."""
+    """Draws the edge of a window; dotted for the parts that the cyclic shift brings in."""
     for i, (top, bottom, left, right) in enumerate(found.pieces()):
         if i and not everywhere:
             return

@@ -1,4 +1,4 @@
-"""One run of a backbone, and what went on inside."""
+"""Runs a backbone once and records its outputs and the inputs of blocks."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Place = tuple[int, int]  # stage and block
 
 @dataclass(frozen=True)
 class Observation:
-    """What a backbone gave, and what went into some of its blocks.
+    """The outputs of a backbone, and the inputs of some of its blocks.
 
     Attributes:
-        maps: Its outputs, (1, C, H, W), by their stage.
-        tokens: What went into the blocks asked for: tokens (1, H * W, C) and their grid (H, W).
+        maps: The output (1, C, H, W) of each stage in ``out_indices``.
+        tokens: The input of each requested block: tokens (1, H * W, C) and their grid (H, W).
     """
 
     maps: dict[int, Tensor]
     tokens: dict[Place, tuple[Tensor, tuple[int, int]]]
 
     def of(self, places: Iterable[Place]) -> Observation:
-        """The same with the inputs of these blocks alone."""
+        """The same with only the inputs of these blocks."""
         return Observation(self.maps, {place: self.tokens[place] for place in places})
 
 
@@ -37,13 +37,13 @@ def observe(backbone: SwinTransformer, inputs: Tensor, places: Iterable[Place] =
     """Runs a backbone once.
 
     Args:
-        backbone: In evaluation mode.
-        inputs: (1, 3, h, w), normalised.
-        places: (stage, block) of the blocks whose inputs are wanted.
+        backbone: A backbone in evaluation mode.
+        inputs: The normalised image, (1, 3, h, w).
+        places: (stage, block) of the blocks whose inputs are recorded.
 
     Raises:
-        ArgumentError: There is no such block, or it does not run; or an image that the backbone
-            does not take.
+        ArgumentError: There is no such block, it does not run, or the backbone does not accept the
+            image.
     """
     places = list(places)
     for place in places:
@@ -57,7 +57,7 @@ def observe(backbone: SwinTransformer, inputs: Tensor, places: Iterable[Place] =
         return hook
 
     hooks = [
-        # On the block, not within it: that would change how it runs.
+        # Hooks on the block itself; hooks on its submodules would prevent fused execution.
         backbone.stages[stage].blocks[block].register_forward_pre_hook(kept((stage, block)))
         for stage, block in places
     ]
@@ -70,7 +70,7 @@ def observe(backbone: SwinTransformer, inputs: Tensor, places: Iterable[Place] =
 
 
 def check_place(backbone: SwinTransformer, stage: int, block: int = 0) -> None:
-    """Raises where a backbone has no such stage and block, or does not run it."""
+    """Raises if a backbone has no such block, or does not run it."""
     last = max(backbone.out_indices)
     if stage not in range(last + 1):
         raise ArgumentError(f'stage={stage} must be one of the stages that run, 0 to {last}')
@@ -80,9 +80,9 @@ def check_place(backbone: SwinTransformer, stage: int, block: int = 0) -> None:
 
 
 def partners(backbone: SwinTransformer, stage: int, block: int | None = None) -> list[int]:
-    """A block and its partner with the other windows, the unshifted one first.
+    """The pair of blocks with regular and shifted windows that contains ``block``.
 
-    The last two of a stage if ``block`` is None. A last block of an odd number is alone.
+    If ``block`` is None, the last pair of the stage. The last block of an odd number is alone.
     """
     check_place(backbone, stage, block or 0)
     depth = len(backbone.stages[stage].blocks)
@@ -93,5 +93,5 @@ def partners(backbone: SwinTransformer, stage: int, block: int | None = None) ->
 
 
 def token_sides(backbone: SwinTransformer) -> list[tuple[int, int]]:
-    """Of each stage, the (height, width) in pixels of the input that a token stands for."""
+    """The (height, width) of a token of each stage, in pixels of the input."""
     return list(backbone.token_sides)

@@ -1,4 +1,4 @@
-"""A report: one HTML file that needs nothing but a browser."""
+"""Reports: single HTML files that load nothing else."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import html
 import io
 import json
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import Any
 
 import matplotlib
@@ -19,13 +20,12 @@ from .attention import BlockAttention
 from .curves import Run, last_values
 from .figures import COLOURS, HEAT, WORDS, grids
 from .observation import Place
-from .page import ATTENTION, PAGE, SCRIPT
 from .show import Pictures
 from .subject import Subject
 
-# Bytes of weights in a report before base64, which makes 4 of 3; the stages share them.
+# Bytes of attention weights in a report, over all stages; base64 encoding adds a third.
 MOST_BYTES = 3_000_000
-PICTURE_SIDE = 1024  # of the picture that is clicked on
+PICTURE_SIDE = 1024  # longer side of the picture to click on, in pixels
 TITLES = {
     'prediction': 'Prediction',
     'features': 'Feature maps',
@@ -36,13 +36,14 @@ TITLES = {
 
 
 def show_report(name: str, image: np.ndarray, subject: Subject, pictures: Pictures) -> str:
-    """Of an image and a model: the pictures, and attention that follows a click.
+    """The HTML of a report on an image and a model; a click shows the attention of any token.
 
     Args:
-        name: The image's.
+        name: The name of the image.
         image: uint8 (H, W, 3), RGB.
         subject: The model.
-        pictures: What :func:`~swin_backbone.tools.pictures.show.look` gave with ``everywhere``.
+        pictures: The result of :func:`~swin_backbone.tools.pictures.show.look` with
+            ``everywhere=True``.
     """
     untrained = '<p class="warn">The weights are random: nothing was learnt.</p>'
     parts = [untrained] if subject.random else []
@@ -50,7 +51,8 @@ def show_report(name: str, image: np.ndarray, subject: Subject, pictures: Pictur
         parts.append(f'<h2>{TITLES[what]}</h2>')
         if what == 'attention':
             data = attention_data(image, subject, pictures)
-            parts.append(ATTENTION.replace('{data}', _json(data)).replace('{script}', SCRIPT))
+            filled = _text('attention.html').replace('{data}', _json(data))
+            parts.append(filled.replace('{script}', _text('attention.js')))
         parts.append(_picture(png, f'{TITLES[what]} of {name}'))
     parts += [
         f'<p class="note">No {what}: {html.escape(why)}</p>'
@@ -67,7 +69,7 @@ def show_report(name: str, image: np.ndarray, subject: Subject, pictures: Pictur
 
 
 def plot_report(runs: Sequence[Run], png: bytes) -> str:
-    """Of training runs: their curves, and the last values that they logged."""
+    """The HTML of a report on training runs: their curves, and the last values in their logs."""
     names = [run.name for run in runs]
     parts = ['<h2>Curves</h2>', _picture(png, 'curves'), '<h2>Last values</h2>']
     lasts = [last_values(run) for run in runs]
@@ -101,12 +103,16 @@ def _page(title: str, facts: Mapping[str, str], parts: Sequence[str]) -> str:
         '{title}': html.escape(title),
         '{facts}': listed,
         '{version}': __version__,
-        '{parts}': '\n'.join(parts),  # the last, whatever they hold
+        '{parts}': '\n'.join(parts),  # last, because they may contain the names of other fields
     }
-    page = PAGE
+    page = _text('report.html')
     for field, value in fields.items():
         page = page.replace(field, value)
     return page
+
+
+def _text(name: str) -> str:
+    return (resources.files(__package__) / name).read_text(encoding='utf-8')
 
 
 def _picture(png: bytes, alternative: str) -> str:
@@ -118,17 +124,17 @@ def _data_url(content: bytes, kind: str) -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON that can stand in a script element."""
+    """JSON that is safe within a script element."""
     return json.dumps(value, separators=(',', ':')).replace('<', '\\u003c')
 
 
 def attention_data(image: np.ndarray, subject: Subject, pictures: Pictures) -> dict[str, Any]:
-    """What a page needs to show the attention, a mean over the heads, of the token at any point.
+    """The data for showing the attention of the token at any point, as a mean over the heads.
 
-    Of each stage: its ``grid``, the ``side`` of a token in pixels of the input, the ``step``
-    between tokens whose attention is there, and for each block the ``window``, ``shift``, padded
-    ``grid``, and in base64: ``weights``, uint8 (tokens, M²), of the largest of each token;
-    ``most``, that largest, and ``padded``, the share on padding, float32 (tokens,).
+    For each stage: its ``grid``, the ``side`` of a token in pixels of the input, and the ``step``
+    between the included tokens. For each block: ``window``, ``shift``, ``padded_grid``, and, as
+    base64, ``weights``, uint8 (tokens, M²), relative to the largest weight of each token; ``most``,
+    that largest weight, float32 (tokens,); and ``padded``, the share on padding, float32 (tokens,).
     """
     assert subject.backbone is not None and pictures.seen is not None
     view, seen = pictures.view, pictures.seen
@@ -195,11 +201,12 @@ def _stage(
 def quantised(
     attention: BlockAttention, step: int = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The mean attention of every ``step``-th token of every ``step``-th row.
+    """The attention, as a mean over heads, of every ``step``-th token of every ``step``-th row.
 
     Returns:
-        uint8 (tokens, M²), 255 for the largest of each token; that largest, and the share that
-        padding has, float32 (tokens,). A weight is off by at most 1 / 510 of the largest.
+        The weights relative to the largest of each token, uint8 (tokens, M²); the largest weights,
+        float32 (tokens,); and the shares on padding, float32 (tokens,). The error of a weight is at
+        most 1 / 510 of the largest one.
     """
     rows, columns = (range(0, length, step) for length in attention.grid)
     count, size = len(rows) * len(columns), attention.window_size
@@ -210,7 +217,7 @@ def quantised(
         for j, column in enumerate(columns):
             window, query = attention.window_of(row, column)
             wanted.setdefault(window, []).append((i * len(columns) + j, query))
-    for window, members in wanted.items():  # one at a time: they may be large
+    for window, members in wanted.items():  # one at a time, to save memory
         places = [place for place, _ in members]
         mean = attention.weights(window)[:, [query for _, query in members]].mean(0)
         most[places] = mean.amax(1).cpu().numpy()

@@ -1,14 +1,14 @@
-"""Attention rollout: from which tokens of the first stage what a token holds has come.
+"""Attention rollout: the contribution of each token of the first stage to a token of a later one.
 
-Source: Abnar and Zuidema (arXiv:2005.00928), section 3: a layer mixes tokens by ½ (A + I), where A
-is the mean of its heads' attention and I stands for the residual, and layers are multiplied. For
-windows, padding and patch merging that is made precise here:
+Source: Abnar and Zuidema (arXiv:2005.00928), section 3. A layer mixes tokens by ½ (A + I), where A
+is the attention, averaged over heads, and I the residual connection; the matrices of the layers are
+multiplied. Windows, padding and patch merging are handled as follows:
 
-- A of a block is zero between tokens of different windows, shifted or not. Within one it is the
-  softmax that the block computes, its mask included.
-- Padded tokens have no content. What attention gives to them is lost on the way, and added up.
-- A merged token is, in equal shares, those of its tokens that are not padding.
-- What works on each token by itself (feed-forward networks, norms) moves nothing.
+- A is zero between tokens of different windows. Within a window, it is the softmax that the block
+  computes, including the mask of shifted windows.
+- Padded tokens have no content: the shares of attention on them are removed and summed up.
+- A merged token consists of its tokens that are not padding, in equal shares.
+- Operations on individual tokens (feed-forward networks, norms) do not mix tokens.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from .observation import Place
 
 @dataclass(frozen=True)
 class Rollout:
-    """Where what is looked at has come from.
+    """The contributions of the first stage's tokens.
 
     Attributes:
-        shares: Of each token of the first stage, float64 (H, W); they and ``padded`` add up to 1.
-        padded: Share that attention has given to padding.
+        shares: The share of each token, float64 (H, W); together with ``padded``, they sum to 1.
+        padded: The share of attention on padding.
     """
 
     shares: np.ndarray
@@ -42,7 +42,7 @@ class Rollout:
 
 
 def places(backbone: SwinTransformer, stage: int, block: int) -> list[Place]:
-    """All blocks up to that one, whose inputs :func:`rollout` needs."""
+    """All blocks up to the given one; :func:`rollout` needs their inputs."""
     depths = [len(backbone.stages[i].blocks) for i in range(stage)] + [block + 1]
     return [(i, b) for i, depth in enumerate(depths) for b in range(depth)]
 
@@ -56,18 +56,17 @@ def rollout(
     block: int,
     start: Tensor,
 ) -> list[Rollout]:
-    """Follows what tokens hold after a block back to the first stage.
+    """Traces tokens after a block back to the first stage.
 
     Args:
-        backbone: In evaluation mode.
-        tokens: What went into the blocks, all of :func:`places`: tokens (1, H * W, C) and (H, W).
-        size: (height, width) of the input, in pixels.
-        stage, block: After which block.
-        start: The tokens that are looked at, as shares that add up to 1: (K, H, W), of the grid of
-            that stage.
+        backbone: A backbone in evaluation mode.
+        tokens: The inputs of all blocks in :func:`places`: tokens (1, H * W, C) and (H, W).
+        size: (height, width) of the backbone's input in pixels.
+        stage, block: The block.
+        start: K weighted sums of the block's output tokens, (K, H, W), with weights that sum to 1.
 
     Returns:
-        One for each of the K.
+        A rollout for each of the K sums.
     """
     shares = start.double().cpu()
     padded = torch.zeros(len(shares), dtype=torch.float64)
@@ -82,7 +81,7 @@ def rollout(
 
 
 def grid_of(backbone: SwinTransformer, size: Grid, stage: int) -> Grid:
-    """(H, W) of a stage's tokens, for an input of so many pixels."""
+    """(H, W) of a stage's tokens for an input of ``size`` pixels."""
     height, width = (
         ceil_div(*both) for both in zip(size, backbone.token_sides[stage], strict=True)
     )
@@ -90,7 +89,7 @@ def grid_of(backbone: SwinTransformer, size: Grid, stage: int) -> Grid:
 
 
 def _through_block(attention: BlockAttention, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Shares (K, H, W) of a block's outputs as shares of its inputs; and of padding, (K,)."""
+    """Maps shares (K, H, W) of a block's outputs to those of its inputs and of padding, (K,)."""
     (height, width), size = attention.grid, attention.window_size
     padded = shares.new_zeros(len(shares), *attention.padded_grid)
     padded[:, :height, :width] = shares
@@ -99,7 +98,7 @@ def _through_block(attention: BlockAttention, shares: Tensor) -> tuple[Tensor, T
     for window in ((i, j) for i in range(down) for j in range(across)):
         rows, columns = map(torch.from_numpy, attention.places(window))
         held = padded[:, rows[:, None], columns]
-        if held.any():  # few windows, where one token is followed
+        if held.any():  # for a single token, few windows
             weights = attention.weights(window).mean(0).double().cpu()
             received[:, rows[:, None], columns] = (held.flatten(1) @ weights).view_as(held)
     attended = received[:, :height, :width]
@@ -108,12 +107,12 @@ def _through_block(attention: BlockAttention, shares: Tensor) -> tuple[Tensor, T
 
 
 def _merging(backbone: SwinTransformer, stage: int) -> Any:
-    """The patch merging between a stage and the next."""
+    """The patch merging after a stage."""
     return backbone.stages[stage + backbone.merging_opens_stage].downsample
 
 
 def _through_merging(merging: Any, shares: Tensor, grid: Grid) -> Tensor:
-    """Shares (K, H', W') of merged tokens as shares of those of the grid (H, W) before."""
+    """Maps shares (K, H', W') of merged tokens to those of the tokens before, (K, H, W)."""
     sampler = merging.sampler
     rows, columns = (
         _parts(merged, length, *(getattr(sampler, name)[axis] for name in _SAMPLED))
@@ -126,7 +125,7 @@ _SAMPLED = ('kernel_size', 'stride', 'dilation')
 
 
 def _parts(merged: int, length: int, kernel: int, stride: int, dilation: int) -> Tensor:
-    """(merged, length): the share of each position of an axis in each merged one."""
+    """(merged, length): the share of each position along an axis in each merged position."""
     found = torch.zeros(merged, length, dtype=torch.float64)
     for offset in range(0, kernel * dilation, dilation):
         place = torch.arange(merged) * stride + offset

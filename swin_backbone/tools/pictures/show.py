@@ -1,4 +1,4 @@
-"""All pictures of an image and a model, with the numbers behind them."""
+"""All pictures of an image and a model, and the numbers in them."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ DOTS_PER_INCH = 120
 
 @dataclass
 class Pictures:
-    """What there is to see.
+    """Pictures of an image and a model.
 
     Attributes:
-        png: The pictures, by what they show, one of :data:`WHAT`.
-        facts: The numbers behind them, as JSON has them.
-        missing: Why something that was asked for by ``'all'`` is not there.
-        view: How the image went into the model.
-        seen: What the backbone did; None where nothing of it was asked for.
-        stage: Whose attention is shown.
-        blocks: Of the stage.
+        png: The PNG files, by what they show, one of :data:`WHAT`.
+        facts: The numbers in them, for JSON.
+        missing: Why each picture that is part of ``'all'`` is unavailable.
+        view: How the image was prepared for the model.
+        seen: The record of the backbone's run; None if no picture needs it.
+        stage: The stage of the attention.
+        blocks: The blocks of the attention.
         kept: The blocks whose inputs a report needs.
-        point: Of the image, whose token's attention is shown.
+        point: The point of the image whose attention is drawn.
     """
 
     view: View
@@ -76,25 +76,25 @@ def look(
     cam_method: str = 'grad-cam',
     everywhere: bool = False,
 ) -> Pictures:
-    """Shows an image to a model, and what comes of it.
+    """Runs a model on an image and draws its prediction, features and attention.
 
     Args:
         image: uint8 (H, W, 3), RGB.
         subject: The model.
-        what: One of :data:`WHAT`, or ``'all'`` that there is but for ``'cam'``.
-        point: (across, down) in pixels of the image; its middle if None.
-        stage: Whose attention is shown; the last but one that runs if None. And whose map speaks
-            for a class; the last that the heads take if None.
-        block: Of that stage; it is shown with its partner. Its last ones if None.
-        score: The least of the boxes that are drawn.
-        cam: Adds ``'cam'`` to what is shown: that of the class or box, as
-            :func:`.cam.explain` names it. The best if None, where ``'cam'`` is asked for.
+        what: One of :data:`WHAT`, or ``'all'`` for all available ones but ``'cam'``.
+        point: (x, y) in pixels of the image; by default, the center.
+        stage: The stage of attention and rollout, by default the last but one that runs; and that
+            of the class activation map, by default the last one that the heads use.
+        block: A block of that stage, drawn with the other one of its pair; by default, the last.
+        score: Boxes with at least this score are drawn.
+        cam: Also draws the class activation map of this class or box, as named for
+            :func:`.cam.explain`. With ``what='cam'``, the default is the best one.
         cam_method: As for :func:`.cam.explain`.
-        everywhere: Whether the inputs of every stage's last two blocks are kept as well, for a
-            report's attention.
+        everywhere: Whether to record the inputs of the last two blocks of all stages, for reports.
 
     Raises:
-        ArgumentError: There is no such thing of this model, or no such point, stage or block.
+        ArgumentError: The picture is unavailable for this model, or there is no such point, stage
+            or block.
     """
     reasons = _reasons(subject)
     asked = WHAT[:-1] if what == 'all' else (what,)
@@ -107,7 +107,7 @@ def look(
     pictures = Pictures(subject.view(image), missing=missing)
     here = [name for name in WHAT if name in asked and name not in missing]
     found: list[TokenAttention] = []
-    # What may fail comes first, before anything is drawn.
+    # Steps that may fail come before the drawing, which is slow.
     if {'features', *OF_POINTS} & {*here}:
         _run(pictures, subject, stage, block, everywhere, 'rollout' in here)
     if {*OF_POINTS} & {*here}:
@@ -131,7 +131,7 @@ def look(
 
 
 def _reasons(subject: Subject) -> dict[str, str]:
-    """Why the model has not what could be shown."""
+    """Why each picture is unavailable."""
     reasons: dict[str, str] = {}
     if subject.predictor is None:
         reasons |= dict.fromkeys(('prediction', 'cam'), subject.why_not)
@@ -151,7 +151,7 @@ def _predict(pictures: Pictures, image: np.ndarray, subject: Subject, score: flo
 
 
 def prediction_facts(found: Prediction, predictor: Predictor, score: float) -> dict[str, Any]:
-    """A prediction in plain numbers: boxes with at least the score, shares or best classes."""
+    """A prediction as numbers: boxes with at least the score, shares, or the best classes."""
     name = predictor.name
     if found.segments is not None:
         labels, counts = np.unique(found.segments, return_counts=True)
@@ -292,7 +292,7 @@ def _block_facts(blocks: Sequence[int], found: Sequence[TokenAttention]) -> list
 
 
 def png_of(picture: Figure | Image.Image) -> bytes:
-    """A picture as the content of a PNG file."""
+    """A picture as a PNG file."""
     buffer = io.BytesIO()
     if isinstance(picture, Image.Image):
         picture.save(buffer, 'png', optimize=True)

@@ -1,4 +1,4 @@
-"""What is looked at: a model, however much of it there is, and how an image gets into it."""
+"""The model to draw, whole or only a backbone, and the preparation of images for it."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from ..predictor import Predictor, build, usable_device
 
 DEFAULT = 'swin_tiny_in1k'
 RANDOM = 'random weights, untrained'
-# Of ImageNet, RGB from 0 to 255, as nearly all Swin backbones were trained.
+# ImageNet's, for RGB from 0 to 255; almost all Swin backbones are trained with them.
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-# Pixels of the longer side of what a backbone by itself is given.
+# Longer side in pixels of the input of a backbone without a test pipeline.
 LONGER_SIDE = 640
 
 
 @dataclass(frozen=True)
 class View:
-    """An image as a model takes it.
+    """An image, prepared for a model.
 
     Attributes:
-        inputs: Normalised, float32 (1, 3, h, w), padding at the bottom and right included.
-        size: (height, width) in pixels of the part of ``inputs`` that shows the image.
-        scale: Pixels of ``inputs`` for one of the image, (across, down).
-        offset: What was cut off at the left and the top, in pixels of ``inputs``.
+        inputs: The normalised image, float32 (1, 3, h, w), padded at the bottom and right.
+        size: (height, width) in pixels of ``inputs`` without padding.
+        scale: The scale (x, y) from the image to ``inputs``.
+        offset: The pixels of ``inputs`` that were cropped at the left and the top.
     """
 
     inputs: Tensor
@@ -46,23 +46,23 @@ class View:
     offset: tuple[int, int] = (0, 0)
 
     def to_input(self, x: float, y: float) -> tuple[float, float]:
-        """A point of the image, (across, down), as one of ``inputs``."""
+        """Maps a point of the image to ``inputs``."""
         return x * self.scale[0] - self.offset[0], y * self.scale[1] - self.offset[1]
 
     def to_image(self, x: float, y: float) -> tuple[float, float]:
-        """A point of ``inputs`` as one of the image."""
+        """Maps a point of ``inputs`` to the image."""
         return (x + self.offset[0]) / self.scale[0], (y + self.offset[1]) / self.scale[1]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to look at.
+    """A model to draw.
 
     Attributes:
-        name: What it is, for titles.
-        weights: Where they are from, or :data:`RANDOM`.
-        backbone: This package's, in evaluation mode; None of a model that has another.
-        predictor: The whole model, or None where there is no more than a backbone.
+        name: Its name, for titles.
+        weights: The source of its weights, or :data:`RANDOM`.
+        backbone: This package's backbone, in evaluation mode; None if the model has another one.
+        predictor: The whole model; None if there is only a backbone.
         why_not: Why there is no predictor; ``''`` if there is one.
     """
 
@@ -74,18 +74,18 @@ class Subject:
 
     @property
     def random(self) -> bool:
-        """Whether nothing was ever trained."""
+        """Whether the weights are random."""
         return self.weights == RANDOM
 
     def view(self, image: np.ndarray) -> View:
-        """What the model takes of an image, uint8 (H, W, 3), RGB.
+        """Prepares an image, uint8 (H, W, 3), RGB.
 
-        With a whole model that is its test pipeline's doing; a backbone by itself gets the image
-        with the longer side at most :data:`LONGER_SIDE`, normalised by ImageNet's mean and
-        deviation, in grey if it takes one channel.
+        A whole model uses its test pipeline. For a backbone alone, the longer side is reduced to
+        :data:`LONGER_SIDE`, and the image is normalised by ImageNet's mean and deviation, in grey
+        if the backbone has one input channel.
 
         Raises:
-            ArgumentError: The backbone takes neither 3 channels nor 1.
+            ArgumentError: The backbone has neither 3 input channels nor 1.
         """
         if self.predictor is not None:
             inputs, samples = self.predictor.prepare(image)
@@ -96,9 +96,9 @@ class Subject:
 
 
 def view_of(inputs: Tensor, known: Mapping[str, Any]) -> View:
-    """A view, told from what a test pipeline notes of its image (``metainfo``).
+    """A view, derived from the ``metainfo`` of a test pipeline.
 
-    Pipelines resize, then cut out the centre, if anything, and pad at the bottom and right.
+    Pipelines resize the image, crop its center, if anything, and pad it at the bottom and right.
     """
     before, after = known['ori_shape'][:2], known['img_shape'][:2]
     across, down = known.get('scale_factor') or (after[1] / before[1], after[0] / before[0])
@@ -116,7 +116,7 @@ def _normalised(image: np.ndarray, channels: int, device: torch.device) -> View:
         )
     height, width = image.shape[:2]
     factor = min(LONGER_SIDE / max(height, width), 1)
-    # Thin images are not made thinner than a patch.
+    # Thin images do not become thinner than the stride of the last stage.
     height_now, width_now = (max(round(s * factor), min(s, 32)) for s in (height, width))
     size = height_now, width_now
     resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC)
@@ -135,18 +135,18 @@ def load_subject(
     weights: str | Path | None = None,
     device: str | torch.device = 'cpu',
 ) -> Subject:
-    """A model by its config, its weights, both or neither.
+    """Loads a model, given its config, its weights, both or neither.
 
     Args:
-        config: A path or the name of a shipped config. Without one the model is the backbone that
-            the weights are of.
-        weights: A path, a name of the catalog or a URL: the whole model's or its backbone's.
-            Without them those that a constructor draws; with neither a Swin-T with the weights of
-            :data:`DEFAULT` if that file has been downloaded, else with such random ones.
-        device: Where it runs.
+        config: A path or the name of a shipped config. Without it, the model is the backbone that
+            the weights belong to.
+        weights: A path, a name in the catalog or a URL, for the whole model or its backbone.
+            Without them, the weights are random. Without both, the model is a Swin-T with the
+            weights :data:`DEFAULT`, if they are downloaded, or else with random weights.
+        device: The device of the model.
 
     Raises:
-        ArgumentError: The config has no model that can be built, or the device is none.
+        ArgumentError: The config has no model that can be built, or the device is unavailable.
         CheckpointError: The weights cannot be read, or fit neither the model nor its backbone.
     """
     device = usable_device(device)
@@ -163,7 +163,7 @@ def load_subject(
 
 
 def _whole(name: str, config: str | Path, weights: str | Path, device: torch.device) -> Subject:
-    """The whole model, or as much of it as the weights are of."""
+    """The whole model, or its backbone if the weights are only those of the backbone."""
     try:
         predictor = Predictor(config, weights, device)
     except (ArgumentError, CheckpointError) as error:
@@ -250,6 +250,6 @@ def _backbone_of(weights: str | Path | None, device: torch.device) -> Subject:
 
 
 def _is_backbone(content: Config) -> bool:
-    """Whether a config's model is a backbone by itself, told without building it."""
+    """Whether a config's model is only a backbone; it is not built for that."""
     model = content.get('model')
     return isinstance(model, Mapping) and 'backbone' not in model

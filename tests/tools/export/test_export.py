@@ -1,4 +1,4 @@
-"""Exported files hold for every size, say what they are, and errors come early."""
+"""Exported files are right for all sizes and have metadata; errors are raised early."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SIZES = [
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory) -> tuple[Path, Path]:
-    """A config of a small backbone, and a checkpoint of it."""
+    """The config of a small backbone, and a checkpoint for it."""
     return written(tmp_path_factory.mktemp('small'), TINY)
 
 
@@ -57,13 +57,13 @@ def part(files) -> Part:
 
 @pytest.fixture(scope='module')
 def program(part, tmp_path_factory) -> Path:
-    """The small backbone by torch.export, of any size."""
+    """The small backbone, exported by torch.export for any size."""
     return export(part, tmp_path_factory.mktemp('out') / 'a.pt2', 'torch-export', dynamic=True).path
 
 
 @pytest.fixture(scope='module')
 def onnx_file(part, tmp_path_factory) -> Path:
-    """The same in ONNX."""
+    """The small backbone, exported to ONNX."""
     onnx_installed()
     exported = export(part, tmp_path_factory.mktemp('out') / 'a.onnx', dynamic=True, int8=True)
     assert exported.quantised.is_file()
@@ -82,7 +82,7 @@ def run(*arguments: object, code: int) -> Result:
 
 
 def furthest(part: Part, shapes: list[tuple[int, int, int]]) -> float:
-    """The largest difference of the recorded part from the part itself."""
+    """The largest difference between the traced part and the part itself."""
     program = record(part, True, 1, (64, 64)).module()
     differences = []
     for batch, *size in shapes:
@@ -180,7 +180,7 @@ def backbone(version: int, **more) -> nn.Module:
 
 
 class Tuple(nn.Module):
-    """A backbone whose maps are a tuple, as a trace wants them."""
+    """A backbone that returns a tuple, as required for tracing."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class Tuple(nn.Module):
 
 
 def by_torchscript(model: nn.Module, path: Path, opset: int, size: tuple[int, int]) -> None:
-    """Writes ONNX by the exporter that traces."""
+    """Exports to ONNX by torch's older exporter, which traces."""
     axes = {0: 'batch', 2: 'height', 3: 'width'}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -272,7 +272,7 @@ def test_swin_t_at_800_by_1216(tmp_path):
 
 
 def model_files(name: str, folder: Path) -> tuple[Path, Path]:
-    """A demo's config, and a checkpoint of its model as it starts."""
+    """The config of a demo, and a checkpoint of its initial model."""
     from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
 
@@ -372,7 +372,7 @@ def test_a_model_that_is_not_registered_is_an_error(files, tmp_path):
 
 
 def test_heads_that_take_more_than_features_are_refused_first(tmp_path):
-    """Of the shipped recipe, with a small backbone; the checkpoint is not even read."""
+    """The shipped recipe with a small backbone; the checkpoint is not read."""
     pytest.importorskip('mmseg')
     pytest.importorskip('mmdet')
     config = tmp_path / 'config.py'

@@ -1,4 +1,4 @@
-"""One real server of a detector for all tests that need one, if they run in one process."""
+"""A real server of a detector, shared by the tests of a process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def image(folder) -> Path:
 
 @pytest.fixture(scope='session')
 def detector(folder) -> Iterator[Served]:
-    """Takes files of up to 1 MiB."""
+    """A server that accepts files of up to 1 MiB."""
     weights = written(DETECTOR, folder)
     with serving('--config', DETECTOR, '--weights', weights, '--max-upload', 1) as served:
         yield served

@@ -46,23 +46,23 @@ def picture(folder: Path, width: int = 141, height: int = 90) -> Path:
 
 
 class Served:
-    """The command as a process; ``url`` is the page's."""
+    """The command as a process; ``url`` is that of the page."""
 
     def __init__(self, process: subprocess.Popen, lines: queue.Queue) -> None:
         self.process, self._lines, self.url = process, lines, ''
 
     def line(self, seconds: float = 120) -> str:
-        """The next one that it prints."""
+        """The next line of the output."""
         return self._lines.get(timeout=seconds)
 
     def unread(self) -> list[str]:
-        """The lines since."""
+        """The remaining lines of the output."""
         return [self._lines.get() for _ in range(self._lines.qsize())]
 
 
 @contextlib.contextmanager
 def serving(*arguments: object, command: tuple[str, ...] | None = None) -> Iterator[Served]:
-    """``swin-backbone serve`` on a free port, until it is told to end."""
+    """``swin-backbone serve`` on a free port; stopped at the end of the context."""
     command = command or (sys.executable, '-W', 'ignore', '-m', 'swin_backbone.cli', 'serve')
     path = os.pathsep.join([str(ROOT), str(ROOT / 'tests'), os.environ.get('PYTHONPATH', '')])
     env = {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1'}

@@ -1,4 +1,4 @@
-"""What the page's server answers, and what it refuses."""
+"""The responses and refusals of the page's server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (90, 141, 3), dtype=np.uint8)
 
 
 class Classifier:
-    """Stands in for a model: quick, and remembers what it was given."""
+    """A fast fake model that records its inputs."""
 
     task, classes = 'classification', ['cat', 'dog']
     palette = np.array([[255, 0, 0], [0, 0, 255]], np.uint8)
@@ -64,7 +64,7 @@ def refused(response, status: int, sentence: str) -> None:
 
 
 def unrolled(mask: dict, height: int, width: int) -> np.ndarray:
-    """A mask of the answer as bool (height, width)."""
+    """A mask of the response as bool (height, width)."""
     whole = np.zeros((height, width), bool)
     values = np.arange(len(mask['lengths'])) % 2 == 1
     part = np.repeat(values, mask['lengths']).reshape(mask['height'], mask['width'])
@@ -259,7 +259,7 @@ def test_sockets():
         assert url_of(one, '127.0.0.1') == f'http://127.0.0.1:{port}/'
         assert url_of(one, '::1') == f'http://[::1]:{port}/'
         assert url_of(one, '0.0.0.0') == f'http://localhost:{port}/'
-        with pytest.raises(OSError, match=rf'127\.0\.0\.1, port {port}: .*in use; give another'):
+        with pytest.raises(OSError, match=rf'127\.0\.0\.1, port {port}: .*in use; choose another'):
             listen('127.0.0.1', port)
     with pytest.raises(OSError, match=r'cannot listen on 192\.0\.2\.1'):
         listen('192.0.2.1', 0)

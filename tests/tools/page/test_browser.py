@@ -1,4 +1,4 @@
-"""The page in a real browser, headless Chromium, before the real command."""
+"""The page in a real browser, headless Chromium, served by the real command."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PASTE = """([name, type, content]) => {
 
 
 class Page:
-    """A tab, and all that it said and asked for."""
+    """A tab, with its console messages and requests."""
 
     def __init__(self, tab, url: str) -> None:
         self.tab, self.url = tab, url
@@ -68,7 +68,7 @@ class Page:
         self.tab.evaluate(how, [name, kind, content.decode('latin-1')])
 
     def look(self, file: Path, how: str = DROP) -> dict:
-        """Drops an image, and gives the server's answer once it is on the canvas."""
+        """Drops an image; returns the server's response once it is on the canvas."""
         with self.tab.expect_response('**/predict') as waiting:
             self.drop(file.name, 'image/png', file.read_bytes(), how)
         self.tab.wait_for_selector('#panel:not([hidden]):not([inert])')
@@ -78,7 +78,7 @@ class Page:
         self.tab.fill(f'#{name}', str(value))
 
     def pixels(self) -> np.ndarray:
-        """The canvas, (H, W, 4)."""
+        """The pixels of the canvas, (H, W, 4)."""
         shown = self.tab.evaluate("document.getElementById('canvas').toDataURL()")
         png = io.BytesIO(base64.b64decode(shown.partition(',')[2]))
         return np.asarray(Image.open(png).convert('RGBA')).astype(int)
@@ -104,7 +104,7 @@ def segmentor(folder) -> Iterator[Served]:
 
 @pytest.fixture
 def opened(browser) -> Iterator:
-    """Opens pages; afterwards none may have complained, or asked another server for something."""
+    """Opens pages; they must not log errors, nor send requests to other servers."""
     contexts, pages = [], []
 
     def open_page(url: str, **options: object) -> Page:
@@ -131,7 +131,7 @@ def near(pixels: np.ndarray, colour: list, within: int = 8) -> np.ndarray:
 
 
 def edges(pixels: np.ndarray, box: list, width: int, colour: list) -> float:
-    """How much of a box's edge, within the picture, has a colour."""
+    """The share of a box's edge within the picture that has a colour."""
     scale = pixels.shape[1] / width
     left, top, right, bottom = (np.array(box) * scale).round().astype(int)
     rows = np.arange(top, bottom).clip(0, pixels.shape[0] - 1)

@@ -1,4 +1,4 @@
-"""The command as a process, before clients that browsers are not."""
+"""The command as a process, with clients that are not browsers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_script(detector, image):
 
 
 def said(url: str, request: bytes, leave: bool = False) -> bytes:
-    """What the server answers to bytes; nothing if the client leaves at once."""
+    """The server's response to bytes; none if the client disconnects at once."""
     place = urlsplit(url)
     with socket.create_connection((place.hostname, place.port), timeout=30) as client:
         client.sendall(request)

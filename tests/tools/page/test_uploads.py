@@ -65,7 +65,7 @@ def test_large_ones_are_shrunk():
 
 
 def of_size(width: int, height: int) -> bytes:
-    """A PNG file that says so of itself, and has no pixels."""
+    """A PNG file with this size in its header and without pixels."""
     head = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
     chunks = [(b'IHDR', head), (b'IDAT', b''), (b'IEND', b'')]
     return b'\x89PNG\r\n\x1a\n' + b''.join(

@@ -1,4 +1,4 @@
-"""A small classifier of PyTorch's own modules, called as mmpretrain's are."""
+"""A small classifier of PyTorch's own modules, with mmpretrain's interface."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Classifier(nn.Module):
 
 
 class Predictor:
-    """What is asked of a classifier's predictor."""
+    """The interface of a classifier's predictor."""
 
     task = 'classification'
     classes = ('cat', 'Dog', 'fox')
@@ -47,6 +47,6 @@ class Predictor:
 
 
 def classifier_subject() -> Subject:
-    """A whole model to look at, the same for the same seed."""
+    """A whole model, the same for the same seed."""
     predictor: Any = Predictor()
     return Subject('small', 'mine.pth', predictor.model.backbone, predictor)

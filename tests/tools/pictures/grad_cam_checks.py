@@ -1,4 +1,4 @@
-"""What test_cam.py runs where the package grad-cam can be imported: its classes agree with ours."""
+"""Run by test_cam.py if the package grad-cam can be imported: its classes agree with ours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ cam.METHODS['theirs'] = 'GradCAM'
 
 
 def scaled(heat: np.ndarray) -> np.ndarray:
-    """From 0 to 1, as the package gives it."""
+    """A map scaled to 0 to 1, as the package does."""
     return (heat - heat.min()) / max(heat.max() - heat.min(), 1e-7)
 
 

@@ -1,4 +1,4 @@
-"""Samples are drawn with what they are annotated with."""
+"""Samples are drawn with their annotations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from swin_backbone.tools.predictor import Prediction, palette_of
 
 @pytest.fixture
 def texts(monkeypatch) -> list[str]:
-    """What is written."""
+    """The text in the picture."""
     found = []
     write = ImageDraw.ImageDraw.text
 

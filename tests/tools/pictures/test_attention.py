@@ -1,4 +1,4 @@
-"""The attention that is shown is the one that the block computes."""
+"""The drawn attention is the one that the block computes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def backbone(version: int, **more):
 
 
 def output(block, tokens, grid):
-    """What the block's attention module gives, by the reference."""
+    """The output of the block's attention module, by the reference backend."""
     with torch.no_grad(), use_backend('reference'):
         x = block.norm1(tokens) if isinstance(block.attn.w_msa, WindowMSA) else tokens
         return block.attn(x, grid).unflatten(1, grid)[0]

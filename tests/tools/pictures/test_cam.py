@@ -1,4 +1,4 @@
-"""A class activation map is the formula's, of the score that the framework's own heads give."""
+"""Class activation maps follow the formula, for the scores of the framework's own heads."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_formula():
 
 
 def test_of_a_linear_classifier_it_is_the_weighted_map(classifier):
-    """Zhou et al.'s map, of which Grad-CAM is the generalisation."""
+    """Zhou et al.'s map, which Grad-CAM generalises."""
     model = classifier.predictor.model
     with torch.no_grad():
         feature = model.backbone(classifier.predictor.inputs)[-1]
@@ -171,7 +171,7 @@ def test_of_a_detectors_box(detector):
 
 @pytest.fixture(scope='module')
 def one_stage(tmp_path_factory) -> Subject:
-    """A small RetinaNet, whose framework detaches scores before it ranks them."""
+    """A small RetinaNet, whose head detaches scores before ranking them."""
     pytest.importorskip('mmdet')
     folder = tmp_path_factory.mktemp('one_stage')
     config = folder / 'config.py'
@@ -203,7 +203,7 @@ def test_of_a_one_stage_detectors_box(one_stage):
 
 
 def test_soft_nms_keeps_the_gradient():
-    """Its scores are those of the boxes times factors, which are constants."""
+    """Its scores are those of the boxes, multiplied by constants."""
     nms = pytest.importorskip('mmcv.ops.nms')
     boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 7], [30, 30, 40, 40]])
     scores = torch.tensor([0.9, 0.8, 0.3], requires_grad=True)
@@ -272,7 +272,7 @@ def test_other_methods_without_the_package(classifier, monkeypatch):
     reason=f'the package grad-cam is not in {APART}: requirements/set_up.sh puts it there',
 )
 def test_the_package_agrees(fresh):
-    """In a process of its own, where torchvision is within reach."""
+    """In another process, where torchvision can be imported."""
     here = Path(__file__).parent
     path = os.pathsep.join(map(str, (here.parents[1], here, here.parents[2] / 'benchmarks')))
     code = f'import sys; sys.path[:0] = {path.split(os.pathsep)!r}; import grad_cam_checks'

@@ -1,4 +1,4 @@
-"""Curves have the values of the logs, at the iterations of the logs."""
+"""Curves have the values and iterations of the logs."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_drawn_values_are_the_logs(tmp_path):
 
 
 def test_validations_that_mmengine_counts_by_epochs_that_are_none(tmp_path):
-    """Its default: a run by iterations notes epoch 0 for each validation."""
+    """By default, a run by iterations logs epoch 0 for each validation."""
     entries = [TRAIN[0], TRAIN[1], dict(VAL, step=0), TRAIN[2], dict(VAL, step=0)]
     run = read_run(written(tmp_path / 'a.json', entries))
     assert run.val['coco/bbox_mAP'][0] == [100, 150]
@@ -119,7 +119,7 @@ def test_text_by_iterations(tmp_path):
 
 
 def test_a_resumed_run_is_one(tmp_path):
-    """The second start goes on from iteration 100, and does 150 again."""
+    """The second start resumes from iteration 100, and repeats 150."""
     first = [*TRAIN, dict(VAL, step=150)]
     second = [dict(TRAIN[2], loss=0.9, step=s, iter=s) for s in (150, 200)]
     written(tmp_path / 'work/20260101_100000/vis_data/scalars.json', first)

@@ -1,4 +1,4 @@
-"""Predictions are drawn where they are, in their colours, and named."""
+"""Predictions are drawn at the right places, with their colours and names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def boxes(*boxes, scores, labels, masks=None):
 
 @pytest.fixture
 def texts(monkeypatch):
-    """What is written."""
+    """The text in the picture."""
     found = []
     write = ImageDraw.ImageDraw.text
 

@@ -1,4 +1,4 @@
-"""Feature maps as colours: exact, the same for the same map, whatever its channels' order."""
+"""Feature maps as colours: exact, deterministic, and independent of the order of channels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from swin_backbone.tools.pictures.features import principal_colours
 
 
 def test_against_the_definition():
-    """The scores are those of NumPy's SVD, stretched; signs by the third moment."""
+    """The components are those of NumPy's SVD, scaled, with signs by the third moment."""
     features = torch.rand(6, 9, 11) ** 3 * torch.arange(1, 7)[:, None, None]
     found = principal_colours(features)
     tokens = features.flatten(1).T.double().numpy()
@@ -53,7 +53,7 @@ def test_what_has_few_directions(shape):
 
 
 def test_a_lone_other_token_is_seen():
-    """1 of 400 tokens is beyond the percentiles, and must not be divided by nothing."""
+    """1 of 400 tokens is beyond the percentiles; nothing is divided by 0."""
     features = torch.zeros(4, 20, 20)
     features[:, 3, 5] = 1
     rgb = principal_colours(features).rgb

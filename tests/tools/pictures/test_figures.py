@@ -1,4 +1,4 @@
-"""Figures show the tokens where they lie on the image."""
+"""Figures draw tokens at their positions on the image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SIZE = (75, 150)  # 19 × 38 tokens of the first stage
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    """Few pixels, which are drawn sooner."""
+    """Few pixels, so that drawing is fast."""
     monkeypatch.setattr('swin_backbone.tools.pictures.show.DOTS_PER_INCH', 40)
 
 

@@ -1,4 +1,4 @@
-"""Reports are one file that needs no other, and a browser shows the attention that is computed."""
+"""Reports are single files, and a browser shows the computed attention."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def page(subject, pictures):
 
 
 class Links(HTMLParser):
-    """Everything that a page points to."""
+    """All links and sources of a page."""
 
     def __init__(self, page):
         super().__init__()
@@ -113,7 +113,7 @@ def test_large_maps_have_fewer_tokens(subject, pictures, monkeypatch):
 
 
 def in_chromium(page, tmp_path, fragment=''):
-    """The page as a browser leaves it, and what its console says."""
+    """The page after a browser has run its script, and the console's messages."""
     if not CHROMIUM:
         pytest.skip('chromium is not installed')
     file = tmp_path / 'page.html'

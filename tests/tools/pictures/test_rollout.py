@@ -1,4 +1,4 @@
-"""Rollout is the product of dense matrices that are made from the definition of attention."""
+"""Rollout is the product of dense matrices that are built from the definition of attention."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def attention(block, tokens, grid):
 
 
 def merging(before, after, stride):
-    """The share of each token before in each merged one, (H' W', H W)."""
+    """The share of each token in each merged token, (H' W', H W)."""
     found = torch.zeros(math.prod(after), math.prod(before), dtype=torch.float64)
     for i in range(after[0]):
         for j in range(after[1]):

@@ -1,4 +1,4 @@
-"""Models from a config, from weights, from both or neither; and how an image gets into them."""
+"""Models from a config, weights, both or neither; and the preparation of images for them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_whole_model(detector):
 
 
 def test_a_models_backbone_alone(detector, tmp_path):
-    """The weights of another model's heads: its backbone's features are there, and why no more."""
+    """With the weights of other heads, only the backbone is drawn, and the reason is given."""
     whole = torch.load(detector)['state_dict']
     part = {k: v for k, v in whole.items() if k.startswith('backbone.')}
     torch.save(dict(state_dict=part), tmp_path / 'part.pth')
@@ -183,7 +183,7 @@ def test_other_channels_cannot_be_shown():
 
 
 def test_tokens_lie_where_they_were_cut():
-    """One bright pixel is within the token whose features it changes, of every stage."""
+    """A bright pixel is within the token whose features it changes, in every stage."""
     found = module._untrained('small', lambda: SwinTransformer(**SMALL), torch.device('cpu'))
     plain = np.zeros((75, 150, 3), np.uint8)
     dotted = plain.copy()

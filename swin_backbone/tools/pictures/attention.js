@@ -1,67 +1,3 @@
-"""The text of a report's page: its frame, the attention that follows clicks, and their script."""
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>
-:root { color-scheme: light dark; --paper: #ffffff; --ink: #1d1d1f; --faint: #5f6368;
-  --line: #d5d7da; --card: #f5f6f7; --warn: #b00020; }
-@media (prefers-color-scheme: dark) { :root { --paper: #16181b; --ink: #e7e9ea; --faint: #a3a9ae;
-  --line: #3a3f44; --card: #212529; --warn: #ff8a80; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 76rem; padding: 1.5rem; background: var(--paper);
-  color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; margin: 0 0 .5rem; } h2 { font-size: 1.2rem; margin: 2rem 0 .6rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; margin: 0; }
-dt, .note, footer { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
-.warn { color: var(--warn); font-weight: 600; }
-figure { margin: 1rem 0; padding: .5rem; background: #fff; border: 1px solid var(--line);
-  border-radius: 6px; }
-figure img { display: block; max-width: 100%; height: auto; margin: auto; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; margin: .5rem 0 1.5rem; }
-th, td { text-align: right; padding: .2rem .8rem; border-bottom: 1px solid var(--line);
-  font-variant-numeric: tabular-nums; }
-th:first-child, td:first-child { text-align: left; }
-.bar { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; margin: .5rem 0; }
-button { font: inherit; color: var(--ink); background: var(--card); padding: .25rem .8rem;
-  border: 1px solid var(--line); border-radius: 5px; cursor: pointer; }
-button[aria-pressed=true] { background: var(--ink); color: var(--paper); }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr));
-  gap: 1rem; }
-.pair > div { background: var(--card); border: 1px solid var(--line); border-radius: 6px;
-  padding: .6rem; }
-.pair { align-items: start; }
-.pair h3 { font-size: 1rem; margin: 0 0 .4rem; }
-.pair p { margin: .4rem 0 0; }
-canvas { display: block; width: 100%; height: auto; cursor: crosshair; border-radius: 3px; }
-canvas:focus-visible { outline: 3px solid #2f9be0; }
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<dl>{facts}</dl>
-{parts}
-<footer><p>Made by swin_backbone {version}.</p></footer>
-</body>
-</html>
-"""
-
-ATTENTION = """<p>Click on the picture, or move the token with the arrow keys: what it attends to in
-its window, and in its shifted window, as a mean over the heads. Colours go from black, no
-attention, to pale yellow, the largest; grey is padding.</p>
-<div class="bar" id="stages" role="group" aria-label="stage"></div>
-<div class="pair" id="attention"></div>
-<script type="application/json" id="attention-data">{data}</script>
-<script>{script}</script>
-"""
-
-SCRIPT = """
 'use strict';
 (() => {
   const data = JSON.parse(document.getElementById('attention-data').textContent);
@@ -84,7 +20,7 @@ SCRIPT = """
     (y + data.offset[1]) / data.scale[1]];
   const clamp = (value, most) => Math.min(Math.max(value, 0), most);
 
-  // The token at the point, of those whose attention is here.
+  // The token at the point, rounded to those whose attention is included.
   function query() {
     const across = point[0] * data.scale[0] - data.offset[0];
     const down = point[1] * data.scale[1] - data.offset[1];
@@ -93,7 +29,7 @@ SCRIPT = """
     return [row - row % stage.step, column - column % stage.step];
   }
 
-  // Where the window's rows, or columns, lie on the padded map.
+  // The window's rows or columns on the padded map.
   function places(place, block, axis) {
     const length = block.padded_grid[axis], size = block.window;
     const shifted = (place - block.shift + length) % length;
@@ -110,7 +46,7 @@ SCRIPT = """
     return found;
   }
 
-  // A window's parts as [top, bottom, left, right], and which of them the token is in.
+  // The parts of a window as [top, bottom, left, right], and whether they contain the token.
   function parts(block, row, column) {
     const found = [];
     for (const [top, bottom] of runs(places(row, block, 0)))
@@ -120,13 +56,13 @@ SCRIPT = """
     return found;
   }
 
-  // Of the image, what a zoomed panel shows: [left, top, width, height].
+  // The part of the image in a zoomed panel: [left, top, width, height].
   function zoomed(row, column) {
     const boxes = stage.blocks.map(b => parts(b, row, column).find(p => p.own).box);
     const least = i => Math.min(...boxes.map(box => box[i]));
     const most = i => Math.max(...boxes.map(box => box[i]));
     const side = Math.max(most(1) - least(0), most(3) - least(2)) + 3;
-    const inside = (first, last, length) => // on the map, as far as that is large enough
+    const inside = (first, last, length) => // within the map, if it is large enough
       Math.max(Math.min((first + last - side) / 2, Math.max(length, last) - side), 0);
     const top = inside(least(0), most(1), stage.grid[0]);
     const left = inside(least(2), most(3), stage.grid[1]);
@@ -135,7 +71,7 @@ SCRIPT = """
     return [x0, y0, x1 - x0, y1 - y0];
   }
 
-  // The picture, or a part of it, with the attention in `heated` and the outlines of `blocks`.
+  // Draws the picture or a part of it, the attention of `heated`, and the outlines of `blocks`.
   function draw(panel, view, blocks, heated) {
     const {canvas} = panel;
     panel.view = view;
@@ -256,4 +192,3 @@ SCRIPT = """
   picture.onload = () => choose(stage);
   picture.src = data.picture;
 })();
-"""
