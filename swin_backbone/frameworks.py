@@ -33,8 +33,8 @@ def warn_of(framework: str, error: Exception) -> None:
         )
 
 
-def another_failed(framework: str) -> bool:
-    """Whether the import of another framework failed.
+def another_failed(framework: str, error: Exception) -> bool:
+    """Whether another framework failed, so that this one's import may succeed the second time.
 
     mmdet and mmseg import mmpretrain where it is installed. If that raises anything but an
     ImportError, their import fails the first time and continues without mmpretrain the second time.

@@ -30,17 +30,13 @@ def start() -> None:
             f'{framework}.models',
             functools.partial(_register_in, framework),
             failed=warn,
-            once_more=functools.partial(_another_failed, framework),
+            once_more=functools.partial(another_failed, framework),
         )
     for framework in ('mmdet', 'mmseg'):
         when_imported(
             f'{framework}.engine.optimizers.layer_decay_optimizer_constructor',
             functools.partial(_name_constructor_in, framework),
         )
-
-
-def _another_failed(framework: str, error: Exception) -> bool:
-    return another_failed(framework)
 
 
 # Each imports `registration` when it is called, because `registration` imports torch and mmengine.

@@ -76,7 +76,7 @@ def test_labels_that_it_has_not(tmp_path):
     (text,) = problems(segmented(label_maps(tmp_path, inside=7)))
     assert text == (
         f'd: pixels of {tmp_path}/labels/0.png have the label 7, and model.decode_head.num_classes '
-        '= 2 is for 0 to 1, and 255, which is ignored'
+        '= 2 is for 0 to 1, and 255 for ignored pixels'
     )
     # As they are read, 0 becomes 255, and 1 and 2 become 0 and 1.
     label_maps(tmp_path, inside=2, outside=1)

@@ -387,7 +387,7 @@ def test_a_test_with_its_own_checkpoint(trained, data, tmp_path):
 LESS = {
     'weights alone': (
         lambda content: content['state_dict'],
-        'it has no meta.epoch, meta.iter, state_dict, message_hub, optimizer (it holds weights',
+        'it has no meta.epoch, meta.iter, state_dict, message_hub, optimizer (it contains only',
     ),
     'weights and meta': (
         lambda content: {k: content[k] for k in ('state_dict', 'meta')},
