@@ -5,7 +5,7 @@ PYTEST_WORKERS ?= 2
 .PHONY: help demo test test-all test-matrix lint format docs dist clean
 
 help:
-	@echo 'make demo      train and test a detector and a segmentor on little drawn scenes (4 to 10 minutes)'
+	@echo 'make demo      train and test a detector and a segmentor on drawn scenes (5 to 10 minutes)'
 	@echo 'make test      the suite without its slow tests (10 minutes; up to 18 on a busy machine)'
 	@echo 'make test-all  every test; those marked slow take minutes each'
 	@echo 'make test-matrix  the suite on both stacks and on Python 3.10 to 3.13, as far as they can be had'
