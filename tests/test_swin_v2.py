@@ -345,7 +345,7 @@ def test_checkpointing_changes_memory_not_numbers(part):
 
 
 @pytest.mark.parametrize('part', [False, True, 'attention', 'mlp', 'stage'])
-def test_the_position_bias_is_computed_once_a_step(part):
+def test_the_position_bias_is_tensor_cache_a_step(part):
     model = SwinTransformerV2(**SMALL, with_cp=part).train()
     calls = []
     for name, module in model.named_modules():
@@ -563,7 +563,7 @@ def test_copies_and_pickles(small_v2):
         expected = small_v2(x)
         size = len(pickle.dumps(small_v2))
         for twin in (copy.deepcopy(small_v2), pickle.loads(pickle.dumps(small_v2))):
-            assert not twin.stages[0].blocks[0].attn.w_msa._kept._entries
+            assert not twin.stages[0].blocks[0].attn.w_msa._bias_cache._entries
             for out, wanted in zip(twin(x), expected, strict=True):
                 assert torch.equal(out, wanted)
         assert len(pickle.dumps(small_v2.train())) == size

@@ -19,8 +19,8 @@ from ..ops.window_attention.positions import (
     relative_position_index,
 )
 from .attention import NO_DROP_PATH, ShiftedWindows, WindowAttention
-from .computed_once import ComputedOnce, may_be_kept
 from .from_config import build_dropout
+from .tensor_cache import TensorCache, may_be_cached
 
 HIDDEN = 512  # width of the position bias's network
 
@@ -65,7 +65,7 @@ class WindowMSAV2(WindowAttention):
             nn.Linear(2, HIDDEN), nn.ReLU(inplace=True), nn.Linear(HIDDEN, num_heads, bias=False)
         )
         self._add_projections(False, attn_drop_rate, proj_drop_rate)
-        self._kept = ComputedOnce()
+        self._bias_cache = TensorCache()
 
     def _derived(self, device: torch.device) -> dict[str, Tensor]:
         """The buffers, computed from the window size: coordinates of offsets, index of pairs.
@@ -104,7 +104,7 @@ class WindowMSAV2(WindowAttention):
 
     def train(self, mode: bool = True) -> WindowMSAV2:
         """Sets the mode, and forgets the position bias of former weights."""
-        self._kept.clear()
+        self._bias_cache.clear()
         return super().train(mode)
 
     def relative_position_bias(self, window_size: int | None = None) -> Tensor:
@@ -117,10 +117,10 @@ class WindowMSAV2(WindowAttention):
         if compiling():
             return self._computed_bias(window_size)
         sources = [*self.cpb_mlp.parameters(), *self.cpb_mlp.buffers()]
-        if self.training or not (self._network_is_usual() and may_be_kept(sources)):
-            self._kept.clear()
+        if self.training or not (self._network_is_usual() and may_be_cached(sources)):
+            self._bias_cache.clear()
             return self._computed_bias(window_size)
-        return self._kept.get(window_size, sources, lambda: self._computed_bias(window_size))
+        return self._bias_cache.get(window_size, sources, lambda: self._computed_bias(window_size))
 
     def _network_is_usual(self) -> bool:
         """Whether the position bias depends on the network's parameters only, without hooks."""

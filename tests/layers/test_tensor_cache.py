@@ -26,7 +26,7 @@ def bias_of(attention: WindowMSAV2) -> torch.Tensor:
     return bias
 
 
-def test_it_is_computed_once(attention):
+def test_it_is_tensor_cache(attention):
     first = bias_of(attention)
     assert bias_of(attention) is first
     with torch.no_grad():
@@ -34,7 +34,7 @@ def test_it_is_computed_once(attention):
         assert small.shape == (2, 4, 4) and attention.relative_position_bias(2) is small
         for window in range(1, 9):
             attention.relative_position_bias(window)
-    assert len(attention._kept._entries) == attention._kept.most
+    assert len(attention._bias_cache._entries) == attention._bias_cache.most
 
 
 def load(attention, assign):

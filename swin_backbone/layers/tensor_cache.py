@@ -1,4 +1,4 @@
-"""What follows from parameters alone, kept between calls for as long as they are the same."""
+"""Caches tensors that are computed from parameters, until a parameter changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..ops.recording import value_only
 
 
 class _Source(NamedTuple):
-    """A tensor as it was. The alias keeps its memory, so that no other can get its address."""
+    """A parameter's state. The alias keeps its memory, so that the address is not reused."""
 
     tensor: weakref.ref
     alias: Tensor
@@ -34,12 +34,12 @@ class _Entry(NamedTuple):
     value: Tensor
 
 
-class ComputedOnce:
-    """A few tensors, each computed again once a parameter that it follows from has changed.
+class TensorCache:
+    """A few tensors, each recomputed after one of its source parameters has changed.
 
-    Written to in place, given other memory, or replaced: all that is seen. What is written through
-    ``parameter.data`` is not, which is why :meth:`clear` must be called when training or evaluation
-    begins. Copies and pickles of it are empty. Threads may share it.
+    In-place writes, new storage and replaced parameters are detected. Writes through
+    ``parameter.data`` are not, so :meth:`clear` must be called when training or evaluation begins.
+    Copies and pickles are empty. Threads may share a cache.
     """
 
     most = 4
@@ -48,20 +48,20 @@ class ComputedOnce:
         self._entries: tuple[_Entry, ...] = ()
 
     def __reduce__(self) -> tuple:
-        return ComputedOnce, ()
+        return TensorCache, ()
 
-    def __deepcopy__(self, memo: dict) -> ComputedOnce:
-        return ComputedOnce()
+    def __deepcopy__(self, memo: dict) -> TensorCache:
+        return TensorCache()
 
     def clear(self) -> None:
-        """Forgets all."""
+        """Empties the cache."""
         self._entries = ()
 
     def get(
         self, key: Hashable, sources: Sequence[Tensor], compute: Callable[[], Tensor]
     ) -> Tensor:
-        """``compute()``, or what it was for the same key and unchanged sources."""
-        if sources and sources[0].is_cuda:  # others' streams may not have waited for it
+        """``compute()``, or its cached result for the same key and unchanged sources."""
+        if sources and sources[0].is_cuda:  # another stream may not have waited for it
             key = key, torch.cuda.current_stream(sources[0].device).stream_id
         for entry in self._entries:
             if entry.key == key and len(entry.sources) == len(sources):
@@ -71,16 +71,16 @@ class ComputedOnce:
         value = compute()
         seen = [_Source(weakref.ref(t), t.detach(), t._version) for t in sources]
         others = [entry for entry in self._entries if entry.key != key]
-        # One assignment: whoever reads meanwhile has the old entries or the new.
+        # One assignment, so that other threads read either the old or the new entries.
         self._entries = (_Entry(key, seen, value), *others[: self.most - 1])
         return value
 
 
-def may_be_kept(sources: Sequence[Tensor]) -> bool:
-    """Whether what is computed now is wanted as a value alone, and its sources can be watched.
+def may_be_cached(sources: Sequence[Tensor]) -> bool:
+    """Whether a result computed from ``sources`` may be cached.
 
-    Not where gradients may be, nor where a tracer, counter or CUDA graph records the computation
-    itself; nor for parameters that have a gradient, since a fused optimizer's step is not seen.
+    Only its value must be needed (:func:`~swin_backbone.ops.recording.value_only`), and changes of
+    the sources must be detectable; a fused optimizer's step on a parameter with a gradient is not.
     """
     return value_only() and all(
         type(t) in (Tensor, nn.Parameter) and not t.is_inference() and t.is_leaf and t.grad is None
