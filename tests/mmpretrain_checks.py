@@ -768,13 +768,12 @@ def test_classes_of_ones_own(flowers):
     ('forgotten', 'options'),
     [
         ('head=dict(num_classes=len(classes)),', {'model.head.num_classes': 3}),
-        ('data_preprocessor = dict(num_classes=len(classes))', {'data_preprocessor.num_classes': 3}),
+        ('= dict(num_classes=len(classes))', {'data_preprocessor.num_classes': 3}),
         ('topk=(1,)', {f'{phase}_evaluator.topk': 1 for phase in ('val', 'test')}),
     ],
 )
 def test_what_is_forgotten_of_them_is_named(flowers, forgotten, options):
-    by = 'data_preprocessor = dict()' if forgotten.startswith('data_preprocessor') else ''
-    config = of_the_page(forgotten, by)
+    config = of_the_page(forgotten, '= dict()' if forgotten.startswith('=') else '')
     found = report(config, 'mine.py')
     assert found.compared.options == options
     (problem,) = found.problems
