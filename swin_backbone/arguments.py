@@ -90,6 +90,7 @@ def _declared(
     for function in filter(None, (extends, init)):
         for name, parameter in list(inspect.signature(function).parameters.items())[1:]:
             if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+                found.pop(name, None)  # an argument that is declared again moves to its new place
                 found[name] = parameter.replace(kind=kind)
     return {name: parameter for name, parameter in found.items() if name not in without}
 

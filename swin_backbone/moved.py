@@ -33,6 +33,7 @@ MOVED = {
     'engine.operators': 'tools.operators',
     'engine.shipped': 'tools.configs',
     'export': 'tools.export',
+    'layers.computed_once': 'layers.tensor_cache',
     'layers.in_one_piece': 'layers.fused',
     'ops.rows': 'ops.tokenwise',
     'page': 'tools.page',
@@ -50,7 +51,10 @@ MOVED = {
     'weights.stand_ins': 'weights.placeholders',
 }
 # Old names in these modules, and the new ones.
-RENAMED = {'backbone': {'Backbone': 'SwinTransformer'}}
+RENAMED = {
+    'backbone': {'Backbone': 'SwinTransformer'},
+    'layers.computed_once': {'ComputedOnce': 'TensorCache'},
+}
 
 _PREFIX = f'{__package__}.'
 

@@ -84,8 +84,16 @@ class BlockOptions:
         return cls(**{f.name: arguments[f.name] for f in fields(cls) if f.name in arguments})
 
     def accepted_by(self, function: Callable) -> dict[str, Any]:
-        """The options that ``function`` has a parameter for, by name."""
-        accepted = inspect.signature(function).parameters
+        """The options that ``function`` has a parameter for, by name.
+
+        Where a class passes ``**kwargs`` on, the parameters of its base class count as well.
+        """
+        accepted: set[str] = set()
+        for one in getattr(function, '__mro__', (function,)):
+            parameters = inspect.signature(one).parameters
+            accepted |= parameters.keys()
+            if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+                break
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name in accepted}
 
 
@@ -105,22 +113,29 @@ class BlockOptionsV2(BlockOptions):
     pad_small_map: bool = False
 
 
-def takes_options(kind: type[BlockOptions], order: str = '') -> Callable[[Callable], Callable]:
+def takes_options(kind: type[BlockOptions], order: str) -> Callable[[Callable], Callable]:
     """Makes an ``__init__`` that has a parameter ``options`` take each option by its name as well.
 
     Args:
         kind: The options; callers pass one as ``options=``, or single ones by name, or both.
         order: Names of the parameters that may be passed by position, in this order, as OpenMMLab's
-            modules have them. All others are keyword-only. Default: the function's own parameters.
+            modules have them. All others are keyword-only.
     """
+
+    defaults = kind()
 
     def decorate(init: Callable) -> Callable:
         this, *own = inspect.signature(init).parameters.values()
         every = {p.name: p for p in own if p.name != 'options'}
-        names = order.split() or list(every)
+        names = order.split()
         by_name = {
-            name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-            for name, default in vars(kind()).items()
+            f.name: inspect.Parameter(
+                f.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=getattr(defaults, f.name),
+                annotation=f.type,
+            )
+            for f in fields(defaults)
         }
         every |= by_name
         positional = [
@@ -137,10 +152,13 @@ def takes_options(kind: type[BlockOptions], order: str = '') -> Callable[[Callab
         def wrapper(
             self: Any, *args: Any, options: BlockOptions | None = None, **kwargs: Any
         ) -> None:
-            given = signature.bind(self, *args, **kwargs).arguments
+            try:
+                given = signature.bind(self, *args, **kwargs).arguments
+            except TypeError as error:
+                raise TypeError(f'{init.__qualname__}() {error}') from None
             del given[this.name]
             named = {name: given.pop(name) for name in by_name if name in given}
-            init(self, **given, options=replace(options or kind(), **named))
+            init(self, **given, options=replace(options or defaults, **named))
 
         wrapper.__signature__ = signature  # type: ignore[attr-defined]
         return wrapper

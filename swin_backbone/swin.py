@@ -95,7 +95,7 @@ class SwinTransformer(BaseModule):
         in_channels: int = 3,
         embed_dims: int = 96,
         patch_size: int | tuple[int, int] = 4,
-        window_size: int | tuple[int, int] = 7,
+        window_size: int | Sequence[int] = 7,
         mlp_ratio: float = 4,
         depths: Sequence[int] = (2, 2, 6, 2),
         num_heads: Sequence[int] = (3, 6, 12, 24),
@@ -195,7 +195,7 @@ class SwinTransformer(BaseModule):
 
     def _stage(self, i: int, arguments: Any, **own: Any) -> SwinBlockSequence:
         """Stage ``i``, with the arguments of its own and those that blocks share."""
-        return SwinBlockSequence(**own, options=self._block_options(arguments))
+        return SwinBlockSequence(**own, **vars(self._block_options(arguments)))
 
     def _merging(self, i: int, stride: int, arguments: Any) -> PatchMerging:
         """The patch merging of stage ``i``'s tokens."""

@@ -61,13 +61,14 @@ class SwinTransformerV2(SwinTransformer):
         pad_small_map: bool = False,
         pretrained_window_sizes: Sequence[int] = (0, 0, 0, 0),
         extra_norm_every_n_blocks: int = 0,
+        global_attention: bool = False,
         **shared: Any,
     ) -> None:
         pass  # the decorator checks the arguments and calls _build
 
     def _build(self, arguments: Any) -> None:
         super()._build(arguments)
-        self.extra_norm_every_n_blocks = arguments.extra_norm_every_n_blocks
+        self.extra_norm_every_n_blocks: int = arguments.extra_norm_every_n_blocks
 
     def _block_options(self, arguments: Any) -> BlockOptionsV2:
         return BlockOptionsV2.of(vars(arguments))
@@ -80,7 +81,7 @@ class SwinTransformerV2(SwinTransformer):
             pretrained_window_size=arguments.pretrained_window_sizes[i],
         )
         every_n = arguments.extra_norm_every_n_blocks
-        return SwinBlockV2Sequence(**own, extra_norm_every_n_blocks=every_n, options=options)
+        return SwinBlockV2Sequence(**own, extra_norm_every_n_blocks=every_n, **vars(options))
 
     def _merging(self, i: int, stride: int, arguments: Any) -> PatchMerging:
         width, norm_cfg = self.num_features[i], arguments.norm_cfg

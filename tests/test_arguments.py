@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 from small import SMALL
 
@@ -72,3 +74,10 @@ def test_an_arch_of_a_base_config_can_be_dropped():
     with pytest.raises(ArgumentError, match=r"contradicts arch='tiny'.* \(arch=None where a base"):
         SwinTransformer(arch='tiny', embed_dims=24)
     assert SwinTransformer(**SMALL, arch=None).num_features[0] == 24
+
+
+def test_positional_arguments_of_v2_keep_their_order():
+    names = list(inspect.signature(SwinTransformerV2).parameters)
+    without_qk_scale = [n for n in inspect.signature(SwinTransformer).parameters if n != 'qk_scale']
+    own = ['pretrained_window_sizes', 'extra_norm_every_n_blocks']
+    assert names == [*without_qk_scale[:-1], *own, 'global_attention']

@@ -10,8 +10,10 @@ import sys
 import warnings
 
 import pytest
+import torch
 
 from swin_backbone import SwinTransformer, SwinTransformerV2
+from swin_backbone.layers import WindowMSAV2
 from swin_backbone.moved import MOVED, new_path
 
 
@@ -82,6 +84,20 @@ def test_pickles():
 
     with pytest.warns(DeprecationWarning, match=r'engine\.models has moved to .*\.predictor'):
         assert pickle.loads(b'cswin_backbone.engine.models\nPrediction\n.') is Prediction
+
+
+def test_whole_models_pickled_with_version_02():
+    model = SwinTransformerV2(embed_dims=8, depths=(1,) * 4, num_heads=(1,) * 4).eval()
+    attention = model.stages[0].blocks[0].attn.w_msa
+    with pytest.warns(DeprecationWarning, match=r'computed_once has moved to .*tensor_cache'):
+        old_cache = pickle.loads(b'cswin_backbone.layers.computed_once\nComputedOnce\n.')()
+    state = dict(attention.__dict__)
+    del state['_bias_cache']
+    loaded = WindowMSAV2.__new__(WindowMSAV2)
+    loaded.__setstate__(state | {'_kept': old_cache})
+    expected = attention.relative_position_bias()
+    torch.testing.assert_close(loaded.relative_position_bias(), expected, rtol=0, atol=0)
+    assert loaded.__dict__.keys() == attention.__dict__.keys()
 
 
 def test_custom_imports_of_a_config():

@@ -67,6 +67,11 @@ class WindowMSAV2(WindowAttention):
         self._add_projections(False, attn_drop_rate, proj_drop_rate)
         self._bias_cache = TensorCache()
 
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self.__dict__.pop('_kept', None)  # the cache in a pickle of version 0.2
+        self.__dict__.setdefault('_bias_cache', TensorCache())
+
     def _derived(self, device: torch.device) -> dict[str, Tensor]:
         """The buffers, computed from the window size: coordinates of offsets, index of pairs.
 

@@ -230,7 +230,7 @@ class SwinBlockSequence(BaseModule):
                 feedforward_channels,
                 shift=i % 2 == 1,
                 drop_path_rate=rates[i],
-                options=options,
+                **vars(options),
             )
             for i in range(depth)
         )

@@ -22,8 +22,7 @@ from .mlp import PostNormFFN
 class SwinBlockV2(SwinBlock):
     """Window attention and a feed-forward network, each normalised before it is added (figure 1).
 
-    Takes :class:`SwinBlock`'s arguments except ``qk_scale``; all after ``init_cfg`` are
-    keyword-only.
+    Takes :class:`SwinBlock`'s arguments except ``qk_scale``.
 
     Args:
         extra_norm: Whether the output is normalised as well, as in some blocks of the largest
@@ -35,7 +34,12 @@ class SwinBlockV2(SwinBlock):
     ffn_type = PostNormFFN
     modules_in_order = ('attn', 'norm1', 'ffn', 'norm2')
 
-    @takes_options(BlockOptionsV2)
+    @takes_options(
+        BlockOptionsV2,
+        'embed_dims num_heads feedforward_channels window_size shift pretrained_window_size '
+        'extra_norm qkv_bias drop_rate attn_drop_rate drop_path_rate act_cfg norm_cfg with_cp '
+        'init_cfg',
+    )
     def __init__(
         self,
         embed_dims: int,
@@ -151,8 +155,7 @@ def _norm(module: Any) -> Norm:
 class SwinBlockV2Sequence(SwinBlockSequence):
     """One stage: an optional downsampling, then blocks with regular and shifted windows in turn.
 
-    Takes :class:`SwinBlockSequence`'s arguments except ``qk_scale``; all after ``init_cfg`` are
-    keyword-only.
+    Takes :class:`SwinBlockSequence`'s arguments except ``qk_scale``.
 
     Args:
         embed_dims: Width C of the input tokens.
@@ -164,7 +167,12 @@ class SwinBlockV2Sequence(SwinBlockSequence):
     block_type = SwinBlockV2
     opens_with_downsample = True
 
-    @takes_options(BlockOptionsV2)
+    @takes_options(
+        BlockOptionsV2,
+        'embed_dims num_heads feedforward_channels depth window_size pretrained_window_size '
+        'extra_norm_every_n_blocks qkv_bias drop_rate attn_drop_rate drop_path_rate downsample '
+        'act_cfg norm_cfg with_cp init_cfg',
+    )
     def __init__(
         self,
         embed_dims: int,
