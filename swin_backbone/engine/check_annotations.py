@@ -221,11 +221,13 @@ def _some(names: Sequence[str]) -> str:
 def transform_with(dataset: Any, flag: str) -> Any:
     """The transform of a data set's pipeline that reads ``'seg'`` or ``'mask'``.
 
-    None if there is none, or if a transform of another package comes before it.
+    None if there is none, if a transform of another package comes before it, or if it reads masks
+    and labels from panoptic images, which have ids of segments in place of labels.
     """
     for transform in getattr(getattr(dataset, 'pipeline', None), 'transforms', ()):
         if getattr(transform, f'with_{flag}', False):
-            return transform
+            names = {kind.__name__ for kind in type(transform).__mro__}
+            return None if 'LoadPanopticAnnotations' in names else transform
         if type(transform).__module__.partition('.')[0] not in _FRAMEWORKS:
             return None
     return None

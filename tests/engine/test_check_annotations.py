@@ -154,3 +154,13 @@ def test_a_map_is_read_as_for_training(tmp_path):
     labels = read_label_map(transform_with(maps, 'seg'), maps.get_data_info(0))
     assert labels.shape == (40, 60) and set(np.unique(labels)) == {1, 255}
     assert Path(maps.get_data_info(0)['seg_map_path']).name == '0.png'
+
+
+def test_masks_of_panoptic_images_are_not_in_the_annotations(tmp_path):
+    """Their objects have none, and their pixels are ids of segments, not labels."""
+    coco(tmp_path, masks=False)
+    panoptic = dict(type='LoadPanopticAnnotations', with_mask=True, with_seg=True)
+    loaded = built(dataset(tmp_path, pipeline=[panoptic]), 'mmdet')
+    assert transform_with(loaded, 'mask') is transform_with(loaded, 'seg') is None
+    assert list(mask_problems(loaded, 'd', 20)) == []
+    assert list(label_problems(loaded, 'd', [HEAD], 3)) == []
