@@ -34,8 +34,10 @@ SHORT = {
 
 
 def steps() -> list[Block]:
-    """The blocks to run, in order: those before what it gave."""
-    end = PAGE.read_text().split('\n## What it gave', 1)[0].count('\n')
+    """The blocks to run, in order: those before the results."""
+    before, found, _ = PAGE.read_text().partition('\n## Results\n')
+    assert found
+    end = before.count('\n')
     return [block for block in blocks(PAGE) if block.line <= end and block.language != 'text']
 
 
