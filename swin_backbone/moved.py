@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import FrameType, ModuleType
 
 # Old path -> new path, without the package's name. Submodules follow their package; a line of
 # their own takes precedence.
@@ -86,14 +86,32 @@ class _MovedModules(MetaPathFinder, Loader):
         old = module.__name__
         new = new_path(old)
         assert new is not None
-        warnings.warn(
+        user = _importing_frame()
+        warnings.warn_explicit(
             f'{old} has moved to {new}; the old path will be removed in the next release',
             DeprecationWarning,
-            stacklevel=2,  # the import statement: frames of importlib do not count
+            filename=user.f_code.co_filename,
+            lineno=user.f_lineno,
+            module=user.f_globals.get('__name__'),
+            registry=user.f_globals.setdefault('__warningregistry__', {}),
         )
         sys.modules[old] = found = importlib.import_module(new)
         for old_name, new_name in RENAMED.get(old.removeprefix(_PREFIX), {}).items():
             setattr(found, old_name, getattr(found, new_name))
+
+
+def _importing_frame() -> FrameType:
+    """The frame of the import statement, so that Python shows the warning to who wrote it.
+
+    Frames of importlib and of the package's lazy attributes are skipped.
+    """
+    frame = sys._getframe(1)
+    skipped = 'importlib', __name__, f'{_PREFIX}imports'
+    while frame.f_back and f'{frame.f_globals.get("__name__")}.'.startswith(
+        tuple(f'{name}.' for name in skipped)
+    ):
+        frame = frame.f_back
+    return frame
 
 
 @functools.cache
