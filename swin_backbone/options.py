@@ -1,4 +1,4 @@
-"""The arguments of the backbones: aliases, variants, checks, and what blocks share of them.
+"""The arguments of the backbones: aliases, variants, checks, and those that all blocks share.
 
 The constructors in ``swin.py`` and ``swin_v2.py`` declare the arguments with their defaults. This
 file says how each value is checked, and which ones travel to every block as :class:`BlockOptions`.
@@ -197,7 +197,7 @@ def _window_size(name: str, value: Any, given: Mapping[str, Any]) -> int:
 
 
 def _window_sizes(name: str, value: Any, given: Mapping[str, Any]) -> int | tuple[int, ...]:
-    """One for all stages, or a tuple of one each; a pair is one window, except with two stages."""
+    """One side, or a tuple with one per stage; a pair is one window unless there are two stages."""
     stages = len(given['depths'])
     expected = (
         f'a positive int of {LARGEST_WINDOW} at most (or twice the same), or one for each of the '

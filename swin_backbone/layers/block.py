@@ -102,7 +102,6 @@ class SwinBlock(BaseModule):
             act_cfg=options.act_cfg,
             ffn_drop=options.drop_rate,
             dropout_layer=drop_path,
-            add_identity=self.ffn_type is FFN,
         )
         norm1, norm2 = (build_norm(options.norm_cfg, embed_dims) for _ in range(2))
         made = dict(norm1=norm1, attn=attention, norm2=norm2, ffn=ffn)

@@ -79,6 +79,10 @@ class FFN(BaseModule):
 class PostNormFFN(FFN):
     """V2's FFN: the block applies ``dropout_layer`` and the addition, after its norm."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_identity = False
+
     def forward(self, x: Tensor, identity: Tensor | None = None) -> Tensor:
         """(B, L, C) to (B, L, C), without the addition; ``identity`` has no effect."""
         return self.gamma2(self.layers(x))
